@@ -1,0 +1,47 @@
+# Each target does its own set-up; `make setup` alone is enough for the `evatok` command.
+#
+# The environment: the active virtual environment, else EVATOK_PYTHON, else a new `.venv` here.
+# An installed torch is kept whatever its version and build; where there is none, 2.13.0 is taken.
+
+SHELL := bash
+.SHELLFLAGS := -euo pipefail -c
+.ONESHELL:
+
+# Two threads that spin while they wait slow each other down on a busy machine.
+export OMP_WAIT_POLICY ?= PASSIVE
+
+ifdef EVATOK_PYTHON
+PYTHON := $(EVATOK_PYTHON)
+else ifdef VIRTUAL_ENV
+PYTHON := $(VIRTUAL_ENV)/bin/python
+else
+PYTHON := .venv/bin/python
+endif
+
+TEST_JOBS ?= 2
+EXTRAS := arcade,dev,llama
+RUN := $(PYTHON) -m
+
+.PHONY: setup demo test lint format clean
+
+setup:
+	@PYTHON="$(PYTHON)" EXTRAS="$(EXTRAS)" bash .ci/setup
+
+demo: setup
+	@$(RUN) evatok demo
+
+test: setup
+	@OMP_NUM_THREADS=1 $(RUN) pytest -n $(TEST_JOBS) --dist loadfile
+
+lint: setup
+	@$(RUN) ruff check .
+	$(RUN) ruff format --check .
+	$(RUN) pyright --pythonpath "$(PYTHON)"
+	$(dir $(PYTHON))lint-imports
+
+format: setup
+	@$(RUN) ruff check --fix .
+	$(RUN) ruff format .
+
+clean:
+	rm -rf out .pytest_cache .ruff_cache .import_linter_cache .hypothesis

@@ -1,0 +1,57 @@
+"""What holds for every test: warnings are errors, threads are quiet, nothing is downloaded."""
+
+from __future__ import annotations
+
+import os
+
+# Before torch is imported: waiting threads must not spin on a machine that others use.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("MPLBACKEND", "Agg")
+
+from pathlib import Path
+
+import pytest
+import torch
+
+ROOT = Path(__file__).resolve().parent.parent
+SHARED = ROOT.parent / "shared"
+
+# Each entry says whose warning it is and why nothing here can mend it.
+ALLOWED_WARNINGS = [
+    # accelerate and torch.utils.data look for pinned memory on machines without an accelerator.
+    "ignore:'pin_memory' argument is set as true but no accelerator:UserWarning",
+    # tensorboard's generated protocol buffers, on Python 3.12 and newer.
+    "ignore:Type google.protobuf.pyext.*:DeprecationWarning",
+]
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("filterwarnings", "error")
+    for line in ALLOWED_WARNINGS:
+        config.addinivalue_line("filterwarnings", line)
+    # Two workers on two cores: more threads than one each only wait for each other.
+    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    if torch.cuda.is_available():
+        return
+    skip = pytest.mark.skip(reason="no CUDA device")
+    for item in items:
+        if "gpu" in item.keywords:
+            item.add_marker(skip)
+
+
+@pytest.fixture(scope="session")
+def root() -> Path:
+    """The repository."""
+    return ROOT
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """The folder of real files and golden values beside the repository; skips where absent."""
+    if not SHARED.is_dir():
+        pytest.skip("the folder ../shared with real files is not here")
+    return SHARED

@@ -1,0 +1,135 @@
+"""The architecture as tests: who imports whom, names, and that written commands exist."""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+PACKAGES = ("video", "training", "evaluation", "tokenizer", "generator", "evatok")
+ROOT = Path(__file__).resolve().parent.parent
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("**/*.md"))]
+
+
+def modules(package: str) -> list[Path]:
+    return sorted((ROOT / package).rglob("*.py"))
+
+
+def imports(path: Path) -> Iterator[ast.Import | ast.ImportFrom]:
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, (ast.Import, ast.ImportFrom)):
+            yield node
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_package_is_ours(package: str) -> None:
+    """A package named `tokenizer` exists on the index; ours must win."""
+    found = importlib.import_module(package).__file__
+    assert found is not None and Path(found).resolve() == ROOT / package / "__init__.py"
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_init_is_a_docstring(package: str) -> None:
+    for path in modules(package):
+        if path.name == "__init__.py":
+            body = ast.parse(path.read_text(encoding="utf-8")).body
+            assert len(body) == 1 and isinstance(body[0], ast.Expr), f"{path} does more"
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_names(package: str) -> None:
+    """No module is named like a package, nobody imports a package bare."""
+    for path in modules(package):
+        assert path.stem not in PACKAGES, path
+    for path in [*modules(package), *modules("tests"), *modules("benchmarks")]:
+        for node in imports(path):
+            if isinstance(node, ast.Import):
+                bare = {alias.name for alias in node.names} & set(PACKAGES)
+                assert not bare, f"{path}:{node.lineno} imports {bare} bare"
+
+
+def test_tests_mirror_packages() -> None:
+    for path in modules("tests"):
+        assert path.name != "__init__.py", f"{path}: tests are no package"
+        parts = path.relative_to(ROOT / "tests").parts
+        assert len(parts) == 1 or parts[0] in (*PACKAGES, "benchmarks"), path
+
+
+def test_layers() -> None:
+    """import-linter's contract of pyproject.toml holds."""
+    command = "import sys; from importlinter.cli import lint_imports_command as c; sys.exit(c())"
+    run = subprocess.run(
+        [sys.executable, "-c", command, "--no-cache"],
+        cwd=ROOT,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+    )
+    assert run.returncode == 0, run.stdout + run.stderr
+
+
+def code_lines() -> list[tuple[str, str]]:
+    """(page, line) of every fenced shell block of README and docs."""
+    lines = []
+    for page in PAGES:
+        for block in re.findall(r"```(?:bash|sh)\n(.*?)```", page.read_text("utf-8"), re.DOTALL):
+            lines += [(page.name, line.strip()) for line in block.splitlines()]
+    return lines
+
+
+def inline_commands() -> list[tuple[str, str]]:
+    """(page, command) of every `evatok …` or `make …` in running text and tables."""
+    found = []
+    for page in PAGES:
+        text = re.sub(r"```.*?```", "", page.read_text("utf-8"), flags=re.DOTALL)
+        found += [(page.name, hit) for hit in re.findall(r"`((?:evatok|make) [^`]+)`", text)]
+    return found
+
+
+def test_make_targets_exist() -> None:
+    targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    for page, line in code_lines() + inline_commands():
+        if line.startswith("make "):
+            assert line.split()[1] in targets, f"{page}: {line}"
+
+
+def test_written_commands_exist() -> None:
+    """Every `evatok` line of the pages names a command, options and configs that exist."""
+    from typer.main import get_command
+
+    from evatok.cli import app
+
+    group = get_command(app)
+    commands = group.commands  # type: ignore[attr-defined]
+    seen = 0
+    for page, line in code_lines() + inline_commands():
+        if not line.startswith("evatok "):
+            continue
+        words = line.split("#")[0].split()
+        assert words[1] in commands or words[1] == "--help", f"{page}: {line}"
+        known = {o for p in commands[words[1]].params for o in (*p.opts, *p.secondary_opts)}
+        for word in words[2:]:
+            if re.fullmatch(r"--?[a-z][a-z-]*", word):
+                assert word in known | {"--help"}, f"{page}: {line}: no option {word}"
+            if word.startswith("configs/"):
+                assert (ROOT / word).exists(), f"{page}: {line}: {word} is not there"
+        seen += 1
+    assert seen >= 10
+
+
+def test_python_examples_import() -> None:
+    """Names that the pages import are where the pages say."""
+    for page in PAGES:
+        for block in re.findall(r"```python\n(.*?)```", page.read_text("utf-8"), re.DOTALL):
+            for node in ast.walk(ast.parse(block)):
+                if isinstance(node, ast.ImportFrom) and (node.module or "").startswith(PACKAGES):
+                    module = importlib.import_module(node.module or "")
+                    for alias in node.names:
+                        assert hasattr(module, alias.name), f"{page.name}: {alias.name}"
