@@ -1,0 +1,209 @@
+"""Lists, the clip cache and the stateless sampler."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from video.dataset import ClipCache, ClipSampler, DataConfig, SourceConfig
+from video.io import VideoError, write_video
+from video.lists import read_folder, read_kinetics_csv, read_ucf101
+
+
+def picture(value: int, frames: int) -> torch.Tensor:
+    ramp = torch.arange(frames, dtype=torch.uint8).view(-1, 1, 1, 1)
+    return (ramp + value).expand(frames, 24, 32, 3).contiguous()
+
+
+@pytest.fixture
+def ucf(tmp_path: Path) -> Path:
+    """Three classes of UCF-101's kind, 4 + 2 videos each, of unequal lengths."""
+    root = tmp_path / "ucf"
+    train, test = [], []
+    for number, name in enumerate(("Surfing", "Archery", "HorseRace")):
+        for clip in range(6):
+            entry = f"{name}/v_{name}_g{clip + 1:02d}_c01.avi"
+            write_video(root / entry, picture(40 * number + 5 * clip, 5 + 4 * clip), crf=1)
+            (test if clip < 2 else train).append(entry)
+    (root / "classInd.txt").write_text("1 Archery\n2 Biking\n3 HorseRace\n4 Surfing\n")
+    numbers = {"Archery": 1, "HorseRace": 3, "Surfing": 4}
+    lines = [f"{entry} {numbers[entry.split('/')[0]]}" for entry in train]
+    (root / "trainlist01.txt").write_text("\n".join(lines) + "\n")
+    (root / "testlist01.txt").write_text("\n".join(test) + "\n")
+    return root
+
+
+@pytest.fixture
+def config(ucf: Path, tmp_path: Path) -> Callable[..., DataConfig]:
+    def make(**changes: object) -> DataConfig:
+        source = SourceConfig(kind="ucf101", root=ucf)
+        settings: dict[str, object] = {
+            "sources": (source,),
+            "num_frames": 8,
+            "size": 16,
+            "cache_dir": tmp_path / "cache",
+        }
+        return DataConfig.model_validate(settings | changes)
+
+    return make
+
+
+def test_ucf101_lists_of_a_subset(ucf: Path) -> None:
+    train, test = read_ucf101(ucf, "train"), read_ucf101(ucf, "test")
+    assert len(train) == 12 and len(test) == 6
+    assert {(i.label, i.class_name) for i in train + test} == {
+        (0, "Archery"),
+        (1, "HorseRace"),
+        (2, "Surfing"),
+    }
+    (ucf / "ucfTrainTestlist").mkdir()
+    for path in ucf.glob("*.txt"):
+        path.rename(ucf / "ucfTrainTestlist" / path.name)
+    assert read_ucf101(ucf, "train") == train
+    with pytest.raises(VideoError, match=r"no classInd\.txt"):
+        read_ucf101(ucf / "Surfing")
+
+
+def test_the_real_subset_of_ucf101(shared: Path) -> None:
+    root = shared / "data" / "ucf6"
+    assert len(read_ucf101(root, "train")) == 228 and len(read_ucf101(root, "test")) == 75
+
+
+def test_kinetics_lists(tmp_path: Path) -> None:
+    larp = tmp_path / "larp.csv"
+    larp.write_text("id,path,action,label\n1,val/abc_000001_000011.mp4,archery,3\n")
+    item = read_kinetics_csv(larp, tmp_path)[0]
+    assert item.path == tmp_path / "val/abc_000001_000011.mp4" and item.class_name == "archery"
+    official = tmp_path / "official.csv"
+    official.write_text("label,youtube_id,time_start,time_end,split\nzumba,x-y_z,7,17,val\n")
+    assert read_kinetics_csv(official, tmp_path)[0].path.name == "x-y_z_000007_000017.mp4"
+    official.write_text("a,b\n1,2\n")
+    with pytest.raises(VideoError, match="are neither"):
+        read_kinetics_csv(official, tmp_path)
+
+
+def test_cached_clips_are_the_decoded_ones(
+    ucf: Path, config: Callable[..., DataConfig], tmp_path: Path
+) -> None:
+    items = read_ucf101(ucf, "train")
+    cache = ClipCache.build(items, 16, tmp_path / "cache")
+    assert cache.lengths.tolist() == [13, 17, 21, 25] * 3
+    clip = cache.clip(0, 9, 8)  # 13 frames: 4 are left, the last is repeated
+    assert clip.shape == (8, 16, 16, 3)
+    brightness = clip.float().mean((1, 2, 3))
+    assert brightness.argmax() >= 3 and (brightness[3:] == brightness[3]).all()
+    stamp = (cache.folder / "frames.u8").stat().st_mtime_ns
+    again = ClipCache.build(items, 16, tmp_path / "cache", workers=2)
+    assert (again.folder / "frames.u8").stat().st_mtime_ns == stamp  # reused
+    other = ClipCache.build(items, 16, tmp_path / "other", workers=2)
+    assert (other.folder / "frames.u8").read_bytes() == (again.folder / "frames.u8").read_bytes()
+    assert not list(tmp_path.rglob("*.partial"))
+
+
+def test_damaged_files_are_named_counted_and_limited(
+    ucf: Path, config: Callable[..., DataConfig], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    broken = ucf / "Archery" / "v_Archery_g04_c01.avi"
+    broken.write_text("not a video")
+    (ucf / "Surfing" / "v_Surfing_g05_c01.avi").unlink()
+    with caplog.at_level(logging.WARNING):
+        sampler = ClipSampler(config(max_damaged=0.2), "train")
+    assert sampler.num_videos == 10 and "v_Archery_g04_c01.avi" in caplog.text
+    assert "2 of 12 videos are damaged" in caplog.text
+    assert sampler.class_names == ["Archery", "HorseRace", "Surfing"]
+    with pytest.raises(VideoError, match="2 of 12 videos are damaged or missing"):
+        ClipSampler(config(max_damaged=0.1, cache_dir=tmp_path / "strict"), "train")
+    assert not list((tmp_path / "strict").iterdir())
+
+
+def test_an_epoch_visits_every_video_once(config: Callable[..., DataConfig]) -> None:
+    sampler = ClipSampler(config(), "train")
+    for epoch in range(3):
+        windows = [w for step in range(3) for w in sampler.batch(3 * epoch + step, 4, 7)[2]]
+        assert sorted(w.video for w in windows) == list(range(12))
+        for window in windows:
+            assert 0 <= window.start <= sampler.caches[0].lengths[window.video] - 8
+
+
+def test_batches_are_functions_of_their_arguments(config: Callable[..., DataConfig]) -> None:
+    changes = {"flip": True, "color_permute": True, "zoom": 1.5}
+    sampler, twin = (ClipSampler(config(**changes), "train") for _ in range(2))
+    clips, labels, windows = sampler.batch(5, 6, seed=1)
+    assert clips.shape == (6, 3, 8, 16, 16) and -1 <= float(clips.min()) <= float(clips.max()) <= 1
+    twin.batch(0, 6, seed=1)
+    assert torch.equal(twin.batch(5, 6, seed=1)[0], clips)
+    assert not torch.equal(sampler.batch(5, 6, seed=2)[0], clips)
+    parts = [sampler.batch(5, 6, 1, rank, 2) for rank in range(2)]
+    for rank, (part, part_labels, part_windows) in enumerate(parts):
+        assert torch.equal(part, clips[rank::2]) and torch.equal(part_labels, labels[rank::2])
+        assert part_windows == windows[rank::2]
+
+
+@pytest.mark.parametrize("setting", [{"flip": True}, {"color_permute": True}, {"zoom": 2.0}])
+def test_every_augmentation_changes_clips_alike_in_all_frames(
+    shared: Path, tmp_path: Path, setting: dict[str, object]
+) -> None:
+    folder = tmp_path / "one"
+    still = torch.randint(0, 256, (1, 24, 24, 3), dtype=torch.uint8).expand(16, -1, -1, -1)
+    write_video(folder / "a.mp4", still.contiguous(), crf=1)
+    base: dict[str, object] = {
+        "sources": (SourceConfig(kind="folder", root=folder),),
+        "num_frames": 8,
+        "size": 24,
+        "cache_dir": tmp_path / "cache",
+    }
+    plain = ClipSampler(DataConfig.model_validate(base), "train")
+    changed = ClipSampler(DataConfig.model_validate(base | setting), "train")
+    differs = 0
+    for step in range(8):
+        clip = changed.batch(step, 1, 0)[0][0]
+        assert (clip - clip[:, :1]).abs().mean() < 0.05  # still a still picture
+        differs += not torch.equal(clip, plain.batch(step, 1, 0)[0][0])
+    assert differs >= 2
+
+
+def test_sources_are_mixed_by_weight(
+    ucf: Path, config: Callable[..., DataConfig], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    write_video(tmp_path / "few" / "a.mp4", picture(9, 20), crf=1)
+    write_video(tmp_path / "few" / "b.mp4", picture(99, 20), crf=1)
+    sources = (
+        SourceConfig(kind="ucf101", root=ucf, weight=3),
+        SourceConfig(kind="folder", root=tmp_path / "few", weight=1),
+        SourceConfig(kind="ucf101", root=tmp_path / "absent", optional=True),
+    )
+    with caplog.at_level(logging.WARNING):
+        sampler = ClipSampler(config(sources=sources), "train")
+    assert "absent is not here" in caplog.text
+    windows = [w for step in range(8) for w in sampler.batch(step, 4, 0)[2]]  # two epochs
+    assert sum(w.source == 0 for w in windows) == 24
+    assert sorted(w.video for w in windows if w.source == 0) == sorted(list(range(12)) * 2)
+    assert sorted(w.video for w in windows if w.source == 1) == [0] * 4 + [1] * 4
+    assert {sampler.label(w) for w in windows} == {0, 1, 2, -1}
+    required = (SourceConfig(kind="ucf101", root=tmp_path / "absent"),)
+    with pytest.raises(VideoError, match=r"no classInd\.txt"):
+        ClipSampler(config(sources=required), "train")
+
+
+def test_evaluation_clips_are_fixed(config: Callable[..., DataConfig]) -> None:
+    sampler = ClipSampler(config(), "train")
+    assert [w.start for w in sampler.eval_clips(window="all")] == [0, 0, 8, 0, 8, 0, 8, 16] * 3
+    drawn = sampler.eval_clips(5, window="all")
+    assert drawn == sampler.eval_clips(5, window="all") and len(set(drawn)) == 5
+    clips, labels = sampler.load(drawn)
+    assert clips.shape == (5, 3, 8, 16, 16) and labels.tolist() == [sampler.label(w) for w in drawn]
+    assert sampler.name(drawn[0]).endswith(f"#{drawn[0].start}")
+
+
+def test_folders(tmp_path: Path) -> None:
+    with pytest.raises(VideoError, match="no such folder"):
+        read_folder(tmp_path / "none")
+    with pytest.raises(VideoError, match="no videos"):
+        read_folder(tmp_path)
+    write_video(tmp_path / "b" / "x.mp4", picture(0, 3))
+    write_video(tmp_path / "a.gif", picture(0, 3))
+    assert [item.id for item in read_folder(tmp_path)] == ["a.gif", "b/x.mp4"]

@@ -1,0 +1,64 @@
+"""Frames to clips: resizing, cropping, windows, ranges.
+
+Shape letters: F frames, H W pixels.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def resize_crop(frames: Tensor, size: int | tuple[int, int]) -> Tensor:
+    """Resize the short side (bilinear, antialiased), then crop the centre.
+
+    Args:
+        frames: (F, H, W, 3) uint8.
+        size: side of the square, or (height, width); the picture covers it, nothing is stretched.
+
+    Returns:
+        (F, height, width, 3) uint8.
+    """
+    height, width = (size, size) if isinstance(size, int) else size
+    rows, columns = frames.shape[1:3]
+    if (rows, columns) == (height, width):
+        return frames
+    scale = max(height / rows, width / columns)
+    target = max(height, round(rows * scale)), max(width, round(columns * scale))
+    x = frames.permute(0, 3, 1, 2)  # (F, 3, H, W)
+    if target != (rows, columns):
+        x = F.interpolate(x.float(), target, mode="bilinear", antialias=True)
+        x = x.round_().clamp_(0, 255).to(torch.uint8)
+    top, left = (target[0] - height) // 2, (target[1] - width) // 2
+    return x[:, :, top : top + height, left : left + width].permute(0, 2, 3, 1).contiguous()
+
+
+def to_clip(frames: Tensor) -> Tensor:
+    """(F, H, W, 3) uint8 → (3, F, H, W) float32 in [−1, 1]."""
+    return frames.permute(3, 0, 1, 2).float().div_(127.5).sub_(1)
+
+
+def to_frames(clip: Tensor) -> Tensor:
+    """(3, F, H, W) float in [−1, 1], clamped and rounded → (F, H, W, 3) uint8."""
+    bytes_ = clip.float().clamp(-1, 1).add(1).mul(127.5).round().to(torch.uint8)
+    return bytes_.permute(1, 2, 3, 0).contiguous()
+
+
+def pad_last(frames: Tensor, count: int) -> Tensor:
+    """Repeat the last of frames (F, H, W, 3) up to `count`; longer ones stay as they are."""
+    if len(frames) >= count:
+        return frames
+    return torch.cat([frames, frames[-1:].expand(count - len(frames), -1, -1, -1)])
+
+
+def window_starts(length: int, num_frames: int) -> list[int]:
+    """First frames of all non-overlapping windows; the tail is dropped.
+
+    A video shorter than a window has one: its last frame will be repeated.
+
+    Args:
+        length: frames of the video.
+        num_frames: frames of a window.
+    """
+    return list(range(0, max(1, length - num_frames + 1), num_frames))

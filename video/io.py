@@ -1,0 +1,217 @@
+"""Video files to frames and back.
+
+Decoding is PyAV's: anything FFmpeg reads, in presentation order, turned upright. Frames are uint8
+(F, H, W, 3) RGB. Damage is never silent: it raises `VideoError`, or, where the caller allows it,
+ends the video at the damage.
+
+Shape letters: F frames, H W pixels.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import av.error
+import imageio.v3 as iio
+import numpy as np
+import torch
+from av.video.stream import VideoStream
+from torch import Tensor
+
+from video.clips import resize_crop
+
+SUFFIXES = (".mp4", ".avi", ".mov", ".mkv", ".webm", ".gif", ".m4v", ".mpg", ".mpeg")
+CHUNK = 32  # frames resized together: bounds the memory of large videos
+
+
+class VideoError(ValueError):
+    """A file that cannot be read (or written) as video; the message names it and says why."""
+
+
+@dataclass(frozen=True)
+class VideoInfo:
+    """What a file says of itself, after rotation."""
+
+    path: Path
+    width: int
+    height: int
+    fps: float
+    num_frames: int | None  # None where the container does not tell
+    rotation: int  # degrees that the picture was turned by, a multiple of 90
+
+
+def _open(path: Path) -> tuple[av.container.InputContainer, VideoStream]:
+    if not path.is_file():
+        raise VideoError(f"{path}: no such file")
+    if path.stat().st_size == 0:
+        raise VideoError(f"{path}: the file is empty")
+    try:
+        container = av.open(str(path))
+    except av.error.FFmpegError as error:
+        raise VideoError(f"{path}: not readable as video ({error.strerror})") from error
+    if not container.streams.video:
+        container.close()
+        raise VideoError(f"{path}: has no video stream")
+    stream = container.streams.video[0]
+    stream.thread_type = "AUTO"
+    return container, stream
+
+
+def _upright(frame: av.VideoFrame) -> np.ndarray:
+    """One frame as (H, W, 3) uint8 RGB, turned as its metadata asks."""
+    picture = frame.to_ndarray(format="rgb24")
+    return np.rot90(picture, round(frame.rotation / 90) % 4)
+
+
+def probe(path: Path | str) -> VideoInfo:
+    """Size, rate and rotation of a video; decodes one frame.
+
+    Raises:
+        VideoError: not a readable video.
+    """
+    path = Path(path)
+    container, stream = _open(path)
+    with container:
+        try:
+            frame = next(container.decode(stream), None)
+        except av.error.FFmpegError as error:
+            raise VideoError(f"{path}: the first frame is damaged ({error.strerror})") from error
+        if frame is None:
+            raise VideoError(f"{path}: has no frames")
+        height, width = _upright(frame).shape[:2]
+        rate = stream.average_rate or stream.base_rate or Fraction(25)
+        return VideoInfo(
+            path, width, height, float(rate), stream.frames or None, int(frame.rotation) % 360
+        )
+
+
+def iter_frames(path: Path | str, allow_damaged: bool = False) -> Iterator[np.ndarray]:
+    """Frames (H, W, 3) uint8 RGB one by one, in presentation order.
+
+    Args:
+        path: a video file.
+        allow_damaged: end at the damage instead of raising.
+
+    Raises:
+        VideoError: not a video, no frame at all, or damaged on the way.
+    """
+    path = Path(path)
+    container, stream = _open(path)
+    count = 0
+    with container:
+        try:
+            for frame in container.decode(stream):
+                count += 1
+                yield _upright(frame)
+        except (av.error.FFmpegError, ValueError) as error:
+            if count == 0 or not allow_damaged:
+                raise VideoError(f"{path}: damaged after {count} frames ({error})") from error
+    if count == 0:
+        raise VideoError(f"{path}: has no frames")
+
+
+def read_frames(
+    path: Path | str,
+    start: int = 0,
+    count: int | None = None,
+    size: int | None = None,
+    allow_damaged: bool = False,
+) -> Tensor:
+    """Frames of a video.
+
+    Args:
+        path: a video file.
+        start: first frame wanted.
+        count: how many at most; all the rest if None.
+        size: resize the short side to this and crop the centre, while reading.
+        allow_damaged: see `iter_frames`.
+
+    Returns:
+        (F, H, W, 3) uint8 RGB; F ≥ 1.
+
+    Raises:
+        VideoError: see `iter_frames`; also if the video ends before `start`.
+    """
+    parts: list[Tensor] = []
+    chunk: list[np.ndarray] = []
+
+    def flush() -> None:
+        if chunk:
+            shapes = {picture.shape for picture in chunk}
+            if len(shapes) > 1 and size is None:
+                raise VideoError(f"{path}: changes its size on the way ({sorted(shapes)})")
+            if len(shapes) > 1:
+                parts.extend(resize_crop(torch.from_numpy(p[None].copy()), size) for p in chunk)
+            else:
+                frames = torch.from_numpy(np.stack(chunk))
+                parts.append(frames if size is None else resize_crop(frames, size))
+            chunk.clear()
+
+    for number, picture in enumerate(iter_frames(path, allow_damaged)):
+        if number < start:
+            continue
+        if count is not None and number >= start + count:
+            break
+        chunk.append(picture)
+        if len(chunk) == CHUNK:
+            flush()
+    flush()
+    if not parts:
+        raise VideoError(f"{path}: ends before frame {start}")
+    return torch.cat(parts)
+
+
+def write_video(
+    path: Path | str, frames: Tensor | np.ndarray, fps: float = 25.0, crf: int = 18
+) -> None:
+    """Write frames as H.264 mp4 (plays everywhere) or GIF, by suffix; the same bytes every time.
+
+    Odd sizes get one repeated row or column, as yuv420p needs even ones. The file appears whole or
+    not at all.
+
+    Args:
+        path: ends in .mp4, .avi, .mov, .mkv or .gif.
+        frames: (F, H, W, 3) uint8 RGB, F ≥ 1.
+        fps: frames a second.
+        crf: quality of H.264, 0 (lossless) to 51.
+
+    Raises:
+        VideoError: wrong shape or type of frames, or an unknown suffix.
+    """
+    path = Path(path)
+    pictures = frames.numpy() if isinstance(frames, Tensor) else frames
+    shape = pictures.shape
+    if pictures.dtype != np.uint8 or pictures.ndim != 4 or shape[3] != 3 or 0 in shape:
+        raise VideoError(f"{path}: frames {shape} {pictures.dtype} are not (F, H, W, 3) uint8")
+    if path.suffix not in (".mp4", ".avi", ".mov", ".mkv", ".gif"):
+        raise VideoError(f"{path}: write .mp4, .avi, .mov, .mkv or .gif")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.stem}.{os.getpid()}.partial{path.suffix}")
+    try:
+        if path.suffix == ".gif":
+            iio.imwrite(partial, pictures, duration=1000 / fps, loop=0)
+        else:
+            _write_h264(partial, pictures, fps, crf)
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def _write_h264(path: Path, pictures: np.ndarray, fps: float, crf: int) -> None:
+    height, width = pictures.shape[1:3]
+    pictures = np.pad(pictures, ((0, 0), (0, height % 2), (0, width % 2), (0, 0)), mode="edge")
+    with av.open(str(path), "w", container_options={"fflags": "+bitexact"}) as container:
+        stream = container.add_stream("libx264", rate=Fraction(fps).limit_denominator(1001))
+        stream.height, stream.width = pictures.shape[1:3]
+        stream.pix_fmt = "yuv420p"
+        stream.codec_context.thread_count = 1  # more threads change the bytes
+        stream.options = {"crf": str(crf), "flags": "+bitexact"}
+        for picture in pictures:
+            frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(picture), format="rgb24")
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode())
