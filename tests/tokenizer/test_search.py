@@ -1,0 +1,85 @@
+"""The prefix tree against brute force, streams, and the table on disk."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from tokenizer.model import VideoTokenizer
+from tokenizer.reward import best_uniform, percentile, psnr_of_mse, rewards, standard_of
+from tokenizer.search import candidate_errors, curate, read_table
+from tokenizer.stream import BlockDecoder, BlockEncoder, Past
+
+
+def test_tree_equals_brute_force(model: VideoTokenizer, clips: Tensor) -> None:
+    tree = candidate_errors(model, clips, "tree")
+    brute = candidate_errors(model, clips, "brute")
+    assert tree.shape == (5, 64)
+    torch.testing.assert_close(tree, brute, rtol=1e-4, atol=0)
+    assert torch.equal(tree.argmin(1), brute.argmin(1))
+
+
+@torch.no_grad()
+def test_a_stream_equals_the_whole(model: VideoTokenizer, clips: Tensor) -> None:
+    assignment = torch.tensor([[8, 1, 4]]).expand(5, -1)
+    whole = model(clips, assignment)
+    encoder, decoder = BlockEncoder(model, clips), BlockDecoder(model)
+    encoded, decoded, frames = Past(), Past(), []
+    for t, rank in enumerate((3, 0, 2)):
+        ids, encoded = encoder.step(encoded, rank)
+        for i, blocks in enumerate(whole.tokens.blocks()):
+            assert torch.equal(ids[i], blocks[t])
+        pixels, decoded = decoder.step(decoded, ids)
+        frames.append(pixels)
+    torch.testing.assert_close(torch.cat(frames, 2), whole.clips, atol=1e-5, rtol=1e-5)
+
+
+def test_a_killed_search_resumes_to_the_same_table(
+    model: VideoTokenizer, clips: Tensor, tmp_path: Path
+) -> None:
+    def batch(number: int) -> tuple[Tensor, list[str]]:
+        return clips[number : number + 2], [f"clip {number}", f"clip {number + 1}"]
+
+    assert list(curate(model, batch, 2, tmp_path / "whole")) == [2, 4]
+    stopped = curate(model, batch, 2, tmp_path / "parts")
+    next(stopped)
+    stopped.close()
+    (tmp_path / "parts" / "table-00001.partial").write_bytes(b"half a file")
+    assert list(curate(model, batch, 2, tmp_path / "parts")) == [2, 4]
+    whole, parts = read_table(tmp_path / "whole"), read_table(tmp_path / "parts")
+    assert torch.equal(whole[0], parts[0]) and whole[1:] == parts[1:]
+    assert whole[1] == ["clip 0", "clip 1", "clip 1", "clip 2"]
+    with torch.no_grad():
+        model.patch_head.bias.add_(1)
+    with pytest.raises(ValueError, match="was made with model"):
+        list(curate(model, batch, 2, tmp_path / "parts"))
+    with pytest.raises(FileNotFoundError, match="evatok search"):
+        read_table(tmp_path / "nothing")
+
+
+def test_rewards_follow_the_paper(model: VideoTokenizer) -> None:
+    generator = torch.Generator().manual_seed(0)
+    mse = torch.rand(6, 64, generator=generator) * 0.1
+    lengths = model.levels.candidates(3).sum(1)
+    quality = psnr_of_mse(mse)
+    standard = standard_of(quality, lengths)
+    for w_q in (0.4, 1.2, 2.0):
+        table = rewards(quality, lengths, standard, w_q)
+        assert abs(float(table.mean())) < 1e-9  # both parts are standardised
+    assert torch.equal(rewards(quality, lengths, standard, 2.0).argmax(1), quality.argmax(1))
+    assert (lengths[rewards(quality, lengths, standard, 0.0).argmax(1)] == 3).all()
+    table = rewards(quality, lengths, standard, 1.2)
+    assert percentile(table, table.argmax(1)) == pytest.approx(100)
+    assert percentile(table, table.argmin(1)) == pytest.approx(0)
+    level, score = best_uniform(table, model.levels, 3)
+    assert level in model.levels.values and 0 <= score <= 100
+    with pytest.raises(ValueError, match="outside"):
+        rewards(quality, lengths, standard, 2.1)
+
+
+def test_psnr_of_known_errors() -> None:
+    got = psnr_of_mse(torch.tensor([4.0, 0.04, 0.0]))
+    torch.testing.assert_close(got, torch.tensor([0.0, 20.0, 100.0]))

@@ -1,0 +1,1 @@
+"""Clips to tokens and back: Q-Former, quantizer, losses, search, router, codec."""

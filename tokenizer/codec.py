@@ -1,0 +1,118 @@
+"""Any video, of any length and size, to tokens and back, clip by clip.
+
+Shape letters: F frames, H W pixels, N clips, T blocks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from tokenizer.assignment import parse_assignment
+from tokenizer.model import VideoTokenizer
+from tokenizer.reward import psnr_of_mse
+from tokenizer.router import Router
+from tokenizer.tokens import Tokens
+from video.clips import resize_crop, to_clip, to_frames
+
+Assigner = Callable[[Tensor], Tensor]
+
+
+def make_assigner(spec: str, model: VideoTokenizer, router: Router | None = None) -> Assigner:
+    """A chooser of assignments, by name.
+
+    Args:
+        spec: "router", "uniform:32", or one level per block, "32,16,8,8".
+        model: whose levels and blocks are meant.
+        router: needed by "router" only.
+
+    Returns:
+        clips (B, 3, F, H, W) → (B, T) int64.
+
+    Raises:
+        ValueError: an unknown name, levels that the model does not have, or no router.
+    """
+    if spec == "router":
+        if router is None:
+            raise ValueError("assignment 'router' needs a router; the model folder has none")
+        if tuple(router.levels.values) != tuple(model.levels.values):
+            raise ValueError(
+                f"the router's levels {router.levels.values} are not the tokenizer's "
+                f"{model.levels.values}"
+            )
+        return router.assign
+    text = spec.removeprefix("uniform:")
+    if spec.startswith("uniform:") == ("," in text) or not text.replace(",", "").isdigit():
+        levels = ", ".join(str(v) for v in model.levels.values)
+        raise ValueError(
+            f"assignment {spec!r}: choose 'router', 'uniform:N' with N one of {levels}, or "
+            f"{model.num_blocks} of these numbers with commas between"
+        )
+    fixed = torch.tensor(parse_assignment(text, model.levels, model.num_blocks))
+    return lambda clips: fixed.to(clips.device).expand(len(clips), -1)
+
+
+@dataclass(frozen=True)
+class Coded:
+    """A video and what became of it.
+
+    Attributes:
+        original: (F, S, S, 3) uint8, the video as the tokenizer saw it: resized and cropped.
+        frames: (F, S, S, 3) uint8, the reconstruction.
+        tokens: of the N clips.
+        psnr: (N,) float32 dB of each clip, over its real frames (not over repeats of the last).
+    """
+
+    original: Tensor
+    frames: Tensor
+    tokens: Tokens
+    psnr: Tensor
+
+
+class Codec:
+    """Reconstructs whole videos with one tokenizer and one way to choose assignments."""
+
+    def __init__(self, model: VideoTokenizer, assigner: Assigner, batch_size: int = 16) -> None:
+        self.model = model.eval()
+        self.assigner = assigner
+        self.batch_size = batch_size
+
+    def clips(self, frames: Tensor) -> Tensor:
+        """Cut frames (F, S, S, 3) uint8 into clips (N, 3, 4 T, S, S) in [−1, 1].
+
+        The last clip is filled up by repeating the last frame.
+        """
+        length = self.model.config.num_frames
+        missing = -len(frames) % length
+        if missing:
+            frames = torch.cat([frames, frames[-1:].expand(missing, -1, -1, -1)])
+        return torch.stack([to_clip(part) for part in frames.split(length)])
+
+    @torch.no_grad()
+    def reconstruct(self, frames: Tensor, progress: Callable[[int], None] | None = None) -> Coded:
+        """Encode and decode a video.
+
+        Args:
+            frames: (F, H, W, 3) uint8, any F ≥ 1 and any size.
+            progress: called with the number of frames done.
+        """
+        if frames.ndim != 4 or len(frames) == 0:
+            raise ValueError(f"frames {tuple(frames.shape)} are not (F, H, W, 3) with F ≥ 1")
+        original = resize_crop(frames, self.model.config.size)
+        out: list[Tensor] = []
+        tokens: list[Tokens] = []
+        for part in self.clips(original).split(self.batch_size):
+            tokens.append(self.model.encode(part, self.assigner(part)))
+            out.extend(to_frames(clip) for clip in self.model.decode(tokens[-1]).clamp(-1, 1))
+            if progress is not None:
+                progress(min(len(original), len(out) * self.model.config.num_frames))
+        decoded = torch.cat(out)[: len(original)]
+        length = self.model.config.num_frames
+        errors = [
+            ((a.float() - b.float()) / 127.5).square().mean()
+            for a, b in zip(decoded.split(length), original.split(length), strict=True)
+        ]
+        return Coded(original, decoded, Tokens.cat(tokens), psnr_of_mse(torch.stack(errors)))

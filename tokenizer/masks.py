@@ -1,0 +1,179 @@
+"""Temporal causality: which query may see which reference, and attention that obeys it.
+
+A query of block t sees queries and references of blocks ≤ t (method section 2, point 7): a
+block-lower-triangular mask. Clips of one batch may have different assignments; `ClipGroups` puts
+clips with the same assignment next to each other, so that every group is a dense view of the
+packed rows and nothing is ever padded.
+
+Shape letters: B batch, T blocks, L packed tokens, Q queries, N keys, Hd heads, Dh head width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+# From this many scores on, one call per block (no mask, no score of the future) beats one masked
+# call: 1.2–2.4 times at 128 × 128 pixels, 1.3 times at 64 × 64, measured on CPU.
+SLICE_SCORES = 128 * 128
+
+
+@lru_cache(maxsize=4096)
+def block_causal_mask(query_lengths: tuple[int, ...], key_lengths: tuple[int, ...]) -> Tensor:
+    """Mask of the block-causal attention.
+
+    Args:
+        query_lengths: T counts, the queries of each block.
+        key_lengths: T counts, the keys of each block.
+
+    Returns:
+        (Q, N) bool, true where the query may look. Cached: do not write into it.
+    """
+    block = torch.arange(len(query_lengths))
+    query_block = block.repeat_interleave(torch.tensor(query_lengths))
+    key_block = block.repeat_interleave(torch.tensor(key_lengths))
+    return query_block[:, None] >= key_block[None, :]
+
+
+def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:
+    """Softmax attention.
+
+    Args:
+        q: (B, Hd, Q, Dh).
+        k: (B, Hd, N, Dh).
+        v: (B, Hd, N, Dh).
+        mask: (Q, N) bool, true where allowed; everything if None.
+
+    Returns:
+        (B, Hd, Q, Dh).
+    """
+    if q.device.type == "cpu" and q.dtype == torch.bfloat16:
+        # The fused kernel's bf16 backward is 2–4 times slower on CPU than these three steps.
+        scores = (q * q.shape[-1] ** -0.5) @ k.transpose(-1, -2)
+        if mask is not None:
+            scores = scores.masked_fill(~mask, float("-inf"))
+        return scores.softmax(-1) @ v
+    return F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+
+
+def block_causal_attention(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    query_lengths: Sequence[int],
+    key_lengths: Sequence[int],
+    slices: bool | None = None,
+) -> Tensor:
+    """Attention of equally assigned clips.
+
+    Args:
+        q: (B, Q, Hd, Dh).
+        k: (B, N, Hd, Dh).
+        v: (B, N, Hd, Dh).
+        query_lengths: T counts that add up to Q.
+        key_lengths: T counts that add up to N.
+        slices: one unmasked call per block instead of one masked call; by size if None.
+
+    Returns:
+        (B, Q, Hd, Dh).
+    """
+    q, k, v = (x.transpose(1, 2) for x in (q, k, v))  # (B, Hd, Q, Dh)
+    if slices is None:
+        slices = q.shape[2] * k.shape[2] > SLICE_SCORES
+    if len(query_lengths) == 1:
+        return attend(q, k, v).transpose(1, 2)
+    if not slices:
+        mask = block_causal_mask(tuple(query_lengths), tuple(key_lengths)).to(q.device)
+        return attend(q, k, v, mask).transpose(1, 2)
+    out, seen = [], 0
+    for part, num_keys in zip(q.split(list(query_lengths), 2), key_lengths, strict=True):
+        seen += num_keys
+        out.append(attend(part, k[:, :, :seen], v[:, :, :seen]))
+    return torch.cat(out, 2).transpose(1, 2)
+
+
+@dataclass(frozen=True)
+class ClipGroups:
+    """A batch sorted so that clips with the same assignment are neighbours.
+
+    Attributes:
+        order: (B,) int64, the clip of the batch at each sorted place.
+        assignments: the distinct assignments, one tuple of T counts for each group.
+        sizes: number of clips in each group.
+    """
+
+    order: Tensor
+    assignments: tuple[tuple[int, ...], ...]
+    sizes: tuple[int, ...]
+
+    @staticmethod
+    def of(assignment: Tensor) -> ClipGroups:
+        """Group the rows of a (B, T) assignment."""
+        distinct, inverse, counts = torch.unique(
+            assignment, dim=0, return_inverse=True, return_counts=True
+        )
+        return ClipGroups(
+            order=torch.argsort(inverse, stable=True),
+            assignments=tuple(tuple(row) for row in distinct.tolist()),
+            sizes=tuple(counts.tolist()),
+        )
+
+    @property
+    def num_rows(self) -> int:
+        """L, packed tokens of the whole batch."""
+        return sum(n * sum(a) for n, a in zip(self.sizes, self.assignments, strict=True))
+
+    def attend(self, q: Tensor, k: Tensor, v: Tensor, grid_cells: int, kind: str) -> Tensor:
+        """Block-causal attention over the packed batch, group by group, without padding.
+
+        Args:
+            q: (rows, Hd, Dh), packed 1D tokens or all 3D positions, clips in sorted order.
+            k: (rows, Hd, Dh), likewise.
+            v: (rows, Hd, Dh).
+            grid_cells: 3D positions of one block.
+            kind: "1d-1d", "1d-3d", "3d-1d" or "3d-3d": what queries and keys are.
+
+        Returns:
+            (rows of q, Hd, Dh).
+        """
+        query_is_1d, key_is_1d = kind[:2] == "1d", kind[3:] == "1d"
+        num_blocks = len(self.assignments[0])
+        cells = (grid_cells,) * num_blocks
+        if not query_is_1d and not key_is_1d:  # the same mask for every clip: one call
+            batch = sum(self.sizes)
+            q, k, v = (x.unflatten(0, (batch, -1)) for x in (q, k, v))
+            return block_causal_attention(q, k, v, cells, cells).flatten(0, 1)
+        query_lengths = [a if query_is_1d else cells for a in self.assignments]
+        key_lengths = [a if key_is_1d else cells for a in self.assignments]
+        rows_q = [n * sum(a) for n, a in zip(self.sizes, query_lengths, strict=True)]
+        rows_k = [n * sum(a) for n, a in zip(self.sizes, key_lengths, strict=True)]
+        # split, not slices: the gradient of a split is one concatenation
+        parts = zip(q.split(rows_q), k.split(rows_k), v.split(rows_k), strict=True)
+        out = []
+        for index, part in enumerate(parts):
+            dense = [x.unflatten(0, (self.sizes[index], -1)) for x in part]
+            result = block_causal_attention(
+                dense[0], dense[1], dense[2], query_lengths[index], key_lengths[index]
+            )
+            out.append(result.flatten(0, 1))
+        return torch.cat(out)
+
+    def rows_in_batch_order(self) -> Tensor:
+        """Where each packed row of the batch's own order lies in the sorted packing.
+
+        Returns:
+            (L,) int64: `sorted_rows[rows_in_batch_order()]` is packed clip by clip as given.
+        """
+        totals = torch.tensor([sum(a) for a in self.assignments])
+        lengths = totals.repeat_interleave(torch.tensor(self.sizes))  # of each sorted clip
+        starts = lengths.cumsum(0) - lengths
+        place = torch.argsort(self.order.cpu())  # sorted place of each clip of the batch
+        lengths, starts = lengths[place], starts[place]
+        ends = lengths.cumsum(0)
+        within = torch.arange(int(ends[-1])) - (ends - lengths).repeat_interleave(lengths)
+        return (starts.repeat_interleave(lengths) + within).to(self.order.device)

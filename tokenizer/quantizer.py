@@ -1,0 +1,108 @@
+"""Vector quantization with l2-normalised low-dimensional codes, and a codebook that stays alive.
+
+Straight-through gradients, codebook and commitment losses (β = 0.25), the LFQ entropy term
+(method sections 2.4 and 3). Everything here runs in float32, whatever autocast says: a bf16
+nearest-neighbour search picks wrong codes.
+
+Shape letters: L packed tokens, D code width, K codebook size.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+@dataclass
+class Quantized:
+    """What the quantizer returns.
+
+    Attributes:
+        codes: (L, D) float32, unit length, with the straight-through gradient.
+        ids: (L,) int64 in [0, K).
+        unit: (L, D) float32, the normalised input.
+        codebook_loss: scalar, mean squared distance that moves the codes.
+        commitment_loss: scalar, mean squared distance that moves the encoder.
+        entropy_loss: scalar, mean entropy a token − entropy of the batch mean, in nats.
+    """
+
+    codes: Tensor
+    ids: Tensor
+    unit: Tensor
+    codebook_loss: Tensor
+    commitment_loss: Tensor
+    entropy_loss: Tensor
+
+
+class VectorQuantizer(nn.Module):
+    """K unit vectors; nearest in cosine."""
+
+    usage: Tensor
+
+    def __init__(self, codebook_size: int, code_dim: int, entropy_temperature: float) -> None:
+        super().__init__()
+        self.entropy_temperature = entropy_temperature
+        self.codebook = nn.Parameter(F.normalize(torch.randn(codebook_size, code_dim), dim=-1))
+        # Decayed share of the batch that each code won: what `revive` judges codes by.
+        self.register_buffer("usage", torch.full((codebook_size,), 1.0 / codebook_size))
+
+    def nearest(self, unit: Tensor) -> Tensor:
+        """Ids (L,) int64 of the codes nearest to unit vectors (L, D) float32."""
+        return (unit.float() @ F.normalize(self.codebook.float(), dim=-1).T).argmax(-1)
+
+    def lookup(self, ids: Tensor) -> Tensor:
+        """Unit codes (..., D) float32 of ids (...)."""
+        return F.normalize(self.codebook.float(), dim=-1)[ids]
+
+    def forward(self, z: Tensor) -> Quantized:
+        """Quantize z (L, D), any float dtype and any length of vector."""
+        with torch.autocast(z.device.type, enabled=False):
+            unit = F.normalize(z.float(), dim=-1)
+            book = F.normalize(self.codebook.float(), dim=-1)
+            cosine = unit @ book.T  # (L, K)
+            ids = cosine.argmax(-1)
+            codes = book[ids]
+            entropy = torch.zeros((), device=z.device)
+            if self.training and self.entropy_temperature > 0:
+                # squared distance of unit vectors is 2 − 2 cos: softmax(−d / τ)
+                log_p = F.log_softmax(cosine * (2 / self.entropy_temperature), -1)
+                p = log_p.exp()
+                mean = p.mean(0)
+                per_token = -(p * log_p).sum(-1).mean()
+                entropy = per_token + (mean * (mean + 1e-5).log()).sum()
+            return Quantized(
+                codes=unit + (codes - unit).detach(),
+                ids=ids,
+                unit=unit,
+                codebook_loss=(codes - unit.detach()).square().sum(-1).mean(),
+                commitment_loss=(codes.detach() - unit).square().sum(-1).mean(),
+                entropy_loss=entropy,
+            )
+
+    @torch.no_grad()
+    def observe(self, ids: Tensor, decay: float) -> None:
+        """Fold the use of this batch's ids (L,) into the decayed usage."""
+        counts = torch.bincount(ids, minlength=len(self.codebook)).to(self.usage.dtype)
+        self.usage.lerp_(counts / counts.sum(), 1 - decay)
+
+    @torch.no_grad()
+    def revive(self, unit: Tensor, threshold: float, generator: torch.Generator) -> int:
+        """Put codes that almost nothing chooses onto inputs of this batch.
+
+        Args:
+            unit: (L, D) normalised inputs.
+            threshold: a code whose usage is under threshold / K is dead.
+            generator: picks the inputs.
+
+        Returns:
+            How many codes moved.
+        """
+        dead = (self.usage < threshold / len(self.codebook)).nonzero().flatten()
+        if len(dead):
+            pick = torch.randint(len(unit), (len(dead),), generator=generator)
+            self.codebook[dead] = unit[pick.to(unit.device)].to(self.codebook.dtype)
+            self.usage[dead] = 1.0 / len(self.codebook)
+        return len(dead)

@@ -1,0 +1,166 @@
+"""Every candidate of every clip: the exact prefix tree, brute force, and the table on disk.
+
+Block t depends on the clip and on (k₁ … k_t) only, so the m^T assignments are the leaves of a tree
+of m + m² + … + m^T blocks (780 instead of 2 500 for m = 5, T = 4). The tree is walked depth first
+for a whole batch of clips at once; brute force is kept as its slow twin.
+
+Shape letters: B batch, T blocks, M = m^T candidates.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Literal
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+from torch import Tensor
+
+from tokenizer.model import VideoTokenizer
+from tokenizer.stream import BlockDecoder, BlockEncoder, Past
+
+log = logging.getLogger(__name__)
+
+Method = Literal["tree", "brute"]
+
+
+@torch.no_grad()
+def candidate_errors(model: VideoTokenizer, clips: Tensor, method: Method = "tree") -> Tensor:
+    """Mean squared error of every candidate assignment.
+
+    Args:
+        model: in eval mode.
+        clips: (B, 3, F, H, W) float32 in [−1, 1], whole clips.
+        method: "tree" or "brute"; equal up to rounding.
+
+    Returns:
+        (B, M) float32, error of clamped reconstructions, values in [−1, 1].
+    """
+    if method == "brute":
+        return _brute_errors(model, clips)
+    patch_frames = model.config.patch[0]
+    encoder, decoder = BlockEncoder(model, clips), BlockDecoder(model)
+    leaves: list[Tensor] = []
+
+    def walk(encoded: Past, decoded: Past, error: Tensor) -> None:
+        t = encoded.num_blocks
+        if t == model.num_blocks:
+            leaves.append(error / t)
+            return
+        target = clips[:, :, t * patch_frames : (t + 1) * patch_frames]
+        for rank in range(len(model.levels)):
+            ids, next_encoded = encoder.step(encoded, rank)
+            pixels, next_decoded = decoder.step(decoded, ids)
+            block = (pixels.float().clamp(-1, 1) - target).square().mean((1, 2, 3, 4))
+            walk(next_encoded, next_decoded, error + block)
+
+    walk(Past(), Past(), torch.zeros(len(clips), device=clips.device))
+    return torch.stack(leaves, 1)
+
+
+def _brute_errors(model: VideoTokenizer, clips: Tensor) -> Tensor:
+    out = []
+    for candidate in model.levels.candidates(model.num_blocks):
+        result = model(clips, candidate.expand(len(clips), -1).to(clips.device))
+        out.append((result.clips.float().clamp(-1, 1) - clips).square().mean((1, 2, 3, 4)))
+    return torch.stack(out, 1)
+
+
+def model_hash(model: torch.nn.Module) -> str:
+    """First 16 hex digits of the sha256 over all weights, in name order."""
+    digest = hashlib.sha256()
+    for name, value in sorted(model.state_dict().items()):
+        digest.update(name.encode())
+        digest.update(value.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()[:16]
+
+
+def curate(
+    model: VideoTokenizer,
+    batch: Callable[[int], tuple[Tensor, list[str]]],
+    num_batches: int,
+    directory: Path,
+    *,
+    method: Method = "tree",
+    autocast: bool = False,
+    rank: int = 0,
+    world: int = 1,
+) -> Iterator[int]:
+    """Write the table of all candidates, one Parquet shard for each batch; resumable.
+
+    A shard is written to a temporary name and renamed: it is there whole or not at all. A killed
+    run skips the shards that exist. Shards of another model are refused.
+
+    Args:
+        model: in eval mode.
+        batch: number of a batch → clips (B, 3, F, H, W) and their names; a pure function.
+        num_batches: how many.
+        directory: where `table-00000.parquet` … go.
+        method: see `candidate_errors`.
+        autocast: run the model in bf16.
+        rank: this process; it takes every `world`-th batch.
+        world: number of processes.
+
+    Yields:
+        The number of clips done so far by this process, after each batch.
+    """
+    directory.mkdir(parents=True, exist_ok=True)
+    fingerprint = model_hash(model)
+    done = 0
+    for number in range(rank, num_batches, world):
+        path = directory / f"table-{number:05d}.parquet"
+        if path.exists():
+            _check_model(path, fingerprint)
+            done += pq.read_metadata(path).num_rows
+            yield done
+            continue
+        clips, names = batch(number)
+        device = clips.device.type
+        with torch.autocast(device, dtype=torch.bfloat16, enabled=autocast):
+            errors = candidate_errors(model, clips, method)
+        table = pa.table(
+            {
+                "clip": names,
+                "batch": pa.array([number] * len(names), pa.int32()),
+                "row": pa.array(range(len(names)), pa.int32()),
+                "mse": pa.FixedSizeListArray.from_arrays(
+                    pa.array(errors.flatten().numpy()), errors.shape[1]
+                ),
+            },
+            metadata={"model": fingerprint, "levels": str(list(model.levels.values))},
+        )
+        partial = path.with_suffix(".partial")
+        pq.write_table(table, partial)
+        partial.replace(path)
+        done += len(names)
+        yield done
+
+
+def _check_model(path: Path, fingerprint: str) -> None:
+    written = (pq.read_schema(path).metadata or {}).get(b"model", b"").decode()
+    if written != fingerprint:
+        raise ValueError(
+            f"{path} was made with model {written}, not {fingerprint}: "
+            f"remove {path.parent} or search into another folder"
+        )
+
+
+def read_table(directory: Path) -> tuple[Tensor, list[str], list[tuple[int, int]]]:
+    """Read all shards.
+
+    Returns:
+        (N, M) float32 errors, clip names, and (batch, row) of each clip, in shard order.
+    """
+    paths = sorted(directory.glob("table-*.parquet"))
+    if not paths:
+        raise FileNotFoundError(f"no table in {directory}: run `evatok search` first")
+    tables = [pq.read_table(path) for path in paths]
+    table = pa.concat_tables([t.replace_schema_metadata(None) for t in tables])
+    flat = table["mse"].combine_chunks().flatten().to_numpy()
+    errors = torch.from_numpy(flat.copy()).view(table.num_rows, -1)
+    places = list(zip(table["batch"].to_pylist(), table["row"].to_pylist(), strict=True))
+    return errors, table["clip"].to_pylist(), places

@@ -1,0 +1,312 @@
+"""The trained stages: proxy tokenizer, router, final tokenizer (method sections 3–5).
+
+Stage 2, the search, trains nothing: `tokenizer.search`. Proxy and final tokenizer are one class;
+they differ in who chooses the assignments: chance, or the frozen router.
+
+Shape letters: B batch, F frames, T blocks, H W pixels, M = m^T candidates.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal, Protocol
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from pydantic import Field
+from torch import Tensor, nn
+
+from tokenizer.initialise import initialise_codes, initialise_patches
+from tokenizer.losses import LossConfig, tokenizer_loss
+from tokenizer.model import TokenizerConfig, VideoTokenizer
+from tokenizer.quantizer import Quantized
+from tokenizer.reward import Standard, best_uniform, percentile, psnr_of_mse, rewards, standard_of
+from tokenizer.router import Router, RouterConfig
+from tokenizer.search import read_table
+from training.config import Config, TrainConfig
+from training.loop import StageBase, Validation
+from video.clips import to_frames
+from video.dataset import ClipSampler, DataConfig
+
+
+class CodebookConfig(Config):
+    """How the codebook is kept alive."""
+
+    usage_decay: float = Field(0.98, gt=0, lt=1)
+    revive_every: int = Field(50, ge=0)  # steps; 0 = never
+    revive_below: float = Field(0.05, ge=0)  # share of the even usage 1 / K that counts as dead
+
+
+class TokenizerTraining(Config):
+    """Settings that the proxy and the final stage share."""
+
+    data: DataConfig
+    model: TokenizerConfig
+    loss: LossConfig = LossConfig()
+    codebook: CodebookConfig = CodebookConfig()
+    train: TrainConfig
+    # Distinct assignments in a batch: clips that share one are computed together. 0 = no limit.
+    assignments_per_batch: int = Field(0, ge=0)
+    # Start the patch layers from principal components and the codebook from outputs.
+    start_from_data: bool = False
+    validation_clips: int = Field(64, ge=1)
+
+
+class ProxyConfig(TokenizerTraining):
+    """Stage 1: uniformly random assignments."""
+
+    stage: Literal["proxy"] = "proxy"
+
+
+class FinalConfig(TokenizerTraining):
+    """Stage 4: from scratch, on the assignments of a frozen router."""
+
+    stage: Literal["final"] = "final"
+    router: Path  # folder of the trained router
+
+
+class Assigner(Protocol):
+    """Chooses assignments: clips (B, 3, F, H, W) → (B, T) int64 token counts."""
+
+    def __call__(self, clips: Tensor) -> Tensor: ...
+
+
+class TokenizerStage(StageBase):
+    """Stages 1 and 4."""
+
+    def __init__(self, config: ProxyConfig | FinalConfig) -> None:
+        self.config = config
+        self.seed = config.train.seed
+        self.sampler = ClipSampler(config.data, "train")
+        self.held_out = ClipSampler(config.data, "test")
+        torch.manual_seed(self.seed)
+        self.model: nn.Module = VideoTokenizer(config.model)
+        self.router = None
+        if isinstance(config, FinalConfig):
+            self.router = Router.from_pretrained(config.router).eval().requires_grad_(False)
+        self._last: tuple[Tensor, Quantized] | None = None
+        if config.start_from_data:
+            self._start_from_data()
+
+    @property
+    def tokenizer(self) -> VideoTokenizer:
+        """The model, by its type."""
+        assert isinstance(self.model, VideoTokenizer)
+        return self.model
+
+    def _start_from_data(self) -> None:
+        rows = max(64, self.config.train.batch_size)
+        clips, _, _ = self.sampler.batch(0, rows, self.seed)
+        generator = torch.Generator().manual_seed(self.seed)
+        initialise_patches(self.tokenizer, clips)
+        initialise_codes(self.tokenizer, clips, self._random(rows, generator), generator)
+
+    def _random(self, rows: int, generator: torch.Generator) -> Tensor:
+        """(rows, T) assignments drawn uniformly, sharing at most `assignments_per_batch`."""
+        levels = self.tokenizer.levels
+        distinct = min(rows, self.config.assignments_per_batch or rows)
+        ranks = torch.randint(
+            len(levels), (distinct, self.tokenizer.num_blocks), generator=generator
+        )
+        repeats = -(-rows // distinct)
+        return levels.tensor[ranks].repeat(repeats, 1)[:rows]
+
+    def batch(self, step: int, rank: int, world: int) -> tuple[Tensor, Tensor]:
+        """Clips and assignments of one optimiser step on this rank."""
+        rows = self.config.train.batch_size
+        clips, _, _ = self.sampler.batch(step, rows, self.seed, rank, world)
+        if self.router is not None:
+            return clips, self.router.assign(clips)
+        generator = torch.Generator().manual_seed((self.seed * 1_000_003 + step) * 4_096 + rank)
+        return clips, self._random(len(clips), generator)
+
+    def loss(
+        self, model: nn.Module, batch: tuple[Tensor, Tensor], generator: torch.Generator
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """Loss of a batch, and its unweighted terms."""
+        clips, assignment = batch
+        result = model(clips, assignment)
+        self._last = (result.tokens.ids, result.quantized)
+        total, terms = tokenizer_loss(result, clips, self.config.loss)
+        error = (result.clips.detach().float().clamp(-1, 1) - clips).square().mean((1, 2, 3, 4))
+        return total, terms | {"psnr": psnr_of_mse(error).mean()}
+
+    def after_step(self, model: nn.Module, step: int, generator: torch.Generator) -> None:
+        """Watch the codebook's use and revive dead codes."""
+        if self._last is None:
+            return
+        ids, quantized = self._last
+        settings, quantizer = self.config.codebook, self.tokenizer.quantizer
+        quantizer.observe(ids, settings.usage_decay)
+        if settings.revive_every and (step + 1) % settings.revive_every == 0:
+            quantizer.revive(quantized.unit.detach(), settings.revive_below, generator)
+
+    @torch.no_grad()
+    def validate(self, model: nn.Module, step: int) -> Validation:
+        """PSNR at every uniform level (or of the router's choice) on held-out clips."""
+        assert isinstance(model, VideoTokenizer)
+        clips, _ = self.held_out.load(self.held_out.eval_clips(self.config.validation_clips))
+        scalars: dict[str, float] = {}
+        rows = [clips]
+        if self.router is None:
+            for level in model.levels.values:
+                assignment = torch.full((len(clips), model.num_blocks), level)
+                out, _ = reconstruct(model, clips, assignment)
+                scalars[f"psnr_uniform_{level}"] = mean_psnr(out, clips)
+                rows.append(out)
+        else:
+            assignment = assign_in_parts(self.router.assign, clips)
+            out, ids = reconstruct(model, clips, assignment)
+            scalars["psnr_router"] = mean_psnr(out, clips)
+            scalars["mean_tokens"] = float(assignment.sum(1).float().mean())
+            rows.append(out)
+        _, ids = reconstruct(model, clips, assignment)
+        size = self.config.model.codebook_size
+        scalars["codebook_use"] = float((torch.bincount(ids, minlength=size) > 0).float().mean())
+        return Validation(scalars=scalars, images={"reconstructions": picture(rows)})
+
+
+@torch.no_grad()
+def reconstruct(
+    model: VideoTokenizer, clips: Tensor, assignment: Tensor, part: int = 32
+) -> tuple[Tensor, Tensor]:
+    """Reconstruct in parts of `part` clips.
+
+    Returns:
+        (B, 3, F, H, W) float32 in [−1, 1], and all ids (L,).
+    """
+    out, ids = [], []
+    for x, a in zip(clips.split(part), assignment.split(part), strict=True):
+        result = model(x, a)
+        out.append(result.clips.float().clamp(-1, 1))
+        ids.append(result.tokens.ids)
+    return torch.cat(out), torch.cat(ids)
+
+
+def assign_in_parts(assigner: Assigner, clips: Tensor, part: int = 64) -> Tensor:
+    """Assignments (B, T) of many clips, `part` at a time."""
+    return torch.cat([assigner(x) for x in clips.split(part)])
+
+
+def mean_psnr(out: Tensor, clips: Tensor) -> float:
+    """Mean over clips of each clip's PSNR in dB; both (B, 3, F, H, W) in [−1, 1]."""
+    return float(psnr_of_mse((out - clips).square().mean((1, 2, 3, 4))).mean())
+
+
+def picture(rows: list[Tensor], columns: int = 12) -> np.ndarray:
+    """Contact sheet (H, W, 3) uint8: a clip a column, one middle frame, a row a version."""
+    strips = []
+    for clips in rows:
+        frames = torch.stack([to_frames(c)[c.shape[1] // 2 + 1] for c in clips[:columns]])
+        strips.append(torch.cat(list(frames), 1))  # (H, W · columns, 3)
+    return torch.cat(strips).numpy()
+
+
+class RouterTraining(Config):
+    """Stage 3: learn the best assignment from the table of a search."""
+
+    stage: Literal["router"] = "router"
+    data: DataConfig
+    model: RouterConfig
+    train: TrainConfig
+    table: Path  # folder of the search over training clips
+    search_batch: int = Field(ge=1)  # batch size and seed of that search: they name its clips
+    search_seed: int = 0
+    held_out_table: Path | None = None  # folder of the search over held-out clips
+    w_q: float = Field(1.2, ge=0, le=2)
+    # 0 = the best candidate is the class (the paper); above, classes are weighted by
+    # softmax(reward / temperature), which says more with few clips.
+    target_temperature: float = Field(0.0, ge=0)
+
+
+class RouterStage(StageBase):
+    """Stage 3."""
+
+    def __init__(self, config: RouterTraining) -> None:
+        self.config = config
+        torch.manual_seed(config.train.seed)
+        self.model: nn.Module = Router(config.model)
+        self.sampler = ClipSampler(config.data, "train")
+        errors, _, places = read_table(config.table)
+        self.rewards, self.standard = self._rewards(errors)
+        self.frames = self._load(places)
+        self.held_out: tuple[Tensor, Tensor] | None = None
+        if config.held_out_table is not None:
+            held, _, places = read_table(config.held_out_table)
+            sampler = ClipSampler(config.data, "test")
+            wanted = sampler.eval_clips()
+            rows = [number * config.search_batch + row for number, row in places]
+            clips, _ = sampler.load([wanted[row] for row in rows])
+            self.held_out = clips, self._rewards(held, self.standard)[0]
+
+    def _rewards(self, errors: Tensor, standard: Standard | None = None) -> tuple[Tensor, Standard]:
+        assert isinstance(self.model, Router)
+        lengths = self.model.levels.candidates(self.model.num_blocks).sum(1)
+        quality = psnr_of_mse(errors)
+        standard = standard or standard_of(quality, lengths)
+        return rewards(quality, lengths, standard, self.config.w_q).float(), standard
+
+    def _load(self, places: list[tuple[int, int]]) -> Tensor:
+        """The searched clips again, (N, 3, F, H, W) uint8: batches are pure functions."""
+        out: list[Tensor] = []
+        numbers = sorted({number for number, _ in places})
+        for number in numbers:
+            clips, _, _ = self.sampler.batch(
+                number, self.config.search_batch, self.config.search_seed
+            )
+            rows = [row for n, row in places if n == number]
+            out.append(((clips[rows] + 1) * 127.5).round().to(torch.uint8))
+        return torch.cat(out)
+
+    def batch(self, step: int, rank: int, world: int) -> tuple[Tensor, Tensor]:
+        """Clips, and their rewards for every candidate."""
+        rows = self.config.train.batch_size
+        generator = torch.Generator().manual_seed(self.config.train.seed * 1_000_003 + step)
+        pick = torch.randint(len(self.frames), (rows,), generator=generator)[rank::world]
+        return self.frames[pick].float() / 127.5 - 1, self.rewards[pick]
+
+    def loss(
+        self, model: nn.Module, batch: tuple[Tensor, Tensor], generator: torch.Generator
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """Cross-entropy to the best candidate, or to the softened rewards."""
+        clips, table = batch
+        logits = model(clips).float()
+        temperature = self.config.target_temperature
+        target = (table / temperature).softmax(-1) if temperature else table.argmax(-1)
+        loss = F.cross_entropy(logits, target)
+        got = percentile(table, logits.argmax(-1))
+        return loss, {"cross_entropy": loss.detach(), "percentile": torch.tensor(got)}
+
+    @torch.no_grad()
+    def validate(self, model: nn.Module, step: int) -> Validation:
+        """Percentile, top-1 and top-5 on held-out clips, beside the best uniform level."""
+        assert isinstance(model, Router)
+        if self.held_out is None:
+            return Validation(scalars={}, images={})
+        clips, table = self.held_out
+        logits = torch.cat([model(x).float() for x in clips.split(64)])
+        return Validation(scalars=router_scores(model, logits, table), images={})
+
+
+def router_scores(model: Router, logits: Tensor, table: Tensor) -> dict[str, float]:
+    """How good a router's choices are (method section 5, table 8).
+
+    Args:
+        model: for its levels.
+        logits: (N, M).
+        table: (N, M) rewards.
+    """
+    chosen = logits.argmax(-1)
+    best = table.argmax(-1, keepdim=True)
+    level, uniform = best_uniform(table, model.levels, model.num_blocks)
+    lengths = model.levels.candidates(model.num_blocks).sum(1)
+    return {
+        "percentile": percentile(table, chosen),
+        "best_uniform_percentile": uniform,
+        "best_uniform_level": float(level),
+        "top1": float((logits.topk(1).indices == best).any(-1).float().mean() * 100),
+        "top5": float((logits.topk(5).indices == best).any(-1).float().mean() * 100),
+        "mean_tokens": float(lengths[chosen].float().mean()),
+        "best_mean_tokens": float(lengths[best[:, 0]].float().mean()),
+    }
