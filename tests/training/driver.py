@@ -1,0 +1,158 @@
+"""Runs the loop in processes that are really killed, or that are two; see test_processes.py.
+
+Each child is forked after torch is imported (seconds a time), before it starts a thread.
+Usage: python driver.py kills|ranks FOLDER
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import socket
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+from toy import ToyStage
+
+from training import checkpoint
+from training.config import OptimizerConfig, TrainConfig
+from training.loop import Weighted, train
+from training.optimizer import build_optimizers
+
+STEPS = 60
+CONFIG = TrainConfig(
+    steps=STEPS,
+    batch_size=8,
+    grad_accumulation=2,
+    seed=3,
+    ema_decay=0.9,
+    log_every=4,
+    validate_every=14,
+    save_every=7,
+    optimizer=OptimizerConfig(name="muon", lr=1e-2, weight_decay=0.01),
+)
+
+
+class SlowStage(ToyStage):
+    """Slow enough to be killed half-way."""
+
+    def batch(self, step: int, rank: int, world: int) -> tuple[torch.Tensor, ...]:
+        time.sleep(0.004)
+        return super().batch(step, rank, world)
+
+
+def fork(work: Callable[[], object]) -> int:
+    """Start a child which does one thing and leaves; its process id."""
+    pid = os.fork()
+    if pid == 0:
+        code = 1
+        try:
+            work()
+            code = 0
+        except BaseException as error:
+            print(f"child: {error!r}", file=sys.stderr)
+        finally:
+            os._exit(code)
+    return pid
+
+
+def status(pid: int) -> int:
+    """Exit status of a child, negative: the signal that ended it."""
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+
+
+def quietly(config: TrainConfig, run_dir: Path) -> None:
+    sys.stderr = open(os.devnull, "w")  # noqa: SIM115
+    train(SlowStage(), config, run_dir)
+
+
+def die_while_saving(run_dir: Path, call: int) -> None:
+    """Train, and die at the n-th forcing to disk: between any two writes of a checkpoint."""
+    real, calls = checkpoint._sync, 0
+
+    def deadly(path: Path) -> None:
+        nonlocal calls
+        calls += 1
+        if calls == call:
+            if path.is_file():  # a file that is there by half
+                os.truncate(path, path.stat().st_size // 2)
+            os.kill(os.getpid(), signal.SIGKILL)
+        real(path)
+
+    checkpoint._sync = deadly
+    quietly(CONFIG, run_dir)
+
+
+def kills(folder: Path) -> dict:
+    start = time.perf_counter()
+    assert status(fork(lambda: quietly(CONFIG, folder / "whole"))) == 0
+    whole = time.perf_counter() - start
+    # at random moments, also before the first checkpoint
+    random_deaths = 0
+    for _ in range(7):
+        pid = fork(lambda: quietly(CONFIG, folder / "killed"))
+        time.sleep(random.uniform(0.0, 0.4) * whole)
+        os.kill(pid, signal.SIGKILL)
+        random_deaths += status(pid) == -signal.SIGKILL
+    assert status(fork(lambda: quietly(CONFIG, folder / "killed"))) == 0
+    # a checkpoint forces six things: three tensor files, state.json, its folder, the parent
+    for call in (1, 3, 4, 5, 6, 8):
+        pid = fork(lambda call=call: die_while_saving(folder / "saving", call))
+        assert status(pid) == -signal.SIGKILL
+    assert status(fork(lambda: quietly(CONFIG, folder / "saving"))) == 0
+    # batches from worker processes
+    worker = CONFIG.model_copy(update={"num_workers": 1, "steps": 20})
+    assert status(fork(lambda: quietly(worker, folder / "worker"))) == 0
+    alone = CONFIG.model_copy(update={"steps": 20})
+    assert status(fork(lambda: quietly(alone, folder / "alone"))) == 0
+    return {"random_deaths": random_deaths}
+
+
+class UnevenStage(ToyStage):
+    """Parts of unequal size, and processes that disagree after a step."""
+
+    def batch(self, step: int, rank: int, world: int) -> tuple[torch.Tensor, ...]:
+        whole = super().batch(step, 0, 1)
+        return whole if world == 1 else tuple(t[:5] if rank == 0 else t[5:] for t in whole)
+
+    def weight(self, batch: tuple[torch.Tensor, ...]) -> float:
+        return len(batch[0])
+
+    def after_step(self, model: torch.nn.Module, step: int, generator: torch.Generator) -> None:
+        model.count += 1 + int(os.environ.get("RANK", "0"))  # type: ignore[operator]
+
+
+def ranks(folder: Path) -> dict:
+    assert isinstance(UnevenStage(), Weighted)
+    config = TrainConfig(
+        steps=6, batch_size=8, log_every=3, save_every=3, ema_decay=0.9, validate_every=3
+    )
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+
+    def one(rank: int, world: int) -> None:
+        sys.stderr = open(os.devnull, "w")  # noqa: SIM115
+        if world > 1:
+            place = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": world, "MASTER_PORT": port}
+            os.environ.update({k: str(v) for k, v in place.items()}, MASTER_ADDR="127.0.0.1")
+            os.environ["ACCELERATE_USE_CPU"] = "true"
+        stage = UnevenStage(noise=False)
+        train(stage, config, folder / f"world{world}")
+        save_file(stage.model.state_dict(), folder / f"world{world}-rank{rank}.safetensors")
+
+    children = [fork(lambda: one(0, 1)), *(fork(lambda r=rank: one(r, 2)) for rank in (0, 1))]
+    assert [status(pid) for pid in children] == [0, 0, 0]
+    return {}
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    build_optimizers(ToyStage().model, OptimizerConfig())  # its first use imports for seconds
+    print(json.dumps({"kills": kills, "ranks": ranks}[sys.argv[1]](Path(sys.argv[2]))))

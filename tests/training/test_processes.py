@@ -1,0 +1,72 @@
+"""Runs that are really killed, and runs of two processes; the work is in driver.py."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+TIMED = ("seconds", "steps_per_second")
+
+pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="the driver forks")
+
+
+def drive(what: str, folder: Path, root: Path) -> dict[str, Any]:
+    driver = Path(__file__).with_name("driver.py")
+    run = subprocess.run(
+        [sys.executable, str(driver), what, str(folder)],
+        env=os.environ | {"PYTHONPATH": str(root), "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert run.returncode == 0, run.stderr
+    return json.loads(run.stdout)
+
+
+def files(run_dir: Path, step: int) -> dict[str, bytes]:
+    """Bytes of every weight file of a checkpoint."""
+    folder = run_dir / "checkpoints" / f"step-{step:08d}"
+    found = {path.name: path.read_bytes() for path in folder.glob("*.safetensors")}
+    assert len(found) == 3
+    return found
+
+
+def rows(run_dir: Path) -> list[dict[str, Any]]:
+    lines = map(json.loads, (run_dir / "log.jsonl").read_text().splitlines())
+    return [{k: v for k, v in row.items() if k not in TIMED} for row in lines]
+
+
+def test_kill_at_any_moment(tmp_path: Path, root: Path) -> None:
+    """Killed at random moments and between any two writes of a checkpoint: the same bits."""
+    told = drive("kills", tmp_path, root)
+    assert told["random_deaths"] >= 2
+    whole = files(tmp_path / "whole", 60)
+    for run in ("killed", "saving"):
+        assert files(tmp_path / run, 60) == whole
+        assert rows(tmp_path / run) == rows(tmp_path / "whole")
+        assert sorted(p.name for p in (tmp_path / run / "images").iterdir()) == sorted(
+            p.name for p in (tmp_path / "whole" / "images").iterdir()
+        )
+    assert files(tmp_path / "worker", 20) == files(tmp_path / "alone", 20)
+
+
+def test_two_processes_are_one(tmp_path: Path, root: Path) -> None:
+    """Rows cut 5 : 3 over two processes give the weights of the whole batch."""
+    drive("ranks", tmp_path, root)
+    first, second = (load_file(tmp_path / f"world2-rank{rank}.safetensors") for rank in (0, 1))
+    whole = load_file(tmp_path / "world1-rank0.safetensors")
+    for name, value in whole.items():
+        assert torch.equal(first[name], second[name]), name
+        torch.testing.assert_close(first[name], value, rtol=0, atol=1e-6, msg=name)
+    ours, theirs = rows(tmp_path / "world2"), rows(tmp_path / "world1")
+    assert [row["step"] for row in ours] == [row["step"] for row in theirs]
+    for a, b in zip(ours, theirs, strict=True):
+        assert a == pytest.approx(b, abs=1e-5)

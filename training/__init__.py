@@ -1,0 +1,1 @@
+"""A stage → trained weights: settings, schedules, optimisers, checkpoints and the one loop."""

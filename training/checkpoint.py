@@ -1,0 +1,195 @@
+"""Checkpoints which are whole or not there.
+
+    run_dir/checkpoints/step-00000500/
+        model.safetensors      weights and buffers
+        ema.safetensors        averaged weights, where averaging is on
+        optimizer.safetensors  "parameter::key" → tensor
+        state.json             step, format, config, metrics, git hash, SHA-256 of the files above
+
+A checkpoint is written under a hidden name, forced to disk, and renamed: a process killed at any
+moment leaves the hidden folder behind and nothing else. Reading needs nothing from this repository.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+import re
+import shutil
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+FORMAT = 1
+FOLDER = "checkpoints"
+NAME = re.compile(r"step-(\d{8,})")
+
+logger = logging.getLogger(__name__)
+
+
+class CheckpointError(ValueError):
+    """A checkpoint that is there and cannot be used."""
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """Everything a run needs to go on.
+
+    Attributes:
+        step: optimiser steps taken.
+        model: state dict of the trained weights and buffers.
+        ema: state dict of the averaged weights, empty where averaging is off.
+        optimizer: "parameter::key" → tensor, see `training.optimizer.state_tensors`.
+        state: JSON values: config, metrics, git hash and what the loop adds.
+    """
+
+    step: int
+    model: dict[str, Tensor]
+    ema: dict[str, Tensor] = field(default_factory=dict)
+    optimizer: dict[str, Tensor] = field(default_factory=dict)
+    state: dict[str, Any] = field(default_factory=dict)
+
+
+def save(run_dir: Path, checkpoint: Checkpoint, keep: int) -> Path:
+    """Write a checkpoint, then remove later (damaged) ones and all but the newest `keep`.
+
+    Returns:
+        Its folder.
+    """
+    root = run_dir / FOLDER
+    root.mkdir(parents=True, exist_ok=True)
+    for rubbish in root.glob(".*.partial"):  # of a run that was killed while it saved or removed
+        shutil.rmtree(rubbish)
+    final = root / f"step-{checkpoint.step:08d}"
+    partial = root / f".{final.name}.partial"
+    partial.mkdir()
+    sums = {}
+    for name in ("model", "ema", "optimizer"):
+        tensors = getattr(checkpoint, name)
+        if tensors:
+            file = partial / f"{name}.safetensors"
+            save_file(_independent(tensors), file)
+            _sync(file)
+            sums[file.name] = _sha256(file)
+    state = checkpoint.state | {"format": FORMAT, "step": checkpoint.step, "files": sums}
+    (partial / "state.json").write_text(json.dumps(state, indent=1), encoding="utf-8")
+    _sync(partial / "state.json")
+    _sync(partial)
+    if final.exists():  # a damaged one of the same step
+        _remove(final)
+    os.rename(partial, final)
+    _sync(root)
+    # Later ones are damaged (`latest` passed them over): they must not count as the newest.
+    for late in (path for path in _folders(run_dir) if _step(path) > checkpoint.step):
+        _remove(late)
+    for old in _folders(run_dir)[:-keep]:
+        _remove(old)
+    return final
+
+
+def load(path: Path) -> Checkpoint:
+    """Read a checkpoint folder, all tensors on the CPU.
+
+    Raises:
+        CheckpointError: a file is missing or not as it was written, or the format is not ours.
+    """
+    state = _verified(path)
+    read = {
+        name: load_file(path / f"{name}.safetensors")
+        if f"{name}.safetensors" in state["files"]
+        else {}
+        for name in ("model", "ema", "optimizer")
+    }
+    return Checkpoint(step=state["step"], state=state, **read)
+
+
+def load_weights(path: Path) -> dict[str, Tensor]:
+    """The weights to use from a checkpoint folder: the averaged ones where there are any."""
+    files = _verified(path)["files"]
+    return load_file(
+        path / ("ema.safetensors" if "ema.safetensors" in files else "model.safetensors")
+    )
+
+
+def latest(run_dir: Path) -> Path | None:
+    """The newest whole checkpoint of a run, None where there is none.
+
+    Damaged and unfinished ones are passed over with a warning each.
+    """
+    for rubbish in sorted((run_dir / FOLDER).glob(".*.partial")):
+        logger.warning("%s: unfinished checkpoint, ignored", rubbish)
+    for folder in reversed(_folders(run_dir)):
+        try:
+            _verified(folder)
+        except CheckpointError as error:
+            logger.warning("%s; ignored", error)
+        else:
+            return folder
+    return None
+
+
+def _folders(run_dir: Path) -> list[Path]:
+    """Checkpoints of a run, oldest first."""
+    found = [p for p in (run_dir / FOLDER).glob("step-*") if NAME.fullmatch(p.name)]
+    return sorted(found, key=_step)
+
+
+def _step(path: Path) -> int:
+    return int(path.name.removeprefix("step-"))
+
+
+def _verified(path: Path) -> dict[str, Any]:
+    """state.json of a checkpoint whose files are all as they were written."""
+    try:
+        state = json.loads((path / "state.json").read_text(encoding="utf-8"))
+        files, version = state["files"], state["format"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise CheckpointError(f"{path}: damaged checkpoint: state.json: {error}") from None
+    if version != FORMAT:
+        raise CheckpointError(f"{path}: checkpoint of format {version}, this code reads {FORMAT}")
+    for name, expected in files.items():
+        file = path / name
+        if not file.is_file():
+            raise CheckpointError(f"{path}: damaged checkpoint: {name} is missing")
+        if _sha256(file) != expected:
+            raise CheckpointError(f"{path}: damaged checkpoint: {name} has another SHA-256")
+    return state
+
+
+def _independent(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Contiguous CPU tensors, one storage each: safetensors refuses tied weights as they are."""
+    seen: set[int] = set()
+    out = {}
+    for name, tensor in tensors.items():
+        tensor = tensor.detach().cpu().contiguous()
+        whole = tensor.untyped_storage().nbytes() == tensor.numel() * tensor.element_size()
+        pointer = tensor.untyped_storage().data_ptr()
+        out[name] = tensor.clone() if pointer in seen or not whole else tensor
+        seen.add(pointer)
+    return out
+
+
+def _remove(folder: Path) -> None:
+    """Take a checkpoint away in one step, then delete its files."""
+    hidden = folder.with_name(f".{folder.name}.old.partial")
+    os.rename(folder, hidden)
+    shutil.rmtree(hidden)
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def _sync(path: Path) -> None:
+    """Force a file or the entries of a folder to disk."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

@@ -1,0 +1,118 @@
+"""Which parameter gets which optimiser, and whether it decays.
+
+By name and shape only, so that a checkpoint can be read without the code that built the model:
+
+| parameter | adamw | muon | weight decay |
+| --- | --- | --- | --- |
+| 0 or 1 dimensions: biases, gains | AdamW | AdamW | no |
+| name holds "embedding", "codebook" or "position" | AdamW | AdamW | no |
+| name holds "head": output layers | AdamW | AdamW | yes |
+| convolutions, 3 dimensions and more | AdamW | AdamW | yes |
+| other matrices | AdamW | Muon | yes |
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from training.config import OptimizerConfig
+
+LOOKUP_NAMES = ("embedding", "codebook", "position")  # rows that are looked up, not multiplied
+OUTPUT_NAMES = ("head",)
+
+
+def is_decayed(name: str, parameter: Tensor) -> bool:
+    """Whether weight decay applies to a parameter."""
+    return parameter.ndim >= 2 and not any(word in name for word in LOOKUP_NAMES)
+
+
+def is_hidden_matrix(name: str, parameter: Tensor) -> bool:
+    """Whether Muon may have a parameter: a matrix inside the network, not at its ends."""
+    words = LOOKUP_NAMES + OUTPUT_NAMES
+    return parameter.ndim == 2 and not any(word in name for word in words)
+
+
+def build_optimizers(model: nn.Module, config: OptimizerConfig) -> list[torch.optim.Optimizer]:
+    """Make the optimisers of a model's trainable parameters.
+
+    Every group carries "names", the parameters' names, and "peak_lr", which a schedule multiplies.
+    Muon (Jordan et al. 2024; torch.optim.Muon) takes updates scaled to AdamW's size (Liu et al.,
+    arXiv:2502.16982), so that `lr` suits both.
+
+    Args:
+        model: on the device where it will train.
+        config: rates and decay.
+
+    Returns:
+        AdamW alone, or Muon and AdamW; one that would have no parameters is left out.
+    """
+    named = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
+    if not named:
+        raise ValueError(f"{type(model).__name__} has no parameter to train")
+    hidden: list[tuple[str, Tensor]] = []
+    if config.name == "muon":
+        hidden = [(name, p) for name, p in named if is_hidden_matrix(name, p)]
+    taken = {name for name, _ in hidden}
+    rest = [(name, p) for name, p in named if name not in taken]
+    optimizers: list[torch.optim.Optimizer] = []
+    if hidden:
+        muon_lr = config.lr if config.muon_lr is None else config.muon_lr
+        groups = [_group(hidden, muon_lr, config.weight_decay)]
+        muon = torch.optim.Muon(groups, lr=muon_lr, adjust_lr_fn="match_rms_adamw")
+        optimizers.append(muon)
+    if rest:
+        decayed = [(name, p) for name, p in rest if is_decayed(name, p)]
+        plain = [(name, p) for name, p in rest if not is_decayed(name, p)]
+        groups = [_group(decayed, config.lr, config.weight_decay), _group(plain, config.lr, 0.0)]
+        groups = [group for group in groups if group["params"]]
+        # fused: one call for all tensors; the default on CPU is a Python loop over them
+        fused = all(p.device.type in ("cpu", "cuda") for _, p in rest)
+        adamw = torch.optim.AdamW(groups, lr=config.lr, betas=config.betas, fused=fused)
+        optimizers.append(adamw)
+    return optimizers
+
+
+def _group(named: Sequence[tuple[str, Tensor]], lr: float, decay: float) -> dict:
+    return {
+        "params": [p for _, p in named],
+        "names": [name for name, _ in named],
+        "peak_lr": lr,
+        "lr": lr,
+        "weight_decay": decay,
+    }
+
+
+def set_rates(optimizers: Sequence[torch.optim.Optimizer], factor: float) -> None:
+    """Set every group's learning rate to its peak times a factor."""
+    for optimizer in optimizers:
+        for group in optimizer.param_groups:
+            group["lr"] = group["peak_lr"] * factor
+
+
+def state_tensors(optimizers: Sequence[torch.optim.Optimizer]) -> dict[str, Tensor]:
+    """All state as flat tensors named "parameter::key", for instance "head.bias::exp_avg"."""
+    flat = {}
+    for optimizer in optimizers:
+        for group in optimizer.param_groups:
+            for name, parameter in zip(group["names"], group["params"], strict=True):
+                for key, value in optimizer.state.get(parameter, {}).items():
+                    flat[f"{name}::{key}"] = value
+    return flat
+
+
+def load_state_tensors(
+    optimizers: Sequence[torch.optim.Optimizer], flat: dict[str, Tensor]
+) -> None:
+    """Put back what `state_tensors` gave; rates and groups stay as they were built."""
+    by_name: dict[str, dict[str, Tensor]] = {}
+    for full, value in flat.items():
+        name, _, key = full.rpartition("::")
+        by_name.setdefault(name, {})[key] = value
+    for optimizer in optimizers:
+        names = [name for group in optimizer.param_groups for name in group["names"]]
+        state = {i: by_name[name] for i, name in enumerate(names) if name in by_name}
+        groups = optimizer.state_dict()["param_groups"]
+        optimizer.load_state_dict({"state": state, "param_groups": groups})
