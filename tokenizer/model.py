@@ -151,6 +151,7 @@ class VideoTokenizer(
 
     def __init__(self, config: TokenizerConfig) -> None:
         super().__init__()
+        config = TokenizerConfig.model_validate(config)  # a plain dict when read from config.json
         self.config = config
         self.levels = Levels(tuple(config.levels))
         frames, rows, columns = config.patch

@@ -76,6 +76,7 @@ class Router(
 
     def __init__(self, config: RouterConfig) -> None:
         super().__init__()
+        config = RouterConfig.model_validate(config)  # a plain dict when read from config.json
         if config.width % config.heads:
             raise ValueError(f"width {config.width} is not divisible by heads {config.heads}")
         self.config = config

@@ -118,8 +118,8 @@ class TokenizerStage(StageBase):
         clips, _, _ = self.sampler.batch(step, rows, self.seed, rank, world)
         if self.router is not None:
             return clips, self.router.assign(clips)
-        generator = torch.Generator().manual_seed((self.seed * 1_000_003 + step) * 4_096 + rank)
-        return clips, self._random(len(clips), generator)
+        generator = torch.Generator().manual_seed(self.seed * 1_000_003 + step)
+        return clips, self._random(rows, generator)[rank::world]
 
     def loss(
         self, model: nn.Module, batch: tuple[Tensor, Tensor], generator: torch.Generator
@@ -139,7 +139,7 @@ class TokenizerStage(StageBase):
         ids, quantized = self._last
         settings, quantizer = self.config.codebook, self.tokenizer.quantizer
         quantizer.observe(ids, settings.usage_decay)
-        if settings.revive_every and (step + 1) % settings.revive_every == 0:
+        if settings.revive_every and step % settings.revive_every == 0:
             quantizer.revive(quantized.unit.detach(), settings.revive_below, generator)
 
     @torch.no_grad()
@@ -235,7 +235,7 @@ class RouterStage(StageBase):
         if config.held_out_table is not None:
             held, _, places = read_table(config.held_out_table)
             sampler = ClipSampler(config.data, "test")
-            wanted = sampler.eval_clips()
+            wanted = sampler.eval_clips(len(places))  # the same draw as that search
             rows = [number * config.search_batch + row for number, row in places]
             clips, _ = sampler.load([wanted[row] for row in rows])
             self.held_out = clips, self._rewards(held, self.standard)[0]

@@ -314,7 +314,8 @@ class _Player:
             self.ale.act(self.action)
             # The games draw some sprites in every second screen only: keep both.
             screen = np.maximum(screen, self.ale.getScreenRGB())
-            frame[:] = Image.fromarray(screen).resize((size, size), Image.Resampling.BOX)
+            picture = Image.fromarray(screen).resize((size, size), Image.Resampling.BOX)
+            frame[:] = np.asarray(picture)
             if self.ale.game_over():
                 self.ale.reset_game()
                 return None

@@ -188,12 +188,12 @@ def write_video(
     shape = pictures.shape
     if pictures.dtype != np.uint8 or pictures.ndim != 4 or shape[3] != 3 or 0 in shape:
         raise VideoError(f"{path}: frames {shape} {pictures.dtype} are not (F, H, W, 3) uint8")
-    if path.suffix not in (".mp4", ".avi", ".mov", ".mkv", ".gif"):
+    if path.suffix.lower() not in (".mp4", ".avi", ".mov", ".mkv", ".gif"):
         raise VideoError(f"{path}: write .mp4, .avi, .mov, .mkv or .gif")
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.stem}.{os.getpid()}.partial{path.suffix}")
     try:
-        if path.suffix == ".gif":
+        if path.suffix.lower() == ".gif":
             iio.imwrite(partial, pictures, duration=1000 / fps, loop=0)
         else:
             _write_h264(partial, pictures, fps, crf)

@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import av
 import numpy as np
@@ -12,7 +13,7 @@ from video.io import VideoError
 
 pytest.importorskip("ale_py", reason="the recorder needs ale-py, an optional dependency")
 
-TINY = {"train_clips": 2, "test_clips": 2, "num_frames": 8, "size": 32, "seed": 3}
+TINY: dict[str, Any] = {"train_clips": 2, "test_clips": 2, "num_frames": 8, "size": 32, "seed": 3}
 PAIR = ("boxing", "yars_revenge")
 
 

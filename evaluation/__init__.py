@@ -1,0 +1,1 @@
+"""From clips to numbers: distances, feature networks, per-clip quality, protocols."""

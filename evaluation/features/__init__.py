@@ -1,0 +1,1 @@
+"""Feature networks: one file each; a score always carries the name of its network."""

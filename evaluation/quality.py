@@ -1,0 +1,129 @@
+"""How close a reconstruction is to its clip: PSNR in its three conventions, SSIM, flicker.
+
+Clips are (B, 3, F, H, W) in [-1, 1]; reconstructions are expected to be clamped to that range.
+Everything is computed on [0, 1], the range of the literature: SSIM is not the same on [-1, 1].
+
+PSNR of many clips depends on where the mean is taken, and papers differ:
+- `psnr`: mean over clips of the PSNR of a clip (LARP, AdapTok; the one meant without a word);
+- `psnr_frame`: mean over frames of the PSNR of a frame (the convention for images);
+- `psnr_pooled`: PSNR of the mean squared error of everything (torchmetrics over a dataset).
+By Jensen's inequality psnr_pooled ≤ psnr ≤ psnr_frame. Equal clips have no squared error: each
+value is capped at 100 dB, which stands for an error of 1e-10, before it enters a mean.
+
+Shape letters: B batch, F frames, H W pixels.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torchmetrics.functional.image import structural_similarity_index_measure
+
+PSNR_CAP = 100.0  # dB
+SSIM_WINDOW = 11  # pixels: the Gaussian of σ = 1.5, cut at 3.5 σ
+RANGE_SLACK = 1e-3
+
+
+def psnr(x: Tensor, y: Tensor) -> Tensor:
+    """PSNR in dB of each clip, (B,) float64, at most `PSNR_CAP`."""
+    return _decibel(_squared_error(*_unit_pair(x, y)).mean((1, 2, 3, 4)))
+
+
+def psnr_frame(x: Tensor, y: Tensor) -> Tensor:
+    """PSNR in dB of each frame, (B, F) float64, at most `PSNR_CAP`."""
+    return _decibel(_squared_error(*_unit_pair(x, y)).mean((1, 3, 4)))
+
+
+def psnr_pooled(x: Tensor, y: Tensor) -> float:
+    """PSNR in dB of all clips taken as one, at most `PSNR_CAP`."""
+    return float(_decibel(_squared_error(*_unit_pair(x, y)).mean()))
+
+
+def ssim(x: Tensor, y: Tensor) -> Tensor:
+    """Structural similarity of each clip, (B,) float64: the mean over its frames.
+
+    Gaussian window of 11 × 11 with σ = 1.5, k₁ = 0.01, k₂ = 0.03, mean over the whole map (the
+    implementation of torchmetrics). Frames are compared one by one, never as a volume. In float32,
+    as there: where frames are flat the last digit kept is the fourth.
+    """
+    if min(x.shape[-2:]) < SSIM_WINDOW:
+        raise ValueError(
+            f"SSIM looks at windows of {SSIM_WINDOW} × {SSIM_WINDOW} pixels; frames are "
+            f"{x.shape[-2]} × {x.shape[-1]}"
+        )
+    x, y = _unit_pair(x, y)
+    batch = len(x)
+    x, y = (clips.float().transpose(1, 2).flatten(0, 1) for clips in (x, y))  # (B F, 3, H, W)
+    values = structural_similarity_index_measure(x, y, data_range=1.0, reduction="none")
+    assert isinstance(values, Tensor), "only the full image makes a tuple of it"
+    return values.double().view(batch, -1).mean(1)
+
+
+def flicker(x: Tensor, y: Tensor) -> Tensor:
+    """How differently two clips change in time, (B,) float64.
+
+    The mean of |(x_{f+1} − x_f) − (y_{f+1} − y_f)| over pixels and pairs of frames, as a share of
+    the range. An error that stays the same in all frames, such as blur of a still scene, costs
+    nothing; noise that is new in each frame costs most.
+    """
+    if x.shape[2] < 2:
+        raise ValueError("flicker needs 2 frames or more")
+    x, y = _unit_pair(x, y)
+    return (x - y).double().diff(dim=2).abs().mean((1, 2, 3, 4))
+
+
+class Quality:
+    """Means over many batches of reconstructions, under the names at the head of this file."""
+
+    def __init__(self) -> None:
+        self.clips: dict[str, list[Tensor]] = {"psnr": [], "ssim": [], "flicker": []}
+        self.frames: list[Tensor] = []
+        self.error, self.count = 0.0, 0
+
+    def update(self, x: Tensor, y: Tensor) -> None:
+        """Take in reconstructions and their clips, both (B, 3, F, H, W) in [-1, 1]."""
+        error = _squared_error(*_unit_pair(x, y))
+        self.error += float(error.sum())
+        self.count += error.numel()
+        self.clips["psnr"].append(_decibel(error.mean((1, 2, 3, 4))).cpu())
+        self.clips["ssim"].append(ssim(x, y).cpu())
+        self.clips["flicker"].append(flicker(x, y).cpu())
+        self.frames.append(_decibel(error.mean((1, 3, 4))).flatten().cpu())
+
+    def compute(self) -> dict[str, float]:
+        """psnr, psnr_frame, psnr_pooled (dB), ssim, flicker and num_clips."""
+        if not self.frames:
+            raise ValueError("no clips were given to measure")
+        values = {name: torch.cat(parts) for name, parts in self.clips.items()}
+        pooled = _decibel(torch.tensor(self.error / self.count, dtype=torch.float64))
+        return {
+            **{name: float(value.mean()) for name, value in values.items()},
+            "psnr_frame": float(torch.cat(self.frames).mean()),
+            "psnr_pooled": float(pooled),
+            "num_clips": len(values["psnr"]),
+        }
+
+
+def _unit_pair(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+    """Both in [0, 1], float32 or better; refuses clips that do not match or are out of range."""
+    if x.shape != y.shape or x.ndim != 5:
+        raise ValueError(
+            f"clips to compare are (B, 3, F, H, W) alike, not {tuple(x.shape)} and {tuple(y.shape)}"
+        )
+    for clips in (x, y):
+        if not bool(clips.abs().max() <= 1 + RANGE_SLACK):  # also when it is NaN
+            raise ValueError(
+                f"clips reach from {float(clips.min()):.4g} to {float(clips.max()):.4g}; "
+                "they must be clamped to [-1, 1]"
+            )
+    x, y = (clips if clips.dtype == torch.float64 else clips.float() for clips in (x, y))
+    return (x + 1) / 2, (y + 1) / 2
+
+
+def _squared_error(x: Tensor, y: Tensor) -> Tensor:
+    return (x - y).double().square()
+
+
+def _decibel(error: Tensor) -> Tensor:
+    """PSNR of mean squared errors on [0, 1], capped."""
+    return (-10 * error.log10()).clamp_max(PSNR_CAP)

@@ -1,0 +1,1 @@
+"""The face: command line, `evatok.load`, reports and the web page."""

@@ -1,0 +1,7 @@
+"""`python -m evatok`."""
+
+import sys
+
+from evatok.cli import main
+
+sys.exit(main())

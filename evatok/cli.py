@@ -1,0 +1,375 @@
+"""The `evatok` command. No logic here: each command calls a function that Python can call too."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+# Before torch is imported: waiting threads must not spin on a machine that others use.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+import typer
+from typer.exceptions import TyperException
+
+from evatok.errors import message_for_user
+from evatok.output import show
+
+# Everything heavy is imported by the command that needs it, so that --help answers at once.
+
+app = typer.Typer(
+    name="evatok",
+    help="Adaptive-length video tokenization: from video files to sampled videos.",
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+)
+
+AsJson = Annotated[bool, typer.Option("--json", help="One JSON object as the last line of stdout.")]
+Output = Annotated[Path, typer.Option("--output", "-o", help="Folder to write into.")]
+Model = Annotated[str, typer.Option("--model", help="nano, or a folder of trained parts.")]
+Seed = Annotated[int, typer.Option("--seed", min=0, help="Another seed, other results.")]
+Config = Annotated[Path, typer.Argument(help="Settings, a YAML file.")]
+Overrides = Annotated[list[str] | None, typer.Argument(help="key.path=value …")]
+RunDir = Annotated[Path | None, typer.Option("--run-dir", help="Default: runs/FAMILY/STAGE.")]
+Temperature = Annotated[float, typer.Option(min=0.0, help="0 = always the most probable token.")]
+TopK = Annotated[int, typer.Option(min=0, help="Only the k most probable tokens; 0 = all.")]
+TopP = Annotated[float, typer.Option(min=0.0, max=1.0, help="Only this much probability.")]
+Plain = Annotated[bool, typer.Option("--plain", help="The clip alone, without bars, for scoring.")]
+
+
+def note(text: str) -> None:
+    """Say something that is no result."""
+    print(text, file=sys.stderr, flush=True)
+
+
+@app.command("arcade")
+def arcade_command(
+    directory: Annotated[Path, typer.Argument(help="Folder to make.")],
+    train_clips: Annotated[int, typer.Option(help="Training files of each game.")] = 150,
+    test_clips: Annotated[int, typer.Option(help="Test files of each game.")] = 15,
+    frames: Annotated[int, typer.Option(help="Frames of a file.")] = 48,
+    size: Annotated[int, typer.Option(help="Pixels, square and even.")] = 64,
+    fps: Annotated[int, typer.Option(help="Frames a second, as written in the files.")] = 15,
+    seed: Seed = 0,
+    games: Annotated[str, typer.Option(help="Names with commas; all 24 by default.")] = "",
+    workers: Annotated[int, typer.Option(min=1, help="Processes; no change to the bytes.")] = 2,
+    as_json: AsJson = False,
+) -> None:
+    """Record labelled footage of Atari games, in the layout of UCF-101.
+
+    \b
+    Example:
+        evatok arcade data/arcade --train-clips 20 --test-clips 4
+    """
+    from video import arcade
+
+    chosen = tuple(games.split(",")) if games else arcade.GAMES
+    with Bar("recording") as progress:
+        arcade.record(
+            directory,
+            chosen,
+            train_clips,
+            test_clips,
+            frames,
+            size,
+            seed,
+            fps,
+            workers,
+            progress,
+        )
+    files = (train_clips + test_clips) * len(chosen)
+    show({"directory": str(directory), "games": len(chosen), "files": files}, as_json)
+
+
+@app.command("train")
+def train_command(
+    config: Config,
+    overrides: Overrides = None,
+    run_dir: RunDir = None,
+    as_json: AsJson = False,
+) -> None:
+    """Train a stage; killed and started again, it goes on where it was.
+
+    \b
+    Example:
+        evatok train configs/nano/proxy.yaml train.steps=2000 train.optimizer.lr=1e-3
+    """
+    from evatok.stages import run_training
+
+    show(run_training(config, overrides or (), run_dir), as_json)
+
+
+@app.command("search")
+def search_command(
+    config: Config,
+    overrides: Overrides = None,
+    run_dir: RunDir = None,
+    as_json: AsJson = False,
+) -> None:
+    """Record the quality of every assignment of every clip (stage 2).
+
+    \b
+    Example:
+        evatok search configs/nano/search.yaml clips=2000
+    """
+    from evatok.search import run_search
+
+    def progress(split: str, done: int, total: int) -> None:
+        note(f"{split}: {done} of {total} clips")
+
+    show(run_search(config, overrides or (), run_dir, progress), as_json)
+
+
+@app.command("pipeline")
+def pipeline_command(
+    directory: Annotated[Path, typer.Argument(help="Folder of settings, such as configs/nano.")],
+    until: Annotated[str | None, typer.Option(help="Last step to do.")] = None,
+    force: Annotated[
+        bool, typer.Option("--force", help="Go on although the gate does not hold.")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Do every step from footage to report; finished ones are skipped.
+
+    \b
+    Example:
+        evatok pipeline configs/nano --until gate
+    """
+    from evatok.pipeline import run_pipeline
+
+    result = run_pipeline(directory, until, force, note)
+    show(result if as_json else {"steps": result["steps"], "run_dir": result["run_dir"]}, as_json)
+
+
+@app.command("reconstruct")
+def reconstruct_command(
+    files: Annotated[list[Path], typer.Argument(help="Videos of any length and size.")],
+    output: Output,
+    assignment: Annotated[
+        str, typer.Option(help="router, uniform:32, or a level a block: 32,16,8,8.")
+    ] = "router",
+    model: Model = "nano",
+    features: Annotated[str, typer.Option(help="Score with these: nano,i3d.")] = "",
+    plain: Plain = False,
+    allow_damaged: Annotated[
+        bool, typer.Option("--allow-damaged", help="Take a broken file up to its damage.")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Encode and decode videos; writes original and reconstruction side by side.
+
+    \b
+    Example:
+        evatok reconstruct holiday.mp4 -o out/videos --assignment router
+    """
+    from evatok.models import load
+    from evatok.reconstruct import reconstruct_files
+    from tokenizer.codec import Codec, make_assigner
+
+    models = load(model)
+    router = models.router if assignment == "router" else None
+    codec = Codec(models.final, make_assigner(assignment, models.final, router))
+    result = reconstruct_files(
+        codec,
+        files,
+        output,
+        networks=_networks(features),
+        plain=plain,
+        allow_damaged=allow_damaged,
+        progress=None if as_json else lambda name, done, _: note(f"{name}: {done} frames"),
+    )
+    if not as_json:
+        for row in result["files"]:
+            row["clips"] = len(row["clips"])
+    show(result, as_json)
+
+
+@app.command("sample")
+def sample_command(
+    output: Output,
+    class_names: Annotated[
+        list[str] | None, typer.Option("--class", help="A class, again for more; all by default.")
+    ] = None,
+    count: Annotated[int, typer.Option("-n", "--count", help="Clips of each class.")] = 16,
+    seed: Seed = 0,
+    guidance: Annotated[float, typer.Option(help="u + s (c − u); 1 = off.")] = 2.0,
+    temperature: Temperature = 1.0,
+    top_k: TopK = 0,
+    top_p: TopP = 1.0,
+    model: Model = "nano",
+    plain: Plain = False,
+    as_json: AsJson = False,
+) -> None:
+    """Generate clips of a class.
+
+    \b
+    Example:
+        evatok sample --class Frogger -n 16 --seed 0 -o out/samples
+    """
+    from evatok.models import load
+    from evatok.sampling import sample_files
+    from generator.engine import SamplingConfig
+
+    settings = SamplingConfig(guidance=guidance, temperature=temperature, top_k=top_k, top_p=top_p)
+    result = sample_files(
+        load(model), class_names or (), count, seed, settings, output, plain=plain
+    )
+    show(result, as_json)
+
+
+@app.command("predict")
+def predict_command(
+    file: Annotated[Path, typer.Argument(help="A video.")],
+    output: Output,
+    count: Annotated[int, typer.Option("-n", "--count", help="Predictions.")] = 4,
+    start: Annotated[int, typer.Option(min=0, help="First given frame.")] = 0,
+    seed: Seed = 0,
+    temperature: Temperature = 1.0,
+    top_k: TopK = 0,
+    top_p: TopP = 1.0,
+    model: Model = "nano",
+    plain: Plain = False,
+    as_json: AsJson = False,
+) -> None:
+    """Generate what follows the first frames of a video.
+
+    \b
+    Example:
+        evatok predict holiday.mp4 -o out/predict -n 4
+    """
+    from evatok.models import load
+    from evatok.sampling import predict_file
+    from generator.engine import SamplingConfig
+
+    settings = SamplingConfig(temperature=temperature, top_k=top_k, top_p=top_p)
+    result = predict_file(
+        load(model), file, count, seed, settings, output, start=start, plain=plain
+    )
+    show(result, as_json)
+
+
+@app.command("fvd")
+def fvd_command(
+    real: Annotated[Path, typer.Argument(help="Folder of videos.")],
+    fake: Annotated[Path, typer.Argument(help="Folder of videos.")],
+    features: Annotated[str, typer.Option(help="nano, i3d, or nano,i3d.")] = "nano",
+    frames: Annotated[int, typer.Option(min=1, help="Frames of a clip.")] = 16,
+    size: Annotated[int, typer.Option(min=1, help="Pixels to which both sides are cut.")] = 128,
+    window: Annotated[str, typer.Option(help="first, random or all windows of a video.")] = "first",
+    seed: Seed = 42,
+    unbiased: Annotated[
+        bool, typer.Option("--unbiased", help="Covariance by n − 1, not n.")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Fréchet video distance between two folders of anyone's videos.
+
+    \b
+    Example:
+        evatok fvd data/arcade/Frogger out/samples --features nano --size 64
+    """
+    from evaluation.protocols import score_folders
+
+    networks = _networks(features)
+    result = score_folders(
+        real,
+        fake,
+        networks,
+        num_frames=frames,
+        size=size,
+        window=window,  # type: ignore[arg-type]  # checked there, with the names that there are
+        seed=seed,
+        biased=not unbiased,
+    )
+    show(result, as_json)
+
+
+@app.command("info")
+def info_command(
+    model_or_config: Annotated[str, typer.Argument(help="nano, a folder, or a settings file.")],
+    as_json: AsJson = False,
+) -> None:
+    """Parameters by part, levels and vocabulary of trained models or of a settings file.
+
+    \b
+    Example:
+        evatok info configs/nano/proxy.yaml
+    """
+    from evatok.info import describe
+
+    show(describe(model_or_config), as_json)
+
+
+@app.command("demo")
+def demo_command(
+    output: Output = Path("out/demo"),
+    model: Model = "nano",
+    as_json: AsJson = False,
+) -> None:
+    """Reconstruct, sample, predict and score; writes a page that opens from disk.
+
+    \b
+    Example:
+        evatok demo -o out/demo
+    """
+    from evatok.demo import run_demo
+
+    result = run_demo(output, model, note)
+    show(result, as_json)
+
+
+def _networks(names: str) -> list[Any]:
+    """Feature networks by their names, with commas between."""
+    from evaluation.features.base import load_features
+
+    return [load_features(name) for name in names.split(",") if name]
+
+
+class Bar:
+    """A progress bar on stderr with rate and time left, while a block runs."""
+
+    def __init__(self, title: str) -> None:
+        from rich.console import Console
+        from rich.progress import Progress, TimeElapsedColumn
+
+        columns = (*Progress.get_default_columns(), TimeElapsedColumn())
+        self.progress = Progress(*columns, console=Console(stderr=True))
+        self.task = self.progress.add_task(title, total=None)
+
+    def __enter__(self) -> Callable[[int, int], None]:
+        self.progress.start()
+        return lambda done, total: self.progress.update(self.task, completed=done, total=total)
+
+    def __exit__(self, *_: object) -> None:
+        self.progress.stop()
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line.
+
+    Returns:
+        Exit status: 2 with one line on stderr for bad input. Other exceptions keep their traceback.
+    """
+    import logging
+
+    logging.basicConfig(format="%(message)s", stream=sys.stderr, level=logging.INFO)
+    logging.getLogger("httpx").setLevel(logging.WARNING)
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    try:
+        status = app(words or ["--help"], prog_name="evatok", standalone_mode=False)
+    except TyperException as error:
+        note(f"evatok: {' '.join(error.format_message().split())}")
+        return 2
+    except (typer.Abort, KeyboardInterrupt):
+        note("evatok: stopped")
+        return 130
+    except Exception as error:
+        message = message_for_user(error)
+        if message is None:
+            raise
+        note(f"evatok: {message}")
+        return 2
+    return status if isinstance(status, int) else 0

@@ -1,0 +1,111 @@
+"""The trained parts by name: the shipped nano models, or a folder of one's own.
+
+models = load("nano")
+tokens = models.final.encode(clips, models.router.assign(clips))
+"""
+
+from __future__ import annotations
+
+import copy
+import os
+import shutil
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from evaluation.features.nano import NanoNet
+from generator.gpt import GPT
+from tokenizer.model import VideoTokenizer
+from tokenizer.router import Router
+
+SHIPPED = Path(__file__).resolve().parent / "models"
+FILES = ("config.json", "model.safetensors")
+PARTS = ("features", "proxy", "router", "final", "generator")
+
+
+class Models:
+    """The parts of one folder, each loaded when it is first asked for; weights in float32."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+
+    @property
+    def parts(self) -> list[str]:
+        """Names of the parts that are there."""
+        return [part for part in PARTS if (self.directory / part / "config.json").is_file()]
+
+    @cached_property
+    def features(self) -> NanoNet:
+        """The feature network behind FVD[nano]."""
+        return self._load("features", NanoNet)
+
+    @cached_property
+    def proxy(self) -> VideoTokenizer:
+        """The stage-1 tokenizer, trained on random assignments."""
+        return self._load("proxy", VideoTokenizer)
+
+    @cached_property
+    def router(self) -> Router:
+        """Clip → assignment."""
+        return self._load("router", Router)
+
+    @cached_property
+    def final(self) -> VideoTokenizer:
+        """The stage-4 tokenizer, trained on the router's assignments."""
+        return self._load("final", VideoTokenizer)
+
+    @cached_property
+    def generator(self) -> GPT:
+        """Class or frames → tokens."""
+        return self._load("generator", GPT)
+
+    def _load(self, part: str, kind: Any) -> Any:
+        folder = self.directory / part
+        for name in FILES:
+            if not (folder / name).is_file():
+                raise FileNotFoundError(
+                    f"no {part} in {self.directory} ({folder / name} is missing): "
+                    f"`evatok pipeline configs/nano` trains and exports it"
+                )
+        model: nn.Module = kind.from_pretrained(folder)
+        return model.eval().requires_grad_(False)
+
+
+def load(name_or_path: str | Path = "nano") -> Models:
+    """Find models.
+
+    Args:
+        name_or_path: the name of shipped models, or a folder with a sub-folder for each part.
+
+    Raises:
+        FileNotFoundError: neither such a name nor a folder with parts.
+    """
+    for directory in (SHIPPED / str(name_or_path), Path(name_or_path)):
+        models = Models(directory)
+        if models.parts:
+            return models
+    shipped = sorted(path.name for path in SHIPPED.glob("*") if path.is_dir())
+    raise FileNotFoundError(
+        f"no models {str(name_or_path)!r}: give one of {shipped} or a folder that holds some of "
+        f"{', '.join(PARTS)}"
+    )
+
+
+def save_model(model: nn.Module, folder: Path, *, half: bool = False) -> None:
+    """Write config.json and model.safetensors of a model with the hub's mixin, whole or not at all.
+
+    Args:
+        model: is left as it is.
+        folder: made if absent; files of these names are replaced.
+        half: floating-point tensors in float16, as shipped.
+    """
+    partial = folder.with_name(f".{folder.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    saved: Any = copy.deepcopy(model).half() if half else model
+    saved.save_pretrained(partial)
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in FILES:  # and not the model card that the mixin adds
+        os.replace(partial / name, folder / name)
+    shutil.rmtree(partial)

@@ -1,0 +1,59 @@
+"""How a command's result is shown: for people, or as one JSON object on the last line."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Mapping
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+
+def show(result: Mapping[str, Any], as_json: bool) -> None:
+    """Print a result.
+
+    Args:
+        result: JSON-able. Lists of objects with the same keys become tables for people.
+        as_json: one JSON object, the last line of stdout.
+    """
+    if as_json:
+        sys.stdout.write(json.dumps(result, allow_nan=False) + "\n")
+        sys.stdout.flush()
+        return
+    console = Console(highlight=False, soft_wrap=True)
+    for name, value in result.items():
+        if _is_table(value):
+            console.print(_table(name, value))
+        elif isinstance(value, Mapping):
+            console.print(f"{name}:")
+            for key, inner in value.items():
+                console.print(f"  {key}: {_text(inner)}", markup=False)
+        else:
+            console.print(f"{name}: {_text(value)}", markup=False)
+
+
+def _is_table(value: Any) -> bool:
+    return bool(value) and isinstance(value, list) and all(isinstance(v, Mapping) for v in value)
+
+
+def _table(title: str, rows: list[Mapping[str, Any]]) -> Table:
+    table = Table(title=title, title_justify="left")
+    columns = list(dict.fromkeys(key for row in rows for key in row))
+    for column in columns:
+        numeric = all(isinstance(row.get(column, 0), (int, float)) for row in rows)
+        table.add_column(column, justify="right" if numeric else "left", overflow="fold")
+    for row in rows:
+        table.add_row(*(_text(row.get(column, "")) for column in columns))
+    return table
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, float):
+        return f"{value:,.4g}" if abs(value) < 1000 else f"{value:,.1f}"
+    if isinstance(value, (list, tuple)):
+        return " ".join(_text(item) for item in value)
+    if isinstance(value, int) and not isinstance(value, bool):
+        return f"{value:,}"
+    return str(value)

@@ -1,0 +1,391 @@
+"""Everything in order: from games to a report, each step once.
+
+A finished step leaves a record with its settings, its result and a digest of what it was made
+from. Run again, the pipeline skips what is finished, takes up what was interrupted, and refuses to
+mix results of different settings: it says what to remove instead.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field
+
+from evaluation.features.nano import FeaturesConfig, NanoNet
+from evatok.measure import gate, held_out_sets, uniform_rows
+from evatok.models import PARTS, Models, save_model
+from evatok.report import ReportConfig, draw, measure, write_report
+from evatok.search import SearchConfig, search_config
+from evatok.stages import train_config
+from evatok.tokens import TokensConfig, write_shards
+from generator.gpt import GPT
+from generator.train import GeneratorConfig
+from tokenizer.model import VideoTokenizer
+from tokenizer.router import Router
+from tokenizer.search import model_hash
+from tokenizer.stages import FinalConfig, ProxyConfig, RouterTraining
+from training.config import Config, ConfigError, load_config
+from training.loop import MAY_CHANGE
+from training.rundir import alone
+from video import arcade
+
+Say = Callable[[str], None]
+
+# Settings that change no result; `steps` does.
+HARMLESS = MAY_CHANGE - {"steps"} | {"workers", "cache_dir"}
+
+
+class GateError(ValueError):
+    """Quality does not rise with the budget."""
+
+
+class ArcadeConfig(Config):
+    """What is recorded; see `video.arcade.record`."""
+
+    root: Path
+    games: tuple[str, ...] = arcade.GAMES
+    train_clips: int = Field(default=150, ge=1)  # files of each game
+    test_clips: int = Field(default=15, ge=1)
+    num_frames: int = Field(default=48, ge=2)
+    size: int = Field(default=64, ge=16)
+    seed: int = Field(default=0, ge=0)
+    fps: int = Field(default=15, ge=1)
+    workers: int = Field(default=2, ge=1)
+
+
+class GateConfig(Config):
+    """What the proxy must show before the rest makes sense."""
+
+    set: str = "arcade"  # the source whose folder has this name
+    min_gain: float = 2.0  # dB from the lowest to the highest uniform level
+    clips: int = Field(default=360, ge=1)  # of each set
+
+
+class PipelineConfig(Config):
+    """pipeline.yaml; every other step has a file of its own beside it."""
+
+    stage: Literal["pipeline"] = "pipeline"
+    run_dir: Path
+    arcade: ArcadeConfig | None = None  # None: the data is there already
+    gate: GateConfig = GateConfig()
+    report: ReportConfig = ReportConfig()
+
+
+@dataclass(frozen=True)
+class Step:
+    """One step.
+
+    Attributes:
+        name: also of its folder.
+        settings: what decides its result.
+        needs: steps whose results it uses.
+        run: does it and returns a JSON-able result.
+    """
+
+    name: str
+    settings: Config | None
+    needs: tuple[str, ...]
+    run: Callable[[], dict[str, Any]]
+
+
+FILES: dict[str, type[Config]] = {
+    "pipeline": PipelineConfig,
+    "features": FeaturesConfig,
+    "proxy": ProxyConfig,
+    "search": SearchConfig,
+    "router": RouterTraining,
+    "final": FinalConfig,
+    "tokens": TokensConfig,
+    "generator": GeneratorConfig,
+}
+
+
+class Pipeline:
+    """The steps of one folder of settings."""
+
+    def __init__(self, directory: Path, say: Say = print) -> None:
+        """Read all settings.
+
+        Raises:
+            ConfigError: a file is wrong, or two files do not agree; every mistake is named.
+            FileNotFoundError: a file is missing.
+        """
+        if not directory.is_dir():
+            raise FileNotFoundError(f"no folder {directory}")
+        self.say = say
+        self.settings: dict[str, Any] = {
+            name: load_config(schema, directory / f"{name}.yaml") for name, schema in FILES.items()
+        }
+        self.config: PipelineConfig = self.settings["pipeline"]
+        self.run_dir = self.config.run_dir
+        self._agree(directory)
+
+    def _agree(self, directory: Path) -> None:
+        """Refuse settings that would train on something else than the step before has made."""
+        s, run = self.settings, self.run_dir
+        wanted = [
+            ("search.model", s["search"].model, run / "proxy" / "model"),
+            ("router.table", s["router"].table, run / "search" / "train"),
+            ("router.held_out_table", s["router"].held_out_table, run / "search" / "test"),
+            ("router.search_batch", s["router"].search_batch, s["search"].batch_size),
+            ("router.search_seed", s["router"].search_seed, s["search"].seed),
+            ("final.router", s["final"].router, run / "router" / "model"),
+            ("tokens.tokenizer", s["tokens"].tokenizer, run / "final" / "model"),
+            ("tokens.router", s["tokens"].router, run / "router" / "model"),
+            ("generator.tokens", s["generator"].tokens, run / "tokens"),
+        ]
+        wrong = [f"{name} is {is_}, should be {should}" for name, is_, should in wanted
+                 if is_ != should]  # fmt: skip
+        if s["router"].data != s["search"].data:
+            wrong.append("router.data is not search.data, whose clips it loads again")
+        if wrong:
+            raise ConfigError(f"{directory}: {'; '.join(wrong)}")
+
+    def steps(self) -> list[Step]:
+        """All steps in order."""
+        s = self.settings
+
+        def training(name: str, *needs: str) -> Step:
+            return Step(name, s[name], needs, lambda: self._train(name))
+
+        first = () if self.config.arcade is None else ("arcade",)
+        steps = [] if not first else [Step("arcade", self.config.arcade, (), self._record)]
+        return [
+            *steps,
+            training("features", *first),
+            training("proxy", *first),
+            Step("gate", self.config.gate, ("proxy",), self._gate),
+            Step("search", s["search"], ("proxy",), self._search),
+            training("router", "search"),
+            training("final", "router"),
+            Step("tokens", s["tokens"], ("final", "router"), self._tokens),
+            training("generator", "tokens"),
+            Step("export", None, PARTS, self._export),
+            Step("report", self.config.report, ("export", "search"), self._report),
+        ]
+
+    def run(self, until: str | None = None, force: bool = False) -> dict[str, Any]:
+        """Do what is not done yet.
+
+        Args:
+            until: last step to do; all if None.
+            force: go on although the gate does not hold.
+
+        Returns:
+            JSON-able: state, seconds and result of every step gone through.
+
+        Raises:
+            GateError: quality does not rise with the budget.
+            ConfigError: a finished step does not fit the present settings.
+        """
+        steps = self.steps()
+        names = [step.name for step in steps]
+        if until is not None and until not in names:
+            raise ValueError(f"no step {until!r}; there are {', '.join(names)}")
+        rows, results = [], {}
+        with alone(self.run_dir):
+            for number, step in enumerate(steps, 1):
+                record, is_new = self._do(step, f"{number}/{len(steps)} {step.name}")
+                state = "done now" if is_new else "was done"
+                rows.append({"step": step.name, "state": state, "seconds": record["seconds"]})
+                results[step.name] = record["result"]
+                if step.name == "gate" and not force:
+                    _check_gate(record["result"]["gate"], self.run_dir / "gate")
+                if step.name == until:
+                    break
+        return {"steps": rows, "run_dir": str(self.run_dir), "results": results}
+
+    # --- records ---
+
+    def _record_path(self, name: str) -> Path:
+        return self.run_dir / "steps" / f"{name}.json"
+
+    def _do(self, step: Step, title: str) -> tuple[dict[str, Any], bool]:
+        """Do a step unless it is done: its record, and whether it was done now."""
+        settings = {} if step.settings is None else step.settings.model_dump(mode="json")
+        inputs = {name: _digest(_read(self._record_path(name))["result"]) for name in step.needs}
+        record = {"step": step.name, "settings": settings, "inputs": inputs, "finished": False}
+        path = self._record_path(step.name)
+        old = _read(path) if path.is_file() else None
+        if old is not None:
+            self._compare(step, old, record)
+            if old["finished"]:
+                self.say(f"{title}: finished before, in {old['seconds']:.0f} s")
+                return old, False
+        _write(path, record)
+        self.say(title)
+        start = time.perf_counter()
+        record["result"] = step.run()
+        record["seconds"] = round(time.perf_counter() - start, 1)
+        record["finished"] = True
+        _write(path, record)
+        self.say(f"{title}: finished in {record['seconds']:.0f} s")
+        return record, True
+
+    def _compare(self, step: Step, old: Mapping[str, Any], new: Mapping[str, Any]) -> None:
+        folder, path = self.run_dir / step.name, self._record_path(step.name)
+        changed = [name for name in step.needs if old["inputs"].get(name) != new["inputs"][name]]
+        if changed:
+            raise ConfigError(
+                f"{step.name} was made from another result of {', '.join(changed)}: "
+                f"remove {folder} and {path} to do it again"
+            )
+        before, now = _flat(old["settings"]), _flat(new["settings"])
+        differ = [
+            f"{key} was {before.get(key)!r}, is {now.get(key)!r}"
+            for key in sorted(before.keys() | now.keys())
+            if before.get(key) != now.get(key) and key.split(".")[-1] not in HARMLESS
+        ]
+        if differ:
+            raise ConfigError(
+                f"{step.name} was begun with other settings ({'; '.join(differ)}): set them back, "
+                f"or remove {path} to take it up again, and {folder} too to begin it anew"
+            )
+
+    # --- steps ---
+
+    def _record(self) -> dict[str, Any]:
+        settings = self.config.arcade
+        assert settings is not None
+        values = settings.model_dump()
+        values["num_workers"] = values.pop("workers")
+        arcade.record(**values)
+        lists = {s: settings.root / f"{s}list01.txt" for s in ("train", "test")}
+        counts = {name: len(path.read_text().splitlines()) for name, path in lists.items()}
+        return {"root": str(settings.root), "games": len(settings.games), **counts}
+
+    def _train(self, name: str) -> dict[str, Any]:
+        result = train_config(self.settings[name], self.run_dir / name)
+        return result | {"weights": model_hash(self._model(name))}
+
+    def _model(self, name: str) -> Any:
+        kinds: dict[str, Any] = {
+            "features": NanoNet,
+            "proxy": VideoTokenizer,
+            "router": Router,
+            "final": VideoTokenizer,
+            "generator": GPT,
+        }
+        return kinds[name].from_pretrained(self.run_dir / name / "model").eval()
+
+    def _gate(self) -> dict[str, Any]:
+        config = self.config.gate
+        sets = held_out_sets(self.settings["proxy"].data, config.clips)
+        rows = uniform_rows(self._model("proxy"), sets)
+        judged = gate(rows, config.set, config.min_gain)
+        plots = draw({"levels": rows}, self.run_dir / "gate")
+        return {"levels": rows, "gate": judged, "plot": str(plots[0][0])}
+
+    def _search(self) -> dict[str, Any]:
+        folder = self.run_dir / "search"
+        result = search_config(self.settings["search"], folder, self._search_progress())
+        digest = hashlib.sha256()
+        for shard in sorted(folder.glob("*/*.parquet")):
+            digest.update(shard.read_bytes())
+        return result | {"table_sha256": digest.hexdigest()}
+
+    def _search_progress(self) -> Callable[[str, int, int], None]:
+        start = time.perf_counter()
+        last = start
+
+        def progress(split: str, done: int, total: int) -> None:
+            nonlocal last
+            now = time.perf_counter()
+            if now - last > 30 or done == total:
+                last = now
+                self.say(f"  {split}: {done} of {total} clips, {now - start:.0f} s")
+
+        return progress
+
+    def _tokens(self) -> dict[str, Any]:
+        return write_shards(self.settings["tokens"], self.run_dir / "tokens")
+
+    def _export(self) -> dict[str, Any]:
+        sizes = {}
+        for part in PARTS:
+            folder = self.run_dir / "export" / part
+            save_model(self._model(part), folder, half=True)
+            sizes[part] = sum(file.stat().st_size for file in folder.iterdir())
+        return {
+            "folder": str(self.run_dir / "export"),
+            "bytes": sizes | {"all": sum(sizes.values())},
+        }
+
+    def _report(self) -> dict[str, Any]:
+        s, folder = self.settings, self.run_dir / "report"
+        models = Models(self.run_dir / "export")  # what is shipped is what is measured
+        tables = measure(
+            models,
+            s["final"].data,
+            s["search"],
+            self.run_dir / "search",
+            s["router"].w_q,
+            self.config.report,
+            lambda text: self.say(f"  {text}"),
+        )
+        records = {name: _read(self._record_path(name)) for name in FILES if name != "pipeline"}
+        about = {
+            "settings": self.config.report.model_dump(mode="json"),
+            "features": models.features.class_names,
+            "seconds": {name: record["seconds"] for name, record in records.items()},
+            "validation": {
+                name: record["result"]["validation"]
+                for name, record in records.items()
+                if "validation" in record["result"]
+            },
+            "export_bytes": _read(self._record_path("export"))["result"]["bytes"],
+        }
+        write_report(tables, about, folder)
+        shutil.copyfile(folder / "report.json", self.run_dir / "export" / "report.json")
+        return {"folder": str(folder), "tables": tables}
+
+
+def _check_gate(result: Mapping[str, Any], folder: Path) -> None:
+    if not result["passed"]:
+        values = ", ".join(f"{value:.2f}" for value in result["psnr"])
+        raise GateError(
+            f"the gate does not hold on {result['set']}: PSNR {values} dB over the levels, a gain "
+            f"of {result['gain']:.2f} dB where {result['min_gain']:g} are wanted, rising at every "
+            f"level; see {folder}. Train the proxy longer, or go on anyway with --force"
+        )
+
+
+def _digest(value: Any) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _flat(data: Any, prefix: str = "") -> dict[str, Any]:
+    """Nested dicts and lists as {"a.b.0": value}."""
+    items = data.items() if isinstance(data, dict) else enumerate(data)
+    flat: dict[str, Any] = {}
+    for key, value in items:
+        name = f"{prefix}{key}"
+        is_nested = isinstance(value, dict | list)
+        flat |= _flat(value, f"{name}.") if is_nested else {name: value}
+    return flat
+
+
+def _read(path: Path) -> dict[str, Any]:
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def _write(path: Path, record: Mapping[str, Any]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.partial")
+    partial.write_text(json.dumps(record, indent=1), encoding="utf-8")
+    os.replace(partial, path)
+
+
+def run_pipeline(
+    directory: Path, until: str | None = None, force: bool = False, say: Say = print
+) -> dict[str, Any]:
+    """Read a folder of settings and do what is not done yet; see `Pipeline.run`."""
+    return Pipeline(directory, say).run(until, force)

@@ -1,0 +1,207 @@
+"""Videos of any length and size through the tokenizer, with the tokens spent drawn under them.
+
+A video is read, reconstructed and written some clips at a time, so its length does not matter.
+
+Shape letters: F frames, N clips, T blocks, H W pixels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from evaluation.features.base import FeatureNetwork
+from evaluation.frechet import frechet_distance
+from evatok.drawing import Panel, compose
+from tokenizer.codec import Codec
+from video.clips import resize_crop, to_clip
+from video.io import iter_frames, probe, write_video
+
+CLIPS_AT_ONCE = 16
+
+Progress = Callable[[str, int, int | None], None]  # file, frames done, frames in all if known
+
+
+@dataclass
+class ClipScores:
+    """Features of the clips gone through so far, for Fréchet distances.
+
+    Attributes:
+        networks: each gets every whole clip, real and reconstructed.
+    """
+
+    networks: Sequence[FeatureNetwork]
+    real: list[list[Tensor]] = field(default_factory=list)
+    fake: list[list[Tensor]] = field(default_factory=list)
+
+    def update(self, real: Tensor, fake: Tensor) -> None:
+        """Take in clips (N, 3, F, H, W) in [−1, 1] and their reconstructions."""
+        self.real.append([network(real) for network in self.networks])
+        self.fake.append([network(fake) for network in self.networks])
+
+    def compute(self) -> dict[str, float | None]:
+        """`fvd[name]` of each network; None where there are fewer than two clips."""
+        out: dict[str, float | None] = {}
+        for place, network in enumerate(self.networks):
+            real, fake = (
+                torch.cat([row[place] for row in side]) if side else torch.zeros(0, network.dim)
+                for side in (self.real, self.fake)
+            )
+            out[f"fvd[{network.name}]"] = frechet_distance(real, fake) if len(real) > 1 else None
+        return out
+
+
+def reconstruct_files(
+    codec: Codec,
+    files: Sequence[Path],
+    output: Path,
+    *,
+    networks: Sequence[FeatureNetwork] = (),
+    plain: bool = False,
+    allow_damaged: bool = False,
+    progress: Progress | None = None,
+) -> dict[str, Any]:
+    """Reconstruct videos and write one mp4 for each.
+
+    Args:
+        codec: tokenizer and assigner.
+        files: every one is looked at before the first is reconstructed.
+        output: folder; a file is written whole or not at all.
+        networks: Fréchet distances over all clips are added for these.
+        plain: write the reconstruction alone, at the tokenizer's size.
+        allow_damaged: reconstruct the frames before the damage of a file that breaks off.
+        progress: told after every few clips.
+
+    Returns:
+        JSON-able: `files` (each with frames, psnr, tokens and every clip's assignment), totals.
+
+    Raises:
+        VideoError: a file cannot be decoded; it is named.
+        ValueError: two files would be written under one name.
+    """
+    targets = _targets(files, output)
+    for file in files:
+        probe(file)
+    scores = ClipScores(networks)
+    results = [
+        _reconstruct_file(codec, file, target, scores, plain, allow_damaged, progress)
+        for file, target in zip(files, targets, strict=True)
+    ]
+    clips = [clip for result in results for clip in result["clips"]]
+    summary = {
+        "num_files": len(results),
+        "num_clips": len(clips),
+        "frames": sum(result["frames"] for result in results),
+        "psnr": sum(clip["psnr"] for clip in clips) / len(clips),
+        "tokens": sum(clip["tokens"] for clip in clips),
+        "tokens_per_clip": sum(clip["tokens"] for clip in clips) / len(clips),
+    }
+    if networks:
+        summary |= scores.compute()
+    return {"files": results, **summary}
+
+
+def _targets(files: Sequence[Path], output: Path) -> list[Path]:
+    """One name a file: its own, and that of its folder too where two files share one."""
+    stems = [file.stem for file in files]
+    names = [
+        stem if stems.count(stem) == 1 else f"{stem}-{file.suffix.removeprefix('.')}"
+        for file, stem in zip(files, stems, strict=True)
+    ]
+    if len(set(names)) < len(names):
+        twice = sorted({name for name in names if names.count(name) > 1})
+        raise ValueError(f"several files are called {', '.join(twice)}: reconstruct them apart")
+    return [output / f"{name}.mp4" for name in names]
+
+
+def _reconstruct_file(
+    codec: Codec,
+    file: Path,
+    target: Path,
+    scores: ClipScores,
+    plain: bool,
+    allow_damaged: bool,
+    progress: Progress | None,
+) -> dict[str, Any]:
+    info = probe(file)
+    clips: list[dict[str, Any]] = []
+
+    def pictures() -> Iterator[np.ndarray]:
+        done = 0
+        for chunk in _chunks(codec, file, allow_damaged):
+            for picture in _reconstruct_chunk(codec, chunk, clips, scores, plain):
+                yield from picture
+            done += len(chunk)
+            if progress is not None:
+                progress(file.name, done, info.num_frames)
+
+    write_video(target, np.stack(list(pictures())), info.fps)
+    return {
+        "file": str(file),
+        "output": str(target),
+        "frames": clips[-1]["end"],
+        "size": [info.width, info.height],
+        "fps": info.fps,
+        "psnr": sum(clip["psnr"] for clip in clips) / len(clips),
+        "tokens": sum(clip["tokens"] for clip in clips),
+        "clips": clips,
+    }
+
+
+def _chunks(codec: Codec, file: Path, allow_damaged: bool) -> Iterator[Tensor]:
+    """Frames (F, S, S, 3) uint8 of some whole clips at a time; the last one may be short."""
+    size = codec.model.config.size
+    wanted = codec.model.config.num_frames * CLIPS_AT_ONCE
+    frames: list[Tensor] = []
+    for frame in iter_frames(file, allow_damaged=allow_damaged):
+        frames.append(resize_crop(torch.from_numpy(np.ascontiguousarray(frame))[None], size))
+        if len(frames) == wanted:
+            yield torch.cat(frames)
+            frames = []
+    if frames:
+        yield torch.cat(frames)
+
+
+def _reconstruct_chunk(
+    codec: Codec,
+    chunk: Tensor,
+    clips: list[dict[str, Any]],
+    scores: ClipScores,
+    plain: bool,
+) -> Iterator[np.ndarray]:
+    """Pictures (F, H, W, 3) of each clip of a chunk; what was spent is added to `clips`."""
+    length = codec.model.config.num_frames
+    coded = codec.reconstruct(chunk)
+    original, decoded = coded.original.numpy(), coded.frames.numpy()
+    start = clips[-1]["end"] if clips else 0
+    for index, blocks in enumerate(coded.tokens.assignment.tolist()):
+        part = slice(index * length, min(len(chunk), (index + 1) * length))
+        clips.append(
+            {
+                "start": start + part.start,
+                "end": start + part.stop,
+                "assignment": blocks,
+                "tokens": sum(blocks),
+                "psnr": float(coded.psnr[index]),
+            }
+        )
+        if scores.networks and part.stop - part.start == length:
+            real, fake = (to_clip(x[part])[None] for x in (coded.original, coded.frames))
+            scores.update(real, fake)
+        if plain:
+            yield decoded[part]
+            continue
+        # A clip that the video does not fill shows the blocks that have frames.
+        yield compose(
+            [Panel("original", original[part]), Panel("reconstruction", decoded[part])],
+            blocks,
+            codec.model.levels.values[-1],
+            caption=f"clip {len(clips)}",
+            frames_per_block=length // len(blocks),
+        )

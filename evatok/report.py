@@ -1,0 +1,204 @@
+"""The report of a pipeline: every table as JSON and Markdown, every curve as SVG."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from pydantic import Field
+
+from evaluation.features.base import load_features
+from evaluation.features.nano import NanoFeatures
+from evatok.measure import (
+    Network,
+    held_out_sets,
+    prediction_rows,
+    sampling_rows,
+    tokenizer_rows,
+    uniform_rows,
+)
+from evatok.models import Models
+from evatok.page import number
+from evatok.plots import line_plot
+from evatok.search import SearchConfig
+from generator.engine import SamplingConfig
+from tokenizer.reward import psnr_of_mse, rewards, standard_of
+from tokenizer.search import read_table
+from tokenizer.stages import router_scores
+from training.config import Config
+from video.dataset import ClipSampler, DataConfig
+
+Rows = list[dict[str, Any]]
+Say = Callable[[str], None]
+
+
+class ReportConfig(Config):
+    """What is measured, on how many held-out clips."""
+
+    clips: int = Field(default=360, ge=2)  # of each set, of all non-overlapping windows
+    networks: tuple[Literal["nano", "i3d"], ...] = ("nano", "i3d")
+    i3d_clips: int = Field(default=256, ge=2)  # I3D takes about a second a clip
+    guidance: tuple[float, ...] = (1.0, 2.0)
+    sampling: SamplingConfig = SamplingConfig()
+    seed: int = Field(default=0, ge=0)
+
+
+def networks_of(models: Models, config: ReportConfig) -> list[Network]:
+    """The feature networks to score with; `nano` is the models' own."""
+    out = []
+    for name in config.networks:
+        if name == "nano":
+            out.append(Network(NanoFeatures(models.features)))
+        else:
+            out.append(Network(load_features(name), config.i3d_clips))
+    return out
+
+
+def measure(
+    models: Models,
+    data: DataConfig,
+    search: SearchConfig | None,
+    search_dir: Path,
+    w_q: float,
+    config: ReportConfig,
+    say: Say,
+) -> dict[str, Rows]:
+    """All tables.
+
+    Args:
+        models: all parts.
+        data: its held-out clips are used, a set for each source.
+        search: settings of the search whose tables of held-out clips judge the router; None
+            leaves that table out.
+        search_dir: folder of these tables.
+        w_q: as in the router's settings.
+        config: what and how much.
+        say: told what begins.
+    """
+    networks = networks_of(models, config)
+    sets = held_out_sets(data, config.clips)
+    tables: dict[str, Rows] = {}
+    say("quality at every uniform level")
+    tables["levels"] = uniform_rows(models.proxy, sets)
+    say("tokenizers: uniform against router")
+    tables["tokenizers"] = tokenizer_rows(models, sets, networks)
+    if search is not None:
+        say("router against the best of all assignments")
+        tables["router"] = router_rows(models, search, search_dir, w_q)
+    say("class-conditional samples")
+    tables["samples"] = sampling_rows(
+        models, sets, networks, config.sampling, config.guidance, config.seed
+    )
+    say("frame prediction")
+    tables["predictions"] = prediction_rows(models, sets, networks, config.sampling, config.seed)
+    return tables
+
+
+@torch.no_grad()
+def router_rows(models: Models, search: SearchConfig, search_dir: Path, w_q: float) -> Rows:
+    """The router's percentile, top-1 and top-5 on held-out clips of each set."""
+    router = models.router
+    lengths = router.levels.candidates(router.num_blocks).sum(1)
+    errors, _, _ = read_table(search_dir / "train")
+    standard = standard_of(psnr_of_mse(errors), lengths)
+    held, _, places = read_table(search_dir / "test")
+    table = rewards(psnr_of_mse(held), lengths, standard, w_q).float()
+    sampler = ClipSampler(search.data, "test")
+    windows = sampler.eval_clips(len(places))  # the same draw as that search
+    windows = [windows[batch * search.batch_size + row] for batch, row in places]
+    rows = []
+    for place, source in enumerate(sampler.sources):
+        mine = [i for i, window in enumerate(windows) if window.source == place]
+        parts = [mine[start : start + 64] for start in range(0, len(mine), 64)]
+        logits = [router(sampler.load([windows[i] for i in part])[0]).float() for part in parts]
+        scores = router_scores(router, torch.cat(logits), table[mine])
+        rows.append({"set": source.root.name, **scores, "num_clips": len(mine)})
+    return rows
+
+
+def draw(tables: Mapping[str, Rows], folder: Path) -> list[tuple[Path, str]]:
+    """Write the plots that the tables allow: (path, caption)."""
+    names = list(dict.fromkeys(row["set"] for row in tables["levels"]))
+    path = folder / "levels.svg"
+    caption = "Quality at every uniform level (proxy tokenizer, held-out clips)"
+    line_plot(
+        path,
+        {name: _points(tables["levels"], name) for name in names},
+        title="Quality rises with the budget",
+        x_label="tokens a clip",
+        y_label="PSNR (dB)",
+        log_x=True,
+    )
+    plots = [(path, caption)]
+    for name in names:
+        stars = {
+            row["tokenizer"]: (row["mean_tokens"], row["psnr"])
+            for row in tables.get("tokenizers", [])
+            if row["set"] == name
+        }
+        if stars:
+            path = folder / f"tradeoff-{name}.svg"
+            line_plot(
+                path,
+                {"every uniform level (proxy)": _points(tables["levels"], name)},
+                marked=stars,
+                title=f"Where the tokens go: {name}",
+                x_label="mean tokens a clip",
+                y_label="PSNR (dB)",
+                log_x=True,
+            )
+            plots.append((path, f"Router against uniform levels on {name}"))
+    return plots
+
+
+def _points(rows: Rows, name: str) -> list[tuple[float, float]]:
+    return [(row["mean_tokens"], row["psnr"]) for row in rows if row["set"] == name]
+
+
+TITLES = {
+    "levels": "Every uniform level (proxy tokenizer)",
+    "tokenizers": "Uniform against router",
+    "router": "Router against the best of all assignments",
+    "samples": "Class-conditional samples",
+    "predictions": "Frame prediction",
+}
+
+
+def write_report(tables: Mapping[str, Rows], about: Mapping[str, Any], folder: Path) -> None:
+    """Write report.json, report.md and figures/.
+
+    Args:
+        tables: of `measure`.
+        about: settings and checksums that the numbers depend on.
+        folder: of the report.
+    """
+    plots = draw(tables, folder / "figures")
+    text = ["# Report", "", "Held-out clips only. A distance is comparable with others of its"]
+    text += ["network, clip count, length, size and split.", ""]
+    for name, rows in tables.items():
+        text += [f"## {TITLES[name]}", "", markdown(rows), ""]
+    for path, caption in plots:
+        text += [f"![{caption}](figures/{path.name})", ""]
+    text += ["```json", json.dumps(about, indent=1), "```", ""]
+    _write(folder / "report.md", "\n".join(text))
+    _write(folder / "report.json", json.dumps({"about": about, "tables": tables}, indent=1))
+
+
+def markdown(rows: Sequence[Mapping[str, Any]]) -> str:
+    """A table; nothing for no rows."""
+    if not rows:
+        return "(none)"
+    columns = list(dict.fromkeys(key for row in rows for key in row))
+    lines = [" | ".join(columns), " | ".join("---" for _ in columns)]
+    lines += [" | ".join(number(row.get(column)) for column in columns) for row in rows]
+    return "\n".join(f"| {line} |" for line in lines)
+
+
+def _write(path: Path, text: str) -> None:
+    partial = path.with_name(f".{path.name}.partial")
+    partial.write_text(text, encoding="utf-8")
+    os.replace(partial, path)

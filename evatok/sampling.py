@@ -1,0 +1,292 @@
+"""Clips out of nothing but a class, or out of their first frames.
+
+Shape letters: B batch, F frames, T blocks, H W pixels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from evaluation.quality import psnr
+from evatok.drawing import Panel, compose
+from evatok.models import Models
+from generator.conditions import FrameCondition
+from generator.engine import Request, SamplingConfig, class_requests, frame_requests, sample
+from tokenizer.model import VideoTokenizer
+from tokenizer.tokens import Tokens
+from video.clips import pad_last, to_clip, to_frames
+from video.io import probe, read_frames, write_video
+
+BATCH = 32
+
+Progress = Callable[[int], None]  # clips done
+
+
+def request_seed(seed: int, *place: int) -> int:
+    """A seed for one clip, unrelated to that of its neighbours, whatever else is sampled."""
+    words = np.random.SeedSequence((seed, *place)).generate_state(2, np.uint32)
+    return int(words[0]) << 31 | int(words[1]) >> 1  # below 2^63
+
+
+def find_classes(class_names: Sequence[str], wanted: Sequence[str]) -> list[int]:
+    """Labels of the classes with these names, any case; all if none is named.
+
+    Raises:
+        ValueError: an unknown name, or a model without classes.
+    """
+    if not class_names:
+        raise ValueError("this generator has no classes")
+    if not wanted:
+        return list(range(len(class_names)))
+    by_name = {name.casefold(): label for label, name in enumerate(class_names)}
+    unknown = [name for name in wanted if name.casefold() not in by_name]
+    if unknown:
+        raise ValueError(f"no class {', '.join(unknown)}; there are {', '.join(class_names)}")
+    return [by_name[name.casefold()] for name in wanted]
+
+
+def run_requests(
+    models: Models, requests: Sequence[Request], progress: Progress | None = None
+) -> tuple[Tensor, Tokens]:
+    """Generate and decode.
+
+    Returns:
+        (B, 3, F, H, W) float32 in [−1, 1], and their tokens.
+    """
+    clips: list[Tensor] = []
+    tokens: list[Tokens] = []
+    for start in range(0, len(requests), 4 * BATCH):
+        tokens.append(sample(models.generator, requests[start : start + 4 * BATCH], BATCH))
+        clips.append(decode(models.final, tokens[-1]))
+        if progress is not None:
+            progress(sum(map(len, clips)))
+    return torch.cat(clips), Tokens.cat(tokens)
+
+
+@torch.no_grad()
+def decode(tokenizer: VideoTokenizer, tokens: Tokens, part: int = BATCH) -> Tensor:
+    """Pixels of tokens, some clips at a time: (B, 3, F, H, W) float32 in [−1, 1]."""
+    blocks = tokens.blocks()
+    parts = [blocks[start : start + part] for start in range(0, len(blocks), part)]
+    clips = [tokenizer.decode(Tokens.from_blocks(rows)).float().clamp(-1, 1) for rows in parts]
+    return torch.cat(clips)
+
+
+def sample_labels(
+    models: Models,
+    labels: Sequence[int],
+    places: Sequence[int],
+    seed: int,
+    settings: SamplingConfig,
+    progress: Progress | None = None,
+) -> tuple[Tensor, Tokens]:
+    """One clip for each label; the i-th clip of a class is the same whatever else is asked for.
+
+    Args:
+        models: generator and final tokenizer.
+        labels: class of each clip.
+        places: the i of each clip.
+        seed: of all clips together.
+        settings: how tokens are chosen.
+        progress: told now and then.
+
+    Returns:
+        (B, 3, F, H, W) float32 in [−1, 1], and their tokens.
+    """
+    seeds = [request_seed(seed, a, b) for a, b in zip(labels, places, strict=True)]
+    requests = class_requests(models.generator.vocabulary, labels, seeds, settings)
+    return run_requests(models, requests, progress)
+
+
+def frame_condition(models: Models) -> FrameCondition:
+    """How the generator takes frames.
+
+    Raises:
+        ValueError: it does not.
+    """
+    if models.generator.frames is None:
+        raise ValueError(f"the generator in {models.directory} was not trained to predict frames")
+    return models.generator.frames
+
+
+@torch.no_grad()
+def predict_clips(
+    models: Models,
+    clips: Tensor,
+    seeds: Sequence[int],
+    settings: SamplingConfig,
+    progress: Progress | None = None,
+) -> tuple[Tensor, Tokens]:
+    """The rest of clips from their first frames.
+
+    Args:
+        models: generator and final tokenizer.
+        clips: (B, 3, F, H, W) float32 in [−1, 1], at least the given frames; more are ignored.
+        seeds: one a clip.
+        settings: how tokens are chosen; guidance is off, as a frame condition has no opposite.
+        progress: told now and then.
+
+    Returns:
+        Whole clips (B, 3, F, H, W) float32 in [−1, 1], the given ones reconstructed, and tokens.
+    """
+    frames = frame_condition(models)
+    prefix = torch.tensor([frames.prefix])
+    padded = frames.pad(clips)
+    parts = [models.final.encode(x, prefix.repeat(len(x), 1)) for x in padded.split(BATCH)]
+    requests = frame_requests(
+        models.generator.vocabulary,
+        frames,
+        Tokens.cat(parts),
+        seeds,
+        settings.model_copy(update={"guidance": 1.0}),
+    )
+    return run_requests(models, requests, progress)
+
+
+def sample_files(
+    models: Models,
+    class_names: Sequence[str],
+    count: int,
+    seed: int,
+    settings: SamplingConfig,
+    output: Path,
+    *,
+    fps: float = 15,
+    plain: bool = False,
+    progress: Progress | None = None,
+) -> dict[str, Any]:
+    """Sample classes and write one mp4 a clip.
+
+    Args:
+        models: generator and final tokenizer.
+        class_names: classes wanted; all if none.
+        count: clips of each class.
+        seed: another seed, other clips.
+        settings: how tokens are chosen.
+        output: folder, made when the first clip is there.
+        fps: of the files.
+        plain: the clip alone, at the tokenizer's size, without bars.
+        progress: told now and then.
+
+    Returns:
+        JSON-able: `samples` with class, file, tokens and assignment; means.
+    """
+    if count < 1:
+        raise ValueError(f"{count} clips asked for; at least 1")
+    names = models.generator.vocabulary.class_names
+    wanted = find_classes(names, class_names)
+    labels = [label for label in wanted for _ in range(count)]
+    places = [place for _ in wanted for place in range(count)]
+    clips, tokens = sample_labels(models, labels, places, seed, settings, progress)
+    rows = []
+    for clip, label, place, blocks in zip(
+        clips, labels, places, tokens.assignment.tolist(), strict=True
+    ):
+        frames = to_frames(clip).numpy()
+        if not plain:
+            top = models.final.levels.values[-1]
+            frames = compose([Panel(names[label], frames)], blocks, top)
+        path = output / f"{names[label]}-{seed}-{place:03d}.mp4"
+        write_video(path, frames, fps)
+        rows.append(
+            {
+                "class": names[label],
+                "file": str(path),
+                "tokens": sum(blocks),
+                "assignment": blocks,
+            }
+        )
+    return {
+        "samples": rows,
+        "num_samples": len(rows),
+        "mean_tokens": sum(row["tokens"] for row in rows) / len(rows),
+        "seed": seed,
+        **settings.model_dump(),
+    }
+
+
+def predict_file(
+    models: Models,
+    file: Path,
+    count: int,
+    seed: int,
+    settings: SamplingConfig,
+    output: Path,
+    *,
+    start: int = 0,
+    plain: bool = False,
+) -> dict[str, Any]:
+    """Predict the frames that follow the first ones of a video, and write one mp4 a prediction.
+
+    Args:
+        models: generator and final tokenizer.
+        file: any video with enough frames for the condition.
+        count: predictions.
+        seed: another seed, other predictions.
+        settings: how tokens are chosen.
+        output: folder.
+        start: frame at which the condition begins.
+        plain: the prediction alone, at the tokenizer's size.
+
+    Returns:
+        JSON-able: `predictions` with file, tokens, assignment and, where the video goes on long
+        enough to compare with, PSNR of the frames that were not given.
+    """
+    if count < 1 or start < 0:
+        raise ValueError(f"count {count} must be at least 1 and start {start} at least 0")
+    condition, model = frame_condition(models), models.final
+    length = model.config.num_frames
+    info = probe(file)
+    frames = read_frames(file, start, length, size=model.config.size)
+    if len(frames) < condition.num_frames:
+        raise ValueError(
+            f"{file} has {len(frames)} frames from {start} on; "
+            f"the prediction starts from {condition.num_frames}"
+        )
+    is_whole = len(frames) == length
+    real = pad_last(frames, length)
+    clip = to_clip(real)[None]
+    seeds = [request_seed(seed, place) for place in range(count)]
+    clips, tokens = predict_clips(models, clip.repeat(count, 1, 1, 1, 1), seeds, settings)
+    rows = []
+    for place, (predicted, blocks) in enumerate(
+        zip(clips, tokens.assignment.tolist(), strict=True)
+    ):
+        shown = to_frames(predicted).numpy()
+        if not plain:
+            title = f"first {condition.num_frames} frames given"
+            panels = [Panel(title, shown)]
+            if is_whole:
+                panels.insert(0, Panel("real", real.numpy()))
+            top = model.levels.values[-1]
+            shown = compose(panels, blocks, top, given_blocks=condition.kept_blocks)
+        path = output / f"{file.stem}-{seed}-{place:03d}.mp4"
+        write_video(path, shown, info.fps)
+        rows.append(
+            {
+                "output": str(path),
+                "tokens": sum(blocks),
+                "assignment": blocks,
+                "psnr": predicted_psnr(predicted, clip[0], condition) if is_whole else None,
+            }
+        )
+    return {
+        "file": str(file),
+        "given_frames": condition.num_frames,
+        "given_blocks": condition.kept_blocks,
+        "predictions": rows,
+        "mean_tokens": sum(row["tokens"] for row in rows) / len(rows),
+        "seed": seed,
+    }
+
+
+def predicted_psnr(predicted: Tensor, real: Tensor, condition: FrameCondition) -> float:
+    """PSNR in dB over the frames of clips (3, F, H, W) that were not given."""
+    rest = slice(condition.num_frames, None)
+    return float(psnr(predicted[None, :, rest], real[None, :, rest])[0])

@@ -1,0 +1,113 @@
+"""Settings file → trained model: which class reads it, which stage trains it, how it is saved."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from evaluation.features.nano import FeaturesConfig, FeaturesStage
+from evatok.models import save_model
+from generator.train import GeneratorConfig, GeneratorStage
+from tokenizer.stages import (
+    FinalConfig,
+    ProxyConfig,
+    RouterStage,
+    RouterTraining,
+    TokenizerStage,
+)
+from training.config import Config, ConfigError, load_config, read_yaml
+from training.loop import Stage, train
+
+
+@dataclass(frozen=True)
+class Kind:
+    """One value of `stage:`.
+
+    Attributes:
+        schema: class of the settings.
+        build: settings → stage.
+    """
+
+    schema: type[Config]
+    build: Callable[[Any], Stage]
+
+
+KINDS = {
+    "features": Kind(FeaturesConfig, FeaturesStage),
+    "proxy": Kind(ProxyConfig, TokenizerStage),
+    "router": Kind(RouterTraining, RouterStage),
+    "final": Kind(FinalConfig, TokenizerStage),
+    "generator": Kind(GeneratorConfig, GeneratorStage),
+}
+
+
+def stage_name(path: Path, overrides: Sequence[str] = ()) -> str:
+    """What the settings file is for, its `stage:`.
+
+    Raises:
+        ConfigError: it does not say.
+    """
+    name = read_yaml(path, overrides).get("stage")
+    if not isinstance(name, str):
+        raise ConfigError(f"{path}: stage: is missing; it is one of {', '.join(KINDS)}, search")
+    return name
+
+
+def load_training(path: Path, overrides: Sequence[str] = ()) -> Config:
+    """Settings of a training, by their `stage:`.
+
+    Raises:
+        ConfigError: no such stage, or keys that it does not have.
+    """
+    name = stage_name(path, overrides)
+    if name not in KINDS:
+        raise ConfigError(f"{path}: stage: {name!r} is not trained; one of {', '.join(KINDS)}")
+    return load_config(KINDS[name].schema, path, overrides)
+
+
+def default_run_dir(path: Path) -> Path:
+    """runs/<family>/<stage> for configs/<family>/<stage>.yaml."""
+    return Path("runs") / path.resolve().parent.name / path.stem
+
+
+def run_training(
+    path: Path, overrides: Sequence[str] = (), run_dir: Path | None = None
+) -> dict[str, Any]:
+    """Train what a settings file says, or go on with it, and save the model.
+
+    Args:
+        path: settings with a `stage:`.
+        overrides: `key.path=value`.
+        run_dir: folder of the run; see `default_run_dir`.
+
+    Returns:
+        JSON-able: stage, steps, parameters, folder of the model and the last validation's numbers.
+    """
+    config: Any = load_training(path, overrides)
+    return train_config(config, run_dir or default_run_dir(path))
+
+
+def train_config(config: Any, run_dir: Path) -> dict[str, Any]:
+    """As `run_training`, for settings that have been read."""
+    stage = KINDS[config.stage].build(config)
+    model = train(stage, config.train, run_dir, config)
+    folder = run_dir / "model"
+    save_model(model, folder)
+    return {
+        "stage": config.stage,
+        "steps": config.train.steps,
+        "parameters": sum(p.numel() for p in model.parameters()),
+        "model": str(folder),
+        "validation": last_validation(run_dir),
+    }
+
+
+def last_validation(run_dir: Path) -> dict[str, float]:
+    """Numbers of the last validation in log.jsonl, without its step; {} where there was none."""
+    path = run_dir / "log.jsonl"
+    rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    found = [row for row in rows if row["kind"] == "validation"]
+    return {k: v for k, v in found[-1].items() if k not in ("kind", "step")} if found else {}

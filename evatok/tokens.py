@@ -1,0 +1,102 @@
+"""The generator's training tokens: clips through the router and the final tokenizer, once."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from generator.conditions import FrameCondition
+from generator.grammar import Vocabulary
+from generator.shards import write_tokens
+from tokenizer.model import VideoTokenizer
+from tokenizer.router import Router
+from tokenizer.search import model_hash
+from training.config import Config
+from video.dataset import ClipSampler, DataConfig, Split
+
+
+class TokensConfig(Config):
+    """tokens.yaml."""
+
+    stage: Literal["tokens"] = "tokens"
+    data: DataConfig
+    tokenizer: Path  # folder of the final tokenizer
+    router: Path
+    frames: FrameCondition | None = None  # None: no frame prediction
+    # Clips of each training video, at random windows and with the data's augmentation.
+    windows: int = Field(default=4, ge=1)
+    batch_size: int = Field(default=32, ge=1)
+    seed: int = Field(default=0, ge=0)
+
+
+def write_shards(config: TokensConfig, directory: Path) -> dict[str, Any]:
+    """Write directory/train and directory/test; finished ones are taken as they are.
+
+    Returns:
+        JSON-able: clips and mean tokens a clip of both, length tokens not counted.
+
+    Raises:
+        ValueError: the folders hold tokens of other settings.
+    """
+    tokenizer = VideoTokenizer.from_pretrained(config.tokenizer).eval()
+    router = Router.from_pretrained(config.router).eval()
+    result: dict[str, Any] = {}
+    splits: tuple[Split, ...] = ("train", "test")
+    for split in splits:
+        sampler = ClipSampler(config.data, split)
+        vocabulary = Vocabulary(
+            codebook_size=tokenizer.config.codebook_size,
+            levels=tokenizer.config.levels,
+            num_blocks=tokenizer.num_blocks,
+            class_names=tuple(sampler.class_names),
+        )
+        tokens = write_tokens(
+            directory / split,
+            _training(sampler, config) if split == "train" else _held_out(sampler, config),
+            tokenizer,
+            router.assign,
+            vocabulary,
+            config.frames,
+            note={
+                "tokenizer": model_hash(tokenizer),
+                "router": model_hash(router),
+                "settings": config.model_dump(mode="json", exclude={"batch_size"}),
+            },
+        )
+        lengths = torch.from_numpy(tokens.lengths()).double() - 1 - vocabulary.num_blocks
+        result[split] = {"clips": len(tokens), "mean_tokens": float(lengths.mean())}
+    return result
+
+
+Batch = tuple[Tensor, Tensor, Tensor]
+
+
+def _training(sampler: ClipSampler, config: TokensConfig) -> Iterator[Batch]:
+    """Clips, labels and videos: every video `windows` times, sources by their weights."""
+    wanted = config.windows * sum(sampler.per_epoch)
+    first = _first_of_source(sampler)
+    for step in range(-(-wanted // config.batch_size)):
+        rows = min(config.batch_size, wanted - step * config.batch_size)
+        clips, labels, windows = sampler.batch(step, config.batch_size, config.seed)
+        videos = torch.tensor([first[w.source] + w.video for w in windows])
+        yield clips[:rows], labels[:rows], videos[:rows]
+
+
+def _held_out(sampler: ClipSampler, config: TokensConfig) -> Iterator[Batch]:
+    windows = sampler.eval_clips()
+    first = _first_of_source(sampler)
+    for start in range(0, len(windows), config.batch_size):
+        part = windows[start : start + config.batch_size]
+        videos = torch.tensor([first[w.source] + w.video for w in part])
+        yield (*sampler.load(part), videos)
+
+
+def _first_of_source(sampler: ClipSampler) -> list[int]:
+    """Number of each source's first video among all."""
+    counts = [len(cache) for cache in sampler.caches]
+    return [sum(counts[:i]) for i in range(len(counts))]

@@ -1,0 +1,1 @@
+"""Tokens to samples and back: grammar, GPT, attention, cache, engine, conditions, packing."""

@@ -1,0 +1,318 @@
+"""Sampling: many requests at once, each with its own condition, seed and settings.
+
+Requests wait in a queue and enter the batch in waves, as soon as enough rows are free; a finished
+request leaves at once. Rows of a wave advance together, so that each wave's cache is filled to one
+length and attention reads no more than that.
+
+A request draws its own uniform numbers, one a token, before it starts, and turns them into tokens
+through the inverse of the distribution function. What it gets therefore does not depend on what
+else is in the batch (up to the last bit of a matrix product, whose kernel may depend on the number
+of rows).
+
+Shape letters: N requests in the batch, R rows (two a request under guidance), S tokens, V
+vocabulary, L packed tokens.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from pydantic import Field
+from torch import Tensor
+
+from generator.cache import KVCache
+from generator.conditions import FrameCondition, class_prompt, frames_prompt
+from generator.gpt import GPT
+from generator.grammar import Grammar, Vocabulary
+from tokenizer.tokens import Tokens
+from training.config import Config
+
+
+class SamplingConfig(Config):
+    """How tokens are chosen.
+
+    Attributes:
+        guidance: scale s of u + s (c − u), c and u the logits with and without the condition
+            (paper: 2.5 for GPT-B, 1.75 for larger ones); 1 = off, which halves the work.
+        temperature: logits are divided by it; 0 = always the most probable token.
+        top_k: only the k most probable tokens; 0 = all.
+        top_p: only the most probable tokens that together reach this probability; 1 = all.
+    """
+
+    guidance: float = Field(default=1.0, ge=0)
+    temperature: float = Field(default=1.0, ge=0)
+    top_k: int = Field(default=0, ge=0)
+    top_p: float = Field(default=1.0, gt=0, le=1)
+
+
+@dataclass(frozen=True)
+class Request:
+    """One clip to generate.
+
+    Attributes:
+        prompt: (P,) int64, the condition, see `conditions`.
+        num_blocks: blocks to generate.
+        seed: of this request's own random numbers.
+        settings: how tokens are chosen.
+        given: ids (k,) of the blocks that the finished clip begins with.
+        null_prompt: (P,) int64, the prompt without its condition; needed for guidance.
+    """
+
+    prompt: Tensor
+    num_blocks: int
+    seed: int
+    settings: SamplingConfig
+    given: tuple[Tensor, ...] = ()
+    null_prompt: Tensor | None = None
+
+    def __post_init__(self) -> None:
+        if self.settings.guidance != 1 and self.null_prompt is None:
+            raise ValueError("guidance needs a null condition, which given frames do not have")
+
+    @property
+    def is_guided(self) -> bool:
+        """Whether it takes two rows."""
+        return self.settings.guidance != 1
+
+
+def class_requests(
+    vocabulary: Vocabulary,
+    labels: Sequence[int | None],
+    seeds: Sequence[int],
+    settings: SamplingConfig,
+) -> list[Request]:
+    """Requests for whole clips of classes; None = of any class, which takes no guidance."""
+    null, off = class_prompt(vocabulary, None), settings.model_copy(update={"guidance": 1.0})
+    return [
+        Request(
+            class_prompt(vocabulary, label),
+            vocabulary.num_blocks,
+            seed,
+            off if label is None else settings,
+            null_prompt=null,
+        )
+        for label, seed in zip(labels, seeds, strict=True)
+    ]
+
+
+def frame_requests(
+    vocabulary: Vocabulary,
+    frames: FrameCondition,
+    condition: Tokens,
+    seeds: Sequence[int],
+    settings: SamplingConfig,
+) -> list[Request]:
+    """Requests for the rest of clips.
+
+    Args:
+        vocabulary: of the model.
+        frames: of the model.
+        condition: tokens of `frames.pad(clips)`, assigned `frames.prefix`.
+        seeds: one a clip.
+        settings: without guidance.
+    """
+    frames.check(vocabulary)
+    if any(row != list(frames.prefix) for row in condition.assignment.tolist()):
+        raise ValueError(f"the condition is not assigned {frames.prefix}")
+    return [
+        Request(
+            frames_prompt(vocabulary, blocks),
+            vocabulary.num_blocks - frames.kept_blocks,
+            seed,
+            settings,
+            given=tuple(blocks[: frames.kept_blocks]),
+        )
+        for blocks, seed in zip(condition.blocks(), seeds, strict=True)
+    ]
+
+
+def sample(gpt: GPT, requests: Sequence[Request], batch_size: int = 32) -> Tokens:
+    """Generate a clip for each request.
+
+    Args:
+        gpt: the model; put it in eval mode first.
+        requests: at least one, of any mixture.
+        batch_size: requests at work at the same time.
+
+    Returns:
+        Tokens of the clips in the order of the requests, given blocks included.
+
+    Raises:
+        ValueError: a request of more tokens than the model holds.
+    """
+    for request in requests:
+        needed = len(request.prompt) + gpt.vocabulary.longest(request.num_blocks)
+        if needed > gpt.max_tokens:
+            raise ValueError(f"a request of {needed} tokens; the model holds {gpt.max_tokens}")
+    clips: dict[int, list[Tensor]] = {}
+    for is_guided in (False, True):
+        mine = [i for i, request in enumerate(requests) if request.is_guided == is_guided]
+        mine.sort(key=lambda i: len(requests[i].prompt))  # equal prompts make equal rows
+        batch = _Batch(gpt, [requests[i] for i in mine], 1 + is_guided)
+        with torch.inference_mode():
+            ids = batch.run(batch_size)
+        for index, generated in zip(mine, ids, strict=True):
+            generated = torch.tensor(generated)
+            given = [block.cpu() for block in requests[index].given]
+            clips[index] = given + gpt.vocabulary.decode_blocks(generated)
+    return Tokens.from_blocks([clips[i] for i in range(len(requests))])
+
+
+def choose(
+    logits: Tensor, uniform: Tensor, temperature: Tensor, top_k: Tensor, top_p: Tensor
+) -> Tensor:
+    """Draw one token a row.
+
+    Args:
+        logits: (N, V) float, −∞ where the grammar forbids.
+        uniform: (N,) float64 in [0, 1), one random number a row.
+        temperature: (N,) float32; 0 takes the most probable token.
+        top_k: (N,) int64; 0 = all.
+        top_p: (N,) float32; 1 = all.
+
+    Returns:
+        (N,) int64.
+    """
+    greedy = temperature == 0
+    if bool(greedy.all()):
+        return logits.argmax(-1)
+    logits = logits.float() / torch.where(greedy, 1.0, temperature)[:, None]
+    top_k = torch.where(greedy, 1, top_k)
+    if bool(((top_k > 0) | (top_p < 1)).any()):
+        ordered, order = logits.sort(dim=-1, descending=True, stable=True)
+        p = ordered.softmax(-1)
+        rank = torch.arange(logits.shape[1], device=logits.device)
+        before = p.cumsum(-1) - p  # probability of all tokens before this one
+        drop = (before >= top_p[:, None]) & (top_p[:, None] < 1)
+        drop |= (top_k[:, None] > 0) & (rank >= top_k[:, None])
+        drop[:, 0] = False
+        logits = logits.masked_fill(drop.scatter(1, order, drop), -math.inf)
+    total = logits.softmax(-1, dtype=torch.float64).cumsum(-1)
+    # Strictly under the end, else the last token could be chosen although it is forbidden.
+    target = uniform[:, None] * (1 - 1e-12) * total[:, -1:]
+    return torch.searchsorted(total, target, right=True)[:, 0]
+
+
+class _Batch:
+    """Requests of one kind (all guided or none) on their way through the model.
+
+    Everything with a leading N lists the requests at work, wave after wave.
+    """
+
+    def __init__(self, gpt: GPT, requests: Sequence[Request], rows_each: int) -> None:
+        self.gpt, self.requests, self.rows_each = gpt, requests, rows_each
+        self.device = gpt.head.weight.device
+        self.queue = deque(range(len(requests)))
+        self.results: list[list[int]] = [[] for _ in requests]
+        self.waves: list[KVCache] = []
+        self.active: list[int] = []  # N request numbers
+        none = torch.zeros(0, dtype=torch.int64, device=self.device)
+        self.steps = max((gpt.vocabulary.longest(r.num_blocks) for r in requests), default=0)
+        self.grammar = Grammar(gpt.vocabulary, none)
+        self.next = none  # (R,) tokens to take
+        self.count = none  # (N,) tokens generated
+        self.ids = none.view(0, 1).repeat(1, self.steps)  # (N, S)
+        self.uniform = self.ids.double()  # (N, S)
+        # guidance, temperature, top_k, top_p
+        self.settings = torch.zeros(0, 4, device=self.device)
+
+    def run(self, batch_size: int) -> list[list[int]]:
+        """Ids of every request."""
+        while self.queue or self.active:
+            free = batch_size - len(self.active)
+            # A wave costs a few calls in every layer: let some rows get free first.
+            if self.queue and (not self.active or free >= max(1, batch_size // 4)):
+                wave = min(free, len(self.queue))
+                self._admit([self.queue.popleft() for _ in range(wave)])
+            self._step()
+        return self.results
+
+    def _admit(self, numbers: list[int]) -> None:
+        """Start a wave of requests."""
+        requests = [self.requests[number] for number in numbers]
+        prompts: list[Tensor] = []
+        for request in requests:
+            prompts.append(request.prompt)
+            if self.rows_each == 2 and request.null_prompt is not None:
+                prompts.append(request.null_prompt)
+        lengths = torch.tensor([len(prompt) - 1 for prompt in prompts])
+        cache = self.gpt.new_cache(len(prompts), int(lengths.max()) + self.steps)
+        # The last token of a prompt goes in with the first step, so a class needs no prefill.
+        rows = lengths.nonzero()[:, 0]
+        if len(rows):
+            ids = torch.cat([prompts[row][:-1] for row in rows.tolist()])
+            cu_seqlens = F.pad(lengths[rows].cumsum(0), (1, 0)).to(torch.int32)
+            arguments = (ids.to(self.device), cu_seqlens.to(self.device))
+            self.gpt.prefill(*arguments, cache, rows.to(self.device))
+        self.waves.append(cache)
+        self.active += numbers
+        last = torch.stack([prompt[-1] for prompt in prompts]).to(self.device)
+        self.next = torch.cat([self.next, last])
+        blocks = torch.tensor([request.num_blocks for request in requests], device=self.device)
+        self.grammar.extend(blocks)
+        self.count = F.pad(self.count, (0, len(requests)))
+        self.ids = F.pad(self.ids, (0, 0, 0, len(requests)))
+        draws = [
+            torch.rand(
+                self.steps,
+                dtype=torch.float64,
+                generator=torch.Generator().manual_seed(request.seed),
+            )
+            for request in requests
+        ]
+        self.uniform = torch.cat([self.uniform, torch.stack(draws).to(self.device)])
+        settings = [
+            [s.guidance, s.temperature, s.top_k, s.top_p] for s in (r.settings for r in requests)
+        ]
+        self.settings = torch.cat([self.settings, torch.tensor(settings, device=self.device)])
+
+    def _step(self) -> None:
+        """One token for every request at work."""
+        logits = self.gpt.step(self.next, self.waves).float()  # (R, V)
+        guidance, temperature, top_k, top_p = self.settings.unbind(1)
+        if self.rows_each == 2:
+            c, u = logits.unflatten(0, (-1, 2)).unbind(1)
+            logits = u + guidance[:, None] * (c - u)  # (N, V)
+        logits = logits.masked_fill(~self.grammar.allowed(), -math.inf)
+        at = self.count[:, None]
+        tokens = choose(logits, self.uniform.gather(1, at)[:, 0], temperature, top_k.long(), top_p)
+        self.ids.scatter_(1, at, tokens[:, None])
+        self.count += 1
+        self.grammar.advance(tokens)
+        self.next = tokens.repeat_interleave(self.rows_each)
+        finished = self.grammar.finished()
+        if bool(finished.any()):
+            self._retire(finished.tolist())
+
+    def _retire(self, finished: list[bool]) -> None:
+        """Hand over what is complete and free its rows."""
+        for place, (number, is_finished) in enumerate(zip(self.active, finished, strict=True)):
+            if is_finished:
+                self.results[number] = self.ids[place, : int(self.count[place])].tolist()
+        order, first, waves = [], 0, []
+        for cache in self.waves:
+            size = len(cache) // self.rows_each
+            stay = [i for i in range(size) if not finished[first + i]]
+            if stay:
+                if len(stay) < size:
+                    stay = self._drop_rows(cache, stay)
+                order += [first + i for i in stay]
+                waves.append(cache)
+            first += size
+        self.waves = waves
+        self.active = [self.active[place] for place in order]
+        index = torch.tensor(order, dtype=torch.int64, device=self.device)
+        self.grammar.select(index)
+        self.count, self.ids = self.count[index], self.ids[index]
+        self.uniform, self.settings = self.uniform[index], self.settings[index]
+        self.next = self.next.view(-1, self.rows_each)[index].flatten()
+
+    def _drop_rows(self, cache: KVCache, stay: list[int]) -> list[int]:
+        """Keep the rows of these requests of a wave; returns them in their new order."""
+        rows = [place * self.rows_each + i for place in stay for i in range(self.rows_each)]
+        return [row // self.rows_each for row in cache.keep(rows)[:: self.rows_each]]

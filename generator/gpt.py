@@ -1,0 +1,242 @@
+"""The GPT: exactly a Llama, so that any Llama engine can run its weights.
+
+Pre-norm layers of RMSNorm, rotary self-attention and SwiGLU, no biases, an untied head (method
+section 6). Rotary pairs are (i, i + Dh / 2), as Transformers has them: its checkpoint is a plain
+copy of these weights. Sequences are packed; nothing is ever padded.
+
+Shape letters: R rows, L packed tokens, N sequences, D width, V vocabulary, Hd heads, Dh head width.
+"""
+
+from collections.abc import Callable, Sequence
+
+import torch
+import torch.nn.functional as F
+from huggingface_hub import PyTorchModelHubMixin
+from pydantic import Field
+from torch import Tensor, nn
+
+from generator.attention import Sequences, attend, exact_matmul
+from generator.cache import KVCache
+from generator.conditions import FrameCondition, longest_sequence
+from generator.grammar import Vocabulary
+from training.config import Config
+
+Rotary = tuple[Tensor, Tensor]
+Mix = Callable[[Tensor, Tensor, Tensor], Tensor]
+
+
+class GPTConfig(Config):
+    """Size of the GPT (paper: 768 × 12 × 12, hidden 2048; 1024 × 24 × 16; 1280 × 30 × 20)."""
+
+    width: int = Field(ge=2)
+    layers: int = Field(ge=1)
+    heads: int = Field(ge=1)
+    hidden: int = Field(ge=1)
+    rope_base: float = Field(default=10_000.0, gt=0)
+    dropout: float = Field(default=0.0, ge=0, lt=1)  # after embedding, attention and MLP
+
+
+class RMSNorm(nn.Module):
+    """Root-mean-square norm, computed in float32 with ε = 1e-5."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(width))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(..., D) → (..., D)."""
+        return F.rms_norm(x.float(), x.shape[-1:], self.weight.float(), 1e-5).to(x.dtype)
+
+
+def rotate(x: Tensor, rotary: Rotary) -> Tensor:
+    """Turn pairs (i, i + Dh / 2) by the angles of their position, in float32.
+
+    Args:
+        x: (L, Hd, Dh).
+        rotary: cosines and sines, each (L, 1, Dh / 2) float32.
+    """
+    cos, sin = rotary
+    a, b = x.float().chunk(2, -1)
+    return torch.cat([a * cos - b * sin, b * cos + a * sin], -1).to(x.dtype)
+
+
+class GPTLayer(nn.Module):
+    """One Llama layer."""
+
+    def __init__(self, config: GPTConfig) -> None:
+        super().__init__()
+        width, hidden = config.width, config.hidden
+        self.heads, self.dropout = config.heads, config.dropout
+        self.norm_attention = RMSNorm(width)
+        self.q = nn.Linear(width, width, bias=False)
+        self.k = nn.Linear(width, width, bias=False)
+        self.v = nn.Linear(width, width, bias=False)
+        self.out = nn.Linear(width, width, bias=False)
+        self.norm_mlp = RMSNorm(width)
+        self.gate = nn.Linear(width, hidden, bias=False)
+        self.up = nn.Linear(width, hidden, bias=False)
+        self.down = nn.Linear(hidden, width, bias=False)
+
+    def forward(self, x: Tensor, rotary: Rotary, mix: Mix) -> Tensor:
+        """One layer.
+
+        Args:
+            x: (L, D).
+            rotary: see `rotate`.
+            mix: attention; rotated q, k and v, each (L, Hd, Dh), to the same shape.
+
+        Returns:
+            (L, D).
+        """
+        h = self.norm_attention(x)
+        q, k, v = (f(h).unflatten(-1, (self.heads, -1)) for f in (self.q, self.k, self.v))
+        mixed = self.out(mix(rotate(q, rotary), rotate(k, rotary), v).flatten(-2))
+        x = x + F.dropout(mixed, self.dropout, self.training)
+        h = self.norm_mlp(x)
+        h = self.down(F.silu(self.gate(h)) * self.up(h))
+        return x + F.dropout(h, self.dropout, self.training)
+
+
+class GPT(
+    nn.Module,
+    PyTorchModelHubMixin,
+    coders={  # how config.json carries the typed parts
+        part: (lambda value: value.model_dump(mode="json"), part.model_validate)
+        for part in (GPTConfig, Vocabulary, FrameCondition)
+    },
+):
+    """Next-token logits of packed sequences.
+
+    Attributes:
+        size: of the network.
+        vocabulary: what the tokens mean.
+        frames: how given frames become a condition; None for a model without frame prediction.
+        max_tokens: longest sequence.
+        backend: attention backend; by device if None.
+    """
+
+    # The mixin reads these annotations: no `from __future__ import annotations` in this file. It
+    # also takes an argument named `config` for the whole of config.json, hence `size`.
+    def __init__(
+        self, size: GPTConfig, vocabulary: Vocabulary, frames: FrameCondition | None = None
+    ) -> None:
+        super().__init__()
+        if size.width % (2 * size.heads):
+            raise ValueError(f"width {size.width} does not give {size.heads} heads an even width")
+        if frames is not None:
+            frames.check(vocabulary)
+        self.size, self.vocabulary, self.frames = size, vocabulary, frames
+        self.max_tokens = longest_sequence(vocabulary, frames)
+        self.backend: str | None = None
+        self.embedding = nn.Embedding(vocabulary.size, size.width)
+        self.layers = nn.ModuleList(GPTLayer(size) for _ in range(size.layers))
+        self.norm = RMSNorm(size.width)
+        self.head = nn.Linear(size.width, vocabulary.size, bias=False)
+        for module in self.modules():
+            if isinstance(module, nn.Linear | nn.Embedding):
+                nn.init.normal_(module.weight, std=0.02)
+        nn.init.zeros_(self.head.weight)  # every token equally likely at the start
+
+        head_width = size.width // size.heads
+        rates = size.rope_base ** (-torch.arange(0, head_width, 2).float() / head_width)
+        angles = torch.arange(self.max_tokens).float()[:, None] * rates
+        self.register_buffer("_cos", angles.cos(), persistent=False)
+        self.register_buffer("_sin", angles.sin(), persistent=False)
+
+    def _rotary(self, positions: Tensor) -> Rotary:
+        cos, sin = self.get_buffer("_cos"), self.get_buffer("_sin")
+        return cos[positions, None], sin[positions, None]
+
+    def _run(self, ids: Tensor, positions: Tensor, mix: Callable[[int], Mix]) -> Tensor:
+        """Normalised features (L, D) of tokens (L,) at positions (L,)."""
+        rotary = self._rotary(positions)
+        x = F.dropout(self.embedding(ids), self.size.dropout, self.training)
+        for index, layer in enumerate(self.layers):
+            x = layer(x, rotary, mix(index))
+        return self.norm(x)
+
+    def forward(self, ids: Tensor, cu_seqlens: Tensor, places: Tensor | None = None) -> Tensor:
+        """Logits of the token after each token.
+
+        Args:
+            ids: (L,) int64 in [0, V), sequences packed.
+            cu_seqlens: (N + 1,) int32, where each sequence begins; the last entry is L.
+            places: (P,) int64 in [0, L), where logits are wanted; everywhere if None.
+
+        Returns:
+            (L, V) or (P, V).
+
+        Raises:
+            ValueError: a sequence longer than the model holds.
+        """
+        sequences = Sequences.of(cu_seqlens)
+        if sequences.max_seqlen > self.max_tokens:
+            raise ValueError(
+                f"a sequence of {sequences.max_seqlen} tokens; the model holds {self.max_tokens}"
+            )
+        x = self._run(
+            ids,
+            sequences.positions(),
+            lambda _: lambda q, k, v: attend(q, k, v, sequences, self.backend),
+        )
+        return self.head(x if places is None else x[places])
+
+    def new_cache(self, rows: int, places: int) -> KVCache:
+        """An empty cache for so many rows of at most so many tokens."""
+        weight, size = self.head.weight, self.size
+        return KVCache(
+            size.layers,
+            rows,
+            size.heads,
+            places,
+            size.width // size.heads,
+            weight.device,
+            weight.dtype,
+        )
+
+    def prefill(self, ids: Tensor, cu_seqlens: Tensor, cache: KVCache, rows: Tensor) -> None:
+        """Read prompts into empty rows of a cache.
+
+        Args:
+            ids: (L,) int64, prompts packed.
+            cu_seqlens: (N + 1,) int32.
+            cache: where keys and values go.
+            rows: (N,) int64, the row of each prompt.
+        """
+        sequences = Sequences.of(cu_seqlens)
+
+        def mix(layer: int) -> Mix:
+            def store(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+                cache.fill(layer, rows, sequences, k, v)
+                return attend(q, k, v, sequences, self.backend)
+
+            return store
+
+        cache.set_positions(rows, cu_seqlens.diff().long())
+        self._run(ids, sequences.positions(), mix)
+
+    def step(self, ids: Tensor, caches: Sequence[KVCache]) -> Tensor:
+        """Take one token a row and say what may follow.
+
+        Args:
+            ids: (R,) int64, rows of all caches one after the other.
+            caches: each row's past; the token is added to it.
+
+        Returns:
+            (R, V).
+        """
+        sizes = [len(cache) for cache in caches]
+
+        def mix(layer: int) -> Mix:
+            def look(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+                parts = zip(caches, q.split(sizes), k.split(sizes), v.split(sizes), strict=True)
+                return torch.cat([cache.attend(layer, *qkv) for cache, *qkv in parts])
+
+            return look
+
+        with exact_matmul():
+            x = self._run(ids, torch.cat([cache.positions for cache in caches]), mix)
+            logits = self.head(x)
+        for cache in caches:
+            cache.advance()
+        return logits

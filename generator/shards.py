@@ -1,0 +1,226 @@
+"""Token shards: clips written once as the sequences that the GPT learns, then mapped into memory.
+
+Every clip is stored as a class-conditional sequence and, if the model predicts frames, as a
+frame-conditional one. Several clips may come from one video. A folder is complete or absent.
+
+Shape letters: B batch, F frames, H W pixels, T blocks, N clips.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import shutil
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from generator.conditions import Assigner, FrameCondition, class_prompt, frames_prompt
+from generator.grammar import Vocabulary
+from tokenizer.tokens import Tokens
+
+log = logging.getLogger(__name__)
+
+FORMAT = 1
+META = "tokens.json"
+
+
+class Encoder(Protocol):
+    """What shards need of a tokenizer; `VideoTokenizer` is one."""
+
+    def encode(self, clips: Tensor, assignment: Tensor) -> Tokens:
+        """Tokens of clips (B, 3, F, H, W) in [−1, 1], assigned (B, T)."""
+        ...
+
+
+class _Ragged:
+    """Sequences of uneven length in one flat file."""
+
+    def __init__(self, directory: Path, name: str, dtype: np.dtype) -> None:
+        self.offsets = np.load(directory / f"{name}.npy")
+        path, count = directory / f"{name}.bin", int(self.offsets[-1])
+        if path.stat().st_size != count * dtype.itemsize:
+            raise ValueError(f"{path} does not hold {count} tokens; delete its folder and rewrite")
+        self.flat = np.memmap(path, dtype, "r", shape=(count,)) if count else np.zeros(0, dtype)
+
+    def __getitem__(self, index: int) -> np.ndarray:
+        return self.flat[self.offsets[index] : self.offsets[index + 1]]
+
+    @property
+    def lengths(self) -> np.ndarray:
+        return np.diff(self.offsets)
+
+
+class TokenSet:
+    """The sequences of a set of clips, mapped from disk.
+
+    Attributes:
+        vocabulary: what the tokens mean.
+        frames: how frame conditions were made; None if there are none.
+        labels: (N,) int64, class of each clip.
+        videos: (N,) int64, video that each clip was cut from; several clips may share one.
+        note: what the writer said about where the tokens come from.
+    """
+
+    def __init__(self, directory: str | Path) -> None:
+        """Open shards that `write_tokens` has finished.
+
+        Raises:
+            FileNotFoundError: there are none.
+            ValueError: written in another format, or damaged.
+        """
+        directory = Path(directory)
+        if not (directory / META).is_file():
+            raise FileNotFoundError(f"{directory} holds no tokens ({META} is missing)")
+        meta = json.loads((directory / META).read_text())
+        if meta.get("format") != FORMAT:
+            raise ValueError(f"{directory / META} is not of format {FORMAT}; write it anew")
+        self.vocabulary = Vocabulary.model_validate(meta["vocabulary"])
+        self.frames = FrameCondition.model_validate(meta["frames"]) if meta["frames"] else None
+        self.note: dict[str, Any] = meta["note"]
+        self.labels = np.load(directory / "labels.npy")
+        self.videos = np.load(directory / "videos.npy")
+        dtype = _dtype(self.vocabulary)
+        self._class = _Ragged(directory, "class", dtype)
+        self._frames = _Ragged(directory, "frames", dtype) if self.frames else None
+
+    def __len__(self) -> int:
+        """N, clips."""
+        return len(self.labels)
+
+    def sequence(self, index: int, is_frames: bool = False) -> np.ndarray:
+        """The tokens of a clip with their condition, a read-only view of the file."""
+        return self._store(is_frames)[index]
+
+    def lengths(self, is_frames: bool = False) -> np.ndarray:
+        """(N,) int64, tokens of every sequence, its condition included."""
+        return self._store(is_frames).lengths
+
+    def condition_length(self, is_frames: bool = False) -> int:
+        """Tokens of the condition, the same for every clip."""
+        return self.frames.num_tokens if is_frames and self.frames else 1
+
+    def _store(self, is_frames: bool) -> _Ragged:
+        if not is_frames:
+            return self._class
+        if self._frames is None:
+            raise ValueError("these tokens were written without frame conditions")
+        return self._frames
+
+
+def _dtype(vocabulary: Vocabulary) -> np.dtype:
+    return np.dtype(np.uint16 if vocabulary.size <= 1 << 16 else np.int32)
+
+
+@torch.no_grad()
+def write_tokens(
+    directory: str | Path,
+    batches: Iterable[tuple[Tensor, Tensor, Tensor]],
+    tokenizer: Encoder,
+    assign: Assigner,
+    vocabulary: Vocabulary,
+    frames: FrameCondition | None = None,
+    note: Mapping[str, Any] | None = None,
+) -> TokenSet:
+    """Tokenize clips into shards, once: finished shards of the same settings are opened as is.
+
+    Args:
+        directory: made under another name and renamed when complete.
+        batches: clips (B, 3, F, H, W) float32 in [−1, 1], labels (B,) and videos (B,) int64.
+        tokenizer: in eval mode.
+        assign: how many tokens each block gets; with a prefix for frame prediction.
+        vocabulary: of the model to train.
+        frames: how frame conditions are made; None writes none.
+        note: where the tokens come from, anything that JSON can hold.
+
+    Raises:
+        ValueError: the folder exists with other settings, or there was no clip.
+    """
+    directory = Path(directory)
+    meta = {
+        "format": FORMAT,
+        "vocabulary": vocabulary.model_dump(mode="json"),
+        "frames": frames.model_dump(mode="json") if frames else None,
+        "note": dict(note or {}),
+    }
+    if (directory / META).is_file():
+        if json.loads((directory / META).read_text()) != json.loads(json.dumps(meta)):
+            raise ValueError(
+                f"{directory} holds tokens of other settings; delete it or name another folder"
+            )
+        return TokenSet(directory)
+    if frames:
+        frames.check(vocabulary)
+    partial = directory.with_name(directory.name + ".partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    labels, videos, dtype = [], [], _dtype(vocabulary)
+    lengths: dict[str, list[int]] = {"class": []} | ({"frames": []} if frames else {})
+    files = {name: (partial / f"{name}.bin").open("wb") for name in lengths}
+    try:
+        for clips, batch_labels, batch_videos in batches:
+            sequences = {
+                "class": _class_sequences(clips, batch_labels, tokenizer, assign, vocabulary)
+            }
+            if frames:
+                sequences["frames"] = _frame_sequences(clips, tokenizer, assign, vocabulary, frames)
+            for name, rows in sequences.items():
+                files[name].write(torch.cat(rows).cpu().numpy().astype(dtype).tobytes())
+                lengths[name] += [len(row) for row in rows]
+            labels.append(batch_labels.cpu().numpy())
+            videos.append(batch_videos.cpu().numpy())
+        for file in files.values():
+            file.flush()
+            os.fsync(file.fileno())
+    finally:
+        for file in files.values():
+            file.close()
+    if not labels:
+        raise ValueError(f"no clip to write into {directory}")
+    for name, counts in lengths.items():
+        np.save(partial / f"{name}.npy", np.cumsum([0, *counts], dtype=np.int64))
+    np.save(partial / "labels.npy", np.concatenate(labels).astype(np.int64))
+    np.save(partial / "videos.npy", np.concatenate(videos).astype(np.int64))
+    (partial / META).write_text(json.dumps(meta, indent=1))
+    os.replace(partial, directory)
+    tokens = TokenSet(directory)
+    log.info(
+        "wrote %d clips, %.1f tokens each, to %s", len(tokens), tokens.lengths().mean(), directory
+    )
+    return tokens
+
+
+def _class_sequences(
+    clips: Tensor, labels: Tensor, tokenizer: Encoder, assign: Assigner, vocabulary: Vocabulary
+) -> list[Tensor]:
+    blocks = tokenizer.encode(clips, assign(clips)).blocks()
+    return [
+        torch.cat([class_prompt(vocabulary, label), vocabulary.encode_blocks(row).cpu()])
+        for row, label in zip(blocks, labels.tolist(), strict=True)
+    ]
+
+
+def _frame_sequences(
+    clips: Tensor,
+    tokenizer: Encoder,
+    assign: Assigner,
+    vocabulary: Vocabulary,
+    frames: FrameCondition,
+) -> list[Tensor]:
+    prefix = torch.tensor([frames.prefix], device=clips.device).repeat(len(clips), 1)
+    condition = tokenizer.encode(frames.pad(clips), prefix).blocks()
+    target = tokenizer.encode(clips, assign(clips, frames.prefix)).blocks()
+    return [
+        torch.cat(
+            [
+                frames_prompt(vocabulary, given),
+                vocabulary.encode_blocks(row[frames.kept_blocks :]),
+            ]
+        ).cpu()
+        for given, row in zip(condition, target, strict=True)
+    ]

@@ -1,0 +1,110 @@
+"""Videos of any length and size through the tokenizer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from evaluation.features.nano import NanoFeatures
+from evaluation.frechet import frechet_distance
+from evaluation.quality import psnr
+from evatok.models import Models
+from evatok.reconstruct import reconstruct_files
+from tokenizer.codec import Codec, make_assigner
+from video.clips import resize_crop, to_clip
+from video.io import VideoError, probe, read_frames, write_video
+
+Square = Callable[[int, int, int, int], np.ndarray]
+
+
+@pytest.fixture
+def codec(toy: Models) -> Codec:
+    return Codec(toy.final, make_assigner("router", toy.final, toy.router))
+
+
+@pytest.mark.parametrize(
+    ("frames", "height", "width"), [(1, 32, 32), (16, 34, 50), (37, 120, 46), (530, 32, 32)]
+)
+def test_any_length_and_size(
+    codec: Codec, square: Square, tmp_path: Path, frames: int, height: int, width: int
+) -> None:
+    path = tmp_path / "in.mp4"
+    write_video(path, square(frames, height, width, 0), 12)
+    told: list[int] = []
+    result = reconstruct_files(
+        codec, [path], tmp_path / "out", progress=lambda _name, done, _all: told.append(done)
+    )
+    row = result["files"][0]
+    assert row["frames"] == frames and row["size"] == [width, height] and told[-1] == frames
+    assert [clip["start"] for clip in row["clips"]] == list(range(0, frames, 16))
+    assert row["clips"][-1]["end"] == frames
+    for clip in row["clips"]:
+        assert len(clip["assignment"]) == 4 and set(clip["assignment"]) <= {1, 2, 4}
+        assert clip["tokens"] == sum(clip["assignment"])
+    assert result["tokens"] == sum(clip["tokens"] for clip in row["clips"])
+    out = read_frames(row["output"])
+    assert len(out) == frames and out.shape[2] > 2 * 250
+    assert probe(row["output"]).fps == pytest.approx(12)
+    assert [p.name for p in (tmp_path / "out").iterdir()] == ["in.mp4"]
+
+
+def test_numbers_are_those_of_the_frames(toy: Models, square: Square, tmp_path: Path) -> None:
+    """PSNR, FVD and the plain file, worked out again from the tokenizer alone."""
+    paths = []
+    for seed in range(3):
+        paths.append(tmp_path / f"{seed}.mp4")
+        write_video(paths[-1], square(32, 40, 40, seed), 10)
+    network = NanoFeatures(toy.features)
+    codec = Codec(toy.final, make_assigner("4,2,1,1", toy.final))
+    result = reconstruct_files(codec, paths, tmp_path / "out", networks=[network], plain=True)
+    real, fake = [], []
+    for path in paths:
+        frames = resize_crop(read_frames(path), 32)
+        for part in frames.split(16):
+            clip = to_clip(part)[None]
+            tokens = toy.final.encode(clip, torch.tensor([[4, 2, 1, 1]]))
+            out = toy.final.decode(tokens).clamp(-1, 1)
+            real.append(clip)
+            fake.append(((out + 1) * 127.5).round() / 127.5 - 1)
+    expected = psnr(torch.cat(fake), torch.cat(real))
+    got = [clip["psnr"] for row in result["files"] for clip in row["clips"]]
+    assert got == pytest.approx(expected.tolist(), abs=1e-3)
+    assert result["psnr"] == pytest.approx(float(expected.mean()), abs=1e-3)
+    assert result["tokens_per_clip"] == 8
+    distance = frechet_distance(network(torch.cat(real)), network(torch.cat(fake)))
+    assert result["fvd[nano]"] == pytest.approx(distance, rel=1e-3)
+    assert tuple(read_frames(result["files"][0]["output"]).shape) == (32, 32, 32, 3)
+
+
+def test_files_of_one_name(codec: Codec, square: Square, tmp_path: Path) -> None:
+    names = ["a.mp4", "a.avi"]
+    for name in names:
+        write_video(tmp_path / name, square(4, 32, 32, 0), 10)
+    result = reconstruct_files(codec, [tmp_path / n for n in names], tmp_path / "out")
+    assert [Path(row["output"]).name for row in result["files"]] == ["a-mp4.mp4", "a-avi.mp4"]
+    with pytest.raises(ValueError, match=r"several files are called a-mp4"):
+        reconstruct_files(codec, [tmp_path / "a.mp4"] * 2, tmp_path / "again")
+    assert not (tmp_path / "again").exists()
+
+
+def test_unreadable_file_leaves_nothing(codec: Codec, square: Square, tmp_path: Path) -> None:
+    write_video(tmp_path / "good.mp4", square(4, 32, 32, 0), 10)
+    (tmp_path / "bad.mp4").write_text("no video")
+    with pytest.raises(VideoError, match=r"bad\.mp4"):
+        files = [tmp_path / "good.mp4", tmp_path / "bad.mp4"]
+        reconstruct_files(codec, files, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_damaged_file(codec: Codec, shared: Path, tmp_path: Path) -> None:
+    """Broken half-way: refused by default, taken up to the damage on request."""
+    path = shared / "data" / "odd" / "corrupted.mp4"
+    with pytest.raises(VideoError, match=r"corrupted\.mp4"):
+        reconstruct_files(codec, [path], tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+    result = reconstruct_files(codec, [path], tmp_path / "out", allow_damaged=True)
+    assert result["frames"] == 28

@@ -1,0 +1,104 @@
+"""Samples and predictions: reproducible, independent of what else is asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from evatok.models import Models
+from evatok.sampling import (
+    decode,
+    find_classes,
+    predict_clips,
+    predict_file,
+    request_seed,
+    sample_files,
+    sample_labels,
+)
+from generator.engine import SamplingConfig
+from tokenizer.tokens import Tokens
+from video.io import read_frames, write_video
+
+Square = Callable[[int, int, int, int], np.ndarray]
+GUIDED = SamplingConfig(guidance=2.0)
+
+
+def test_a_sample_does_not_depend_on_the_others(toy: Models) -> None:
+    many, tokens = sample_labels(toy, [0, 1, 1], [0, 0, 1], 5, GUIDED)
+    alone, one = sample_labels(toy, [1], [1], 5, GUIDED)
+    assert torch.equal(one.ids, torch.cat(tokens.blocks()[2]))
+    assert torch.allclose(many[2], alone[0], atol=1e-5)
+    other, _ = sample_labels(toy, [1], [1], 6, GUIDED)
+    assert not torch.equal(other, alone)
+
+
+def test_decode_in_parts(toy: Models) -> None:
+    blocks = [[torch.arange(k) for k in row] for row in ((1, 2, 4, 1), (4, 4, 1, 2), (2, 2, 2, 2))]
+    tokens = Tokens.from_blocks(blocks)
+    whole = toy.final.decode(tokens).clamp(-1, 1)
+    assert torch.allclose(decode(toy.final, tokens, part=2), whole, atol=1e-5)
+
+
+def test_sample_files(toy: Models, tmp_path: Path) -> None:
+    result = sample_files(toy, ["right"], 3, 0, GUIDED, tmp_path / "out")
+    assert result["num_samples"] == 3 and result["guidance"] == 2.0
+    for row in result["samples"]:
+        assert row["class"] == "Right" and row["tokens"] == sum(row["assignment"])
+        assert len(read_frames(row["file"])) == 16
+    assert len({row["file"] for row in result["samples"]}) == 3
+    again = sample_files(toy, ["Right"], 3, 0, GUIDED, tmp_path / "again", plain=True)
+    assert [r["assignment"] for r in again["samples"]] == [
+        r["assignment"] for r in result["samples"]
+    ]
+    assert read_frames(again["samples"][0]["file"]).shape == (16, 32, 32, 3)
+
+
+def test_every_class_by_default(toy: Models, tmp_path: Path) -> None:
+    result = sample_files(toy, (), 1, 0, GUIDED, tmp_path)
+    assert [row["class"] for row in result["samples"]] == ["Left", "Right"]
+
+
+def test_unknown_class_is_named() -> None:
+    with pytest.raises(ValueError, match="no class Up; there are Left, Right"):
+        find_classes(("Left", "Right"), ["left", "Up"])
+    with pytest.raises(ValueError, match="has no classes"):
+        find_classes((), [])
+
+
+def test_predictions_see_only_the_given_frames(toy: Models) -> None:
+    random = torch.Generator().manual_seed(0)
+    clips = torch.rand(2, 3, 16, 32, 32, generator=random) * 2 - 1
+    changed = clips.clone()
+    changed[:, :, 5:] = 0
+    settings = SamplingConfig()
+    a, tokens = predict_clips(toy, clips, [1, 2], settings)
+    b, _ = predict_clips(toy, changed, [1, 2], settings)
+    assert torch.equal(a, b) and a.shape == clips.shape
+    assert tokens.assignment[:, 0].tolist() == [4, 4]
+
+
+def test_predict_file(toy: Models, square: Square, tmp_path: Path) -> None:
+    write_video(tmp_path / "long.mp4", square(30, 48, 64, 1), 10)
+    result = predict_file(
+        toy, tmp_path / "long.mp4", 2, 0, SamplingConfig(), tmp_path / "out", start=3
+    )
+    assert result["given_frames"] == 5 and result["given_blocks"] == 1
+    assert all(row["psnr"] > 0 for row in result["predictions"])
+    assert len(read_frames(result["predictions"][0]["output"])) == 16
+
+    write_video(tmp_path / "short.mp4", square(6, 48, 64, 1), 10)
+    short = predict_file(toy, tmp_path / "short.mp4", 1, 0, SamplingConfig(), tmp_path / "out")
+    assert short["predictions"][0]["psnr"] is None
+
+    with pytest.raises(ValueError, match=r"has 2 frames from 4 on; .* starts from 5"):
+        predict_file(toy, tmp_path / "short.mp4", 1, 0, SamplingConfig(), tmp_path / "no", start=4)
+    assert not (tmp_path / "no").exists()
+
+
+def test_seeds_are_all_different() -> None:
+    seeds = {request_seed(seed, a, b) for seed in range(3) for a in range(10) for b in range(10)}
+    assert len(seeds) == 300 and all(0 <= seed < 2**63 for seed in seeds)

@@ -1,0 +1,125 @@
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torch import Tensor
+
+from generator import attention
+from generator.attention import BACKENDS, Sequences, attend, default_backend, exact_matmul
+
+
+def packed(lengths: list[int]) -> Tensor:
+    """(N + 1,) int32 of these lengths."""
+    return torch.tensor([0, *lengths]).cumsum(0).to(torch.int32)
+
+
+def one_by_one(q: Tensor, k: Tensor, v: Tensor, lengths: list[int]) -> Tensor:
+    """The definition, in double precision, sequence by sequence, head by head."""
+    out = []
+    for a, b, c in zip(q.split(lengths), k.split(lengths), v.split(lengths), strict=True):
+        heads = []
+        for head in range(q.shape[1]):
+            scores = a[:, head] @ b[:, head].T / math.sqrt(q.shape[2])
+            future = torch.ones_like(scores).triu(1).bool()
+            heads.append(scores.masked_fill(future, -math.inf).softmax(-1) @ c[:, head])
+        out.append(torch.stack(heads, 1))
+    return torch.cat(out)
+
+
+def random_qkv(length: int, dtype: torch.dtype = torch.float64) -> tuple[Tensor, Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(length)
+    q, k, v = torch.randn(3, length, 2, 8, generator=generator, dtype=dtype).unbind()
+    return q.requires_grad_(), k.requires_grad_(), v.requires_grad_()
+
+
+@pytest.mark.parametrize("lengths", [[1], [5, 1, 3], [7, 7, 2, 7], [3, 600, 40]])
+@pytest.mark.parametrize("backend", ["naive", "loop", None])
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-5), (torch.bfloat16, 5e-2)])
+def test_backend_equals_the_definition(
+    lengths: list[int], backend: str | None, dtype: torch.dtype, tolerance: float
+) -> None:
+    q, k, v = random_qkv(sum(lengths))
+    weight = torch.randn(q.shape, generator=torch.Generator().manual_seed(1), dtype=q.dtype)
+    expected = one_by_one(q, k, v, lengths)
+    gradients = torch.autograd.grad((expected * weight).sum(), (q, k, v))
+
+    q, k, v = (x.detach().to(dtype).requires_grad_() for x in (q, k, v))
+    result = attend(q, k, v, Sequences.of(packed(lengths)), backend)
+    assert result.dtype == dtype
+    torch.testing.assert_close(result.double(), expected, atol=tolerance, rtol=tolerance)
+    result = torch.autograd.grad((result * weight.to(dtype)).sum(), (q, k, v))
+    for ours, theirs in zip(result, gradients, strict=True):
+        assert (ours.double() - theirs).norm() <= tolerance * theirs.norm() + 1e-6
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("backend", ["flash", "varlen", "xformers"])
+def test_optional_backend_equals_naive(backend: str) -> None:
+    if attention.optional_function(backend) is None:
+        pytest.skip(f"{backend} is not installed")
+    lengths = [5, 130, 1, 64]
+    sequences = Sequences.of(packed(lengths).cuda())
+    qkv = torch.randn(3, sum(lengths), 2, 64, device="cuda", dtype=torch.bfloat16)
+    q, k, v = qkv.requires_grad_().unbind()
+    expected = attend(q.float(), k.float(), v.float(), sequences, "naive")
+    result = attend(q, k, v, sequences, backend)
+    torch.testing.assert_close(result.float(), expected, atol=2e-2, rtol=2e-2)
+    (theirs,) = torch.autograd.grad(expected.sum(), qkv, retain_graph=True)
+    (ours,) = torch.autograd.grad(result.float().sum(), qkv)
+    torch.testing.assert_close(ours.float(), theirs.float(), atol=5e-2, rtol=5e-2)
+
+
+def test_adapters_hand_over_what_the_kernels_expect(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = {}
+
+    def kernel(q: Tensor, *arguments: object, **options: object) -> Tensor:
+        calls["arguments"], calls["options"] = arguments, options
+        return q
+
+    monkeypatch.setattr(attention, "optional_function", lambda name: kernel)
+    q, k, v = random_qkv(9, torch.float32)
+    sequences = Sequences.of(packed([4, 5]))
+    for name, option in (("flash", {"causal": True}), ("varlen", {"window_size": (-1, 0)})):
+        assert attend(q, k, v, sequences, name) is q
+        given = calls["arguments"]
+        assert given[0] is k and given[1] is v
+        assert given[2].tolist() == given[3].tolist() == [0, 4, 9]
+        assert given[4:] == (5, 5)
+        assert calls["options"] == option
+
+
+def test_choice_depends_on_device_and_dtype(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(attention, "optional_function", lambda name: {"varlen": min}.get(name))
+    default_backend.cache_clear()
+    assert default_backend("cpu", torch.bfloat16) == "loop"
+    assert default_backend("cuda", torch.bfloat16) == "varlen"
+    assert default_backend("cuda", torch.float32) == "loop"
+    default_backend.cache_clear()
+
+
+def test_unknown_and_missing_backends_are_named() -> None:
+    q, k, v = random_qkv(3)
+    sequences = Sequences.of(packed([3]))
+    with pytest.raises(ValueError, match="'fast' is not one of"):
+        attend(q, k, v, sequences, "fast")
+    missing = [name for name in BACKENDS if name in ("flash", "xformers")]
+    for name in missing:
+        if attention.optional_function(name) is None:
+            with pytest.raises(ValueError, match=f"'{name}' is not installed"):
+                attend(q, k, v, sequences, name)
+
+
+def test_positions_restart_with_each_sequence() -> None:
+    sequences = Sequences.of(packed([3, 1, 2]))
+    assert sequences.positions().tolist() == [0, 1, 2, 0, 0, 1]
+    assert sequences.max_seqlen == 3
+
+
+def test_precision_is_put_back() -> None:
+    before = torch.get_float32_matmul_precision()
+    with pytest.raises(RuntimeError), exact_matmul():
+        assert torch.get_float32_matmul_precision() == "highest"
+        raise RuntimeError
+    assert torch.get_float32_matmul_precision() == before

@@ -1,0 +1,111 @@
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from generator.conditions import FrameCondition, uniform
+from generator.grammar import Vocabulary
+from generator.shards import TokenSet, write_tokens
+
+SIZES = [3, 2, 3]
+
+
+def batches() -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    generator = torch.Generator().manual_seed(0)
+    first = 0
+    for size in SIZES:
+        videos = torch.arange(first, first + size) // 2  # two windows a video
+        yield torch.rand(size, 3, 16, 8, 8, generator=generator) * 2 - 1, videos % 3, videos
+        first += size
+
+
+def assign(clips: Tensor, prefix: Sequence[int] = ()) -> Tensor:
+    """Lengths that depend on the clip."""
+    levels = torch.tensor([1, 2, 5])
+    ranks = (clips[:, 0, ::4, 0, 0] * 1000).long().abs() % 3  # (B, T)
+    counts = levels[ranks]
+    counts[:, : len(prefix)] = torch.tensor(prefix, dtype=torch.int64)
+    return counts
+
+
+def test_what_is_written_is_what_the_tokenizer_said(
+    tmp_path: Path, vocabulary: Vocabulary, frames: FrameCondition, tokenizer
+) -> None:
+    note = {"split": "train", "windows": 2}
+    tokens = write_tokens(
+        tmp_path / "train", batches(), tokenizer, assign, vocabulary, frames, note
+    )
+    assert len(tokens) == sum(SIZES)
+    assert tokens.videos.tolist() == [0, 0, 1, 1, 2, 2, 3, 3]
+    assert tokens.labels.tolist() == [0, 0, 1, 1, 2, 2, 0, 0]
+    assert (tokens.vocabulary, tokens.frames, tokens.note) == (vocabulary, frames, note)
+    assert not list(tmp_path.glob("*.partial"))
+    index = 0
+    for clips, labels, _ in batches():
+        whole = tokenizer.encode(clips, assign(clips)).blocks()
+        target = tokenizer.encode(clips, assign(clips, frames.prefix)).blocks()
+        condition = tokenizer.encode(
+            frames.pad(clips), torch.tensor([frames.prefix] * len(clips))
+        ).blocks()
+        for row, label in enumerate(labels.tolist()):
+            sequence = torch.from_numpy(tokens.sequence(index).astype(np.int64))
+            assert sequence[0] == vocabulary.class_token(label)
+            back = vocabulary.decode_blocks(sequence[1:])
+            assert [b.tolist() for b in back] == [b.tolist() for b in whole[row]]
+
+            sequence = torch.from_numpy(tokens.sequence(index, True).astype(np.int64))
+            assert sequence[0] == vocabulary.frames
+            end = tokens.condition_length(True)
+            assert sequence[end - 1] == vocabulary.separator
+            back = vocabulary.decode_blocks(sequence[1 : end - 1])
+            assert [b.tolist() for b in back] == [b.tolist() for b in condition[row]]
+            back = vocabulary.decode_blocks(sequence[end:])
+            assert [b.tolist() for b in back] == [b.tolist() for b in target[row][1:]]
+            # the block that was given whole is the same in condition and target: causality
+            assert torch.equal(condition[row][0], target[row][0])
+            index += 1
+
+
+def test_finished_shards_are_opened_and_not_written_again(
+    tmp_path: Path, vocabulary: Vocabulary, tokenizer
+) -> None:
+    first = write_tokens(tmp_path / "t", batches(), tokenizer, uniform(2, 4), vocabulary)
+    again = write_tokens(tmp_path / "t", iter(()), tokenizer, uniform(2, 4), vocabulary)
+    assert len(again) == len(first)
+    assert again.frames is None
+    with pytest.raises(ValueError, match="without frame conditions"):
+        again.sequence(0, True)
+    with pytest.raises(ValueError, match="other settings"):
+        write_tokens(
+            tmp_path / "t", batches(), tokenizer, uniform(2, 4), vocabulary, note={"split": "test"}
+        )
+
+
+def test_an_interrupted_write_leaves_no_shards(
+    tmp_path: Path, vocabulary: Vocabulary, tokenizer
+) -> None:
+    def broken() -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+        yield next(batches())
+        raise OSError("disk full")
+
+    with pytest.raises(OSError, match="disk full"):
+        write_tokens(tmp_path / "t", broken(), tokenizer, uniform(2, 4), vocabulary)
+    with pytest.raises(FileNotFoundError, match="holds no tokens"):
+        TokenSet(tmp_path / "t")
+    tokens = write_tokens(tmp_path / "t", batches(), tokenizer, uniform(2, 4), vocabulary)
+    assert len(tokens) == sum(SIZES)
+
+
+def test_damage_is_noticed(tmp_path: Path, vocabulary: Vocabulary, tokenizer) -> None:
+    write_tokens(tmp_path / "t", batches(), tokenizer, uniform(2, 4), vocabulary)
+    path = tmp_path / "t" / "class.bin"
+    path.write_bytes(path.read_bytes()[:-2])
+    with pytest.raises(ValueError, match="does not hold"):
+        TokenSet(tmp_path / "t")
+    with pytest.raises(ValueError, match="no clip"):
+        write_tokens(tmp_path / "empty", iter(()), tokenizer, uniform(2, 4), vocabulary)
