@@ -176,7 +176,7 @@ def reconstruct_command(
         codec,
         files,
         output,
-        networks=_networks(features),
+        networks=_networks(features, model),
         plain=plain,
         allow_damaged=allow_damaged,
         progress=None if as_json else lambda name, done, _: note(f"{name}: {done} frames"),
@@ -260,6 +260,7 @@ def fvd_command(
     size: Annotated[int, typer.Option(min=1, help="Pixels to which both sides are cut.")] = 128,
     window: Annotated[str, typer.Option(help="first, random or all windows of a video.")] = "first",
     seed: Seed = 42,
+    model: Model = "nano",
     unbiased: Annotated[
         bool, typer.Option("--unbiased", help="Covariance by n − 1, not n.")
     ] = False,
@@ -273,7 +274,7 @@ def fvd_command(
     """
     from evaluation.protocols import score_folders
 
-    networks = _networks(features)
+    networks = _networks(features, model)
     result = score_folders(
         real,
         fake,
@@ -321,11 +322,17 @@ def demo_command(
     show(result, as_json)
 
 
-def _networks(names: str) -> list[Any]:
-    """Feature networks by their names, with commas between."""
+def _networks(names: str, model: str) -> list[Any]:
+    """Feature networks by their names, with commas between; `nano` is the model's own."""
     from evaluation.features.base import load_features
+    from evaluation.features.nano import NanoFeatures
+    from evatok.models import load
 
-    return [load_features(name) for name in names.split(",") if name]
+    return [
+        NanoFeatures(load(model).features) if name == "nano" else load_features(name)
+        for name in names.split(",")
+        if name
+    ]
 
 
 class Bar:

@@ -9,7 +9,9 @@ from __future__ import annotations
 import copy
 import os
 import shutil
+from contextlib import redirect_stdout
 from functools import cached_property
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
@@ -69,8 +71,7 @@ class Models:
                     f"no {part} in {self.directory} ({folder / name} is missing): "
                     f"`evatok pipeline configs/nano` trains and exports it"
                 )
-        model: nn.Module = kind.from_pretrained(folder)
-        return model.eval().requires_grad_(False)
+        return load_model(kind, folder)
 
 
 def load(name_or_path: str | Path = "nano") -> Models:
@@ -91,6 +92,13 @@ def load(name_or_path: str | Path = "nano") -> Models:
         f"no models {str(name_or_path)!r}: give one of {shipped} or a folder that holds some of "
         f"{', '.join(PARTS)}"
     )
+
+
+def load_model(kind: Any, folder: Path) -> Any:
+    """A model of this class from a folder, in eval mode and without gradients."""
+    with redirect_stdout(StringIO()):  # the mixin prints; stdout is for results
+        model: nn.Module = kind.from_pretrained(folder)
+    return model.eval().requires_grad_(False)
 
 
 def save_model(model: nn.Module, folder: Path, *, half: bool = False) -> None:

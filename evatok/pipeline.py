@@ -19,9 +19,10 @@ from typing import Any, Literal
 
 from pydantic import Field
 
+from evaluation.features.base import weights_checksum
 from evaluation.features.nano import FeaturesConfig, NanoNet
 from evatok.measure import gate, held_out_sets, uniform_rows
-from evatok.models import PARTS, Models, save_model
+from evatok.models import PARTS, Models, load_model, save_model
 from evatok.report import ReportConfig, draw, measure, write_report
 from evatok.search import SearchConfig, search_config
 from evatok.stages import train_config
@@ -30,7 +31,6 @@ from generator.gpt import GPT
 from generator.train import GeneratorConfig
 from tokenizer.model import VideoTokenizer
 from tokenizer.router import Router
-from tokenizer.search import model_hash
 from tokenizer.stages import FinalConfig, ProxyConfig, RouterTraining
 from training.config import Config, ConfigError, load_config
 from training.loop import MAY_CHANGE
@@ -264,7 +264,7 @@ class Pipeline:
 
     def _train(self, name: str) -> dict[str, Any]:
         result = train_config(self.settings[name], self.run_dir / name)
-        return result | {"weights": model_hash(self._model(name))}
+        return result | {"weights": weights_checksum(self._model(name).state_dict())}
 
     def _model(self, name: str) -> Any:
         kinds: dict[str, Any] = {
@@ -274,7 +274,7 @@ class Pipeline:
             "final": VideoTokenizer,
             "generator": GPT,
         }
-        return kinds[name].from_pretrained(self.run_dir / name / "model").eval()
+        return load_model(kinds[name], self.run_dir / name / "model")
 
     def _gate(self) -> dict[str, Any]:
         config = self.config.gate

@@ -10,6 +10,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
+from evatok.models import load_model
 from tokenizer.model import VideoTokenizer
 from tokenizer.search import Method, curate
 from training.config import Config, load_config
@@ -56,7 +57,7 @@ def search_config(
     """As `run_search`, for settings that have been read."""
     if not (config.model / "config.json").is_file():
         raise FileNotFoundError(f"model: no tokenizer in {config.model}: train the proxy first")
-    model = VideoTokenizer.from_pretrained(config.model).eval().requires_grad_(False)
+    model: VideoTokenizer = load_model(VideoTokenizer, config.model)
     result: dict[str, Any] = {"candidates": model.levels.num_candidates(model.num_blocks)}
     for split in ("train", "test"):
         sampler = ClipSampler(config.data, split)

@@ -10,6 +10,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
+from evatok.models import load_model
 from generator.conditions import FrameCondition
 from generator.grammar import Vocabulary
 from generator.shards import write_tokens
@@ -43,8 +44,11 @@ def write_shards(config: TokensConfig, directory: Path) -> dict[str, Any]:
     Raises:
         ValueError: the folders hold tokens of other settings.
     """
-    tokenizer = VideoTokenizer.from_pretrained(config.tokenizer).eval()
-    router = Router.from_pretrained(config.router).eval()
+    for path in (config.tokenizer, config.router):
+        if not (path / "config.json").is_file():
+            raise FileNotFoundError(f"no model in {path}: train it first")
+    tokenizer: VideoTokenizer = load_model(VideoTokenizer, config.tokenizer)
+    router: Router = load_model(Router, config.router)
     result: dict[str, Any] = {}
     splits: tuple[Split, ...] = ("train", "test")
     for split in splits:

@@ -23,7 +23,6 @@ from pydantic import Field, model_validator
 from torch import Tensor
 
 from generator.grammar import Vocabulary
-from tokenizer.assignment import Levels
 from training.config import Config
 
 
@@ -83,7 +82,9 @@ class FrameCondition(Config):
 
     def check(self, vocabulary: Vocabulary) -> None:
         """Refuse levels that do not exist and conditions that leave nothing to generate."""
-        Levels(vocabulary.levels).ranks(torch.tensor(self.prefix))
+        wrong = sorted(set(self.prefix) - set(vocabulary.levels))
+        if wrong:
+            raise ValueError(f"prefix: {wrong} are not levels; choose from {vocabulary.levels}")
         if self.kept_blocks >= vocabulary.num_blocks:
             raise ValueError(
                 f"{self.num_frames} given frames leave none of the {vocabulary.num_blocks} blocks"

@@ -62,7 +62,7 @@ class TokenSet:
     Attributes:
         vocabulary: what the tokens mean.
         frames: how frame conditions were made; None if there are none.
-        labels: (N,) int64, class of each clip.
+        labels: (N,) int64, class of each clip, −1 without.
         videos: (N,) int64, video that each clip was cut from; several clips may share one.
         note: what the writer said about where the tokens come from.
     """
@@ -131,7 +131,8 @@ def write_tokens(
 
     Args:
         directory: made under another name and renamed when complete.
-        batches: clips (B, 3, F, H, W) float32 in [−1, 1], labels (B,) and videos (B,) int64.
+        batches: clips (B, 3, F, H, W) float32 in [−1, 1], labels (B,) int64, −1 for a clip without
+            class, and videos (B,) int64.
         tokenizer: in eval mode.
         assign: how many tokens each block gets; with a prefix for frame prediction.
         vocabulary: of the model to train.
@@ -139,7 +140,7 @@ def write_tokens(
         note: where the tokens come from, anything that JSON can hold.
 
     Raises:
-        ValueError: the folder exists with other settings, or there was no clip.
+        ValueError: the folder holds something else, or there was no clip.
     """
     directory = Path(directory)
     meta = {
@@ -154,6 +155,8 @@ def write_tokens(
                 f"{directory} holds tokens of other settings; delete it or name another folder"
             )
         return TokenSet(directory)
+    if directory.exists() and any(directory.iterdir()):
+        raise ValueError(f"{directory} is not empty but holds no finished tokens; delete it")
     if frames:
         frames.check(vocabulary)
     partial = directory.with_name(directory.name + ".partial")
@@ -199,9 +202,10 @@ def _class_sequences(
     clips: Tensor, labels: Tensor, tokenizer: Encoder, assign: Assigner, vocabulary: Vocabulary
 ) -> list[Tensor]:
     blocks = tokenizer.encode(clips, assign(clips)).blocks()
+    prompts = [class_prompt(vocabulary, None if x < 0 else x) for x in labels.tolist()]
     return [
-        torch.cat([class_prompt(vocabulary, label), vocabulary.encode_blocks(row).cpu()])
-        for row, label in zip(blocks, labels.tolist(), strict=True)
+        torch.cat([prompt, vocabulary.encode_blocks(row).cpu()])
+        for prompt, row in zip(prompts, blocks, strict=True)
     ]
 
 

@@ -33,9 +33,11 @@ from video.dataset import ClipSampler, DataConfig
 class CodebookConfig(Config):
     """How the codebook is kept alive."""
 
-    usage_decay: float = Field(0.98, gt=0, lt=1)
-    revive_every: int = Field(50, ge=0)  # steps; 0 = never
-    revive_below: float = Field(0.05, ge=0)  # share of the even usage 1 / K that counts as dead
+    usage_decay: float = Field(default=0.98, gt=0, lt=1)
+    revive_every: int = Field(default=50, ge=0)  # steps; 0 = never
+    revive_below: float = Field(
+        default=0.05, ge=0
+    )  # share of the even usage 1 / K that counts as dead
 
 
 class TokenizerTraining(Config):
@@ -47,10 +49,10 @@ class TokenizerTraining(Config):
     codebook: CodebookConfig = CodebookConfig()
     train: TrainConfig
     # Distinct assignments in a batch: clips that share one are computed together. 0 = no limit.
-    assignments_per_batch: int = Field(0, ge=0)
+    assignments_per_batch: int = Field(default=0, ge=0)
     # Start the patch layers from principal components and the codebook from outputs.
     start_from_data: bool = False
-    validation_clips: int = Field(64, ge=1)
+    validation_clips: int = Field(default=64, ge=1)
 
 
 class ProxyConfig(TokenizerTraining):
@@ -150,20 +152,23 @@ class TokenizerStage(StageBase):
         scalars: dict[str, float] = {}
         rows = [clips]
         if self.router is None:
-            for level in model.levels.values:
-                assignment = torch.full((len(clips), model.num_blocks), level)
-                out, _ = reconstruct(model, clips, assignment)
-                scalars[f"psnr_uniform_{level}"] = mean_psnr(out, clips)
-                rows.append(out)
+            choices = {
+                f"psnr_uniform_{level}": torch.full((len(clips), model.num_blocks), level)
+                for level in model.levels.values
+            }
         else:
-            assignment = assign_in_parts(self.router.assign, clips)
+            choices = {"psnr_router": assign_in_parts(self.router.assign, clips)}
+            scalars["mean_tokens"] = float(choices["psnr_router"].sum(1).float().mean())
+        used: list[Tensor] = []
+        for name, assignment in choices.items():
             out, ids = reconstruct(model, clips, assignment)
-            scalars["psnr_router"] = mean_psnr(out, clips)
-            scalars["mean_tokens"] = float(assignment.sum(1).float().mean())
+            scalars[name] = mean_psnr(out, clips)
             rows.append(out)
-        _, ids = reconstruct(model, clips, assignment)
+            used.append(ids)
         size = self.config.model.codebook_size
-        scalars["codebook_use"] = float((torch.bincount(ids, minlength=size) > 0).float().mean())
+        scalars["codebook_use"] = float(
+            (torch.bincount(torch.cat(used), minlength=size) > 0).float().mean()
+        )
         return Validation(scalars=scalars, images={"reconstructions": picture(rows)})
 
 
@@ -214,10 +219,10 @@ class RouterTraining(Config):
     search_batch: int = Field(ge=1)  # batch size and seed of that search: they name its clips
     search_seed: int = 0
     held_out_table: Path | None = None  # folder of the search over held-out clips
-    w_q: float = Field(1.2, ge=0, le=2)
+    w_q: float = Field(default=1.2, ge=0, le=2)
     # 0 = the best candidate is the class (the paper); above, classes are weighted by
     # softmax(reward / temperature), which says more with few clips.
-    target_temperature: float = Field(0.0, ge=0)
+    target_temperature: float = Field(default=0.0, ge=0)
 
 
 class RouterStage(StageBase):

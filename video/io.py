@@ -13,9 +13,11 @@ import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from fractions import Fraction
+from itertools import groupby
 from pathlib import Path
 
 import av
+import av.container
 import av.error
 import imageio.v3 as iio
 import numpy as np
@@ -142,14 +144,11 @@ def read_frames(
 
     def flush() -> None:
         if chunk:
-            shapes = {picture.shape for picture in chunk}
-            if len(shapes) > 1 and size is None:
-                raise VideoError(f"{path}: changes its size on the way ({sorted(shapes)})")
-            if len(shapes) > 1:
-                parts.extend(resize_crop(torch.from_numpy(p[None].copy()), size) for p in chunk)
-            else:
-                frames = torch.from_numpy(np.stack(chunk))
+            for _, run in groupby(chunk, key=lambda picture: picture.shape):
+                frames = torch.from_numpy(np.stack(list(run)))
                 parts.append(frames if size is None else resize_crop(frames, size))
+                if parts[-1].shape[1:] != parts[0].shape[1:]:
+                    raise VideoError(f"{path}: changes its size on the way; read it with a size")
             chunk.clear()
 
     for number, picture in enumerate(iter_frames(path, allow_damaged)):

@@ -42,8 +42,9 @@ def test_caches_of_one_step_are_independent(gpt: GPT) -> None:
     old, new = gpt.new_cache(2, 9), gpt.new_cache(3, 9)
     for step in range(3):
         gpt.step(ids[:2, step], [old])
-    for step in range(4):
-        logits = gpt.step(torch.cat([ids[:2, 3 + step], ids[2:, step]]), [old, new])
+    for step in range(3):
+        gpt.step(torch.cat([ids[:2, 3 + step], ids[2:, step]]), [old, new])
+    logits = gpt.step(torch.cat([ids[:2, 6], ids[2:, 3]]), [old, new])
     for row in range(5):
         seen = ids[row, : 7 if row < 2 else 4]
         expected = gpt(seen, packed([len(seen)]))[-1]

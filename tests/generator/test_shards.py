@@ -101,6 +101,25 @@ def test_an_interrupted_write_leaves_no_shards(
     assert len(tokens) == sum(SIZES)
 
 
+def test_a_foreign_folder_is_left_alone(tmp_path: Path, vocabulary: Vocabulary, tokenizer) -> None:
+    (tmp_path / "notes.txt").write_text("mine")
+    with pytest.raises(ValueError, match="not empty"):
+        write_tokens(tmp_path, batches(), tokenizer, uniform(2, 4), vocabulary)
+    assert (tmp_path / "notes.txt").read_text() == "mine"
+
+
+def test_a_clip_without_class_gets_the_null_token(
+    tmp_path: Path, vocabulary: Vocabulary, tokenizer
+) -> None:
+    clips = torch.rand(2, 3, 16, 8, 8)
+    labels = torch.tensor([-1, 2])
+    tokens = write_tokens(
+        tmp_path / "t", [(clips, labels, labels)], tokenizer, uniform(2, 4), vocabulary
+    )
+    assert int(tokens.sequence(0)[0]) == vocabulary.null
+    assert int(tokens.sequence(1)[0]) == vocabulary.class_token(2)
+
+
 def test_damage_is_noticed(tmp_path: Path, vocabulary: Vocabulary, tokenizer) -> None:
     write_tokens(tmp_path / "t", batches(), tokenizer, uniform(2, 4), vocabulary)
     path = tmp_path / "t" / "class.bin"

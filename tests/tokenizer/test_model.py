@@ -86,7 +86,7 @@ def test_ids_alone_decode_to_the_forward_pass(
     result = model(clips, assignment)
     tokens = model.encode(clips, assignment)
     assert torch.equal(tokens.ids, result.tokens.ids)
-    assert 0 <= int(tokens.ids.min()) and int(tokens.ids.max()) < 32
+    assert tokens.ids.min() >= 0 and tokens.ids.max() < 32
     torch.testing.assert_close(model.decode(tokens), result.clips, atol=1e-5, rtol=1e-5)
 
 

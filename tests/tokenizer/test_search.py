@@ -44,9 +44,7 @@ def test_a_killed_search_resumes_to_the_same_table(
         return clips[number : number + 2], [f"clip {number}", f"clip {number + 1}"]
 
     assert list(curate(model, batch, 2, tmp_path / "whole")) == [2, 4]
-    stopped = curate(model, batch, 2, tmp_path / "parts")
-    next(stopped)
-    stopped.close()
+    next(iter(curate(model, batch, 2, tmp_path / "parts")))  # stopped after one shard
     (tmp_path / "parts" / "table-00001.partial").write_bytes(b"half a file")
     assert list(curate(model, batch, 2, tmp_path / "parts")) == [2, 4]
     whole, parts = read_table(tmp_path / "whole"), read_table(tmp_path / "parts")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import pytest
 import torch
 from hypothesis import given
@@ -42,7 +44,7 @@ def test_bytes_survive_the_clip_range() -> None:
 def test_windows_do_not_overlap_and_stay_inside(length: int, num_frames: int) -> None:
     starts = window_starts(length, num_frames)
     assert starts[0] == 0
-    assert all(b - a == num_frames for a, b in zip(starts, starts[1:], strict=False))
+    assert all(b - a == num_frames for a, b in pairwise(starts))
     if length >= num_frames:
         assert len(starts) == length // num_frames and starts[-1] + num_frames <= length
     else:

@@ -124,6 +124,6 @@ def test_gif_and_parts_of_a_video(tmp_path: Path) -> None:
 def test_writing_refuses_what_is_no_video(tmp_path: Path) -> None:
     with pytest.raises(VideoError, match="are not"):
         write_video(tmp_path / "a.mp4", torch.zeros(2, 8, 8, 3))
-    with pytest.raises(VideoError, match="write .mp4"):
+    with pytest.raises(VideoError, match=r"write \.mp4"):
         write_video(tmp_path / "a.txt", moving(1, 8, 8))
     assert not list(tmp_path.iterdir())

@@ -1,0 +1,185 @@
+"""The generator's training: next-token cross-entropy on packed sequences.
+
+One model learns both conditions: each sequence is class-conditional or frame-conditional.
+
+Shape letters: L packed tokens, P targets, B clips, F frames, H W pixels, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from pydantic import Field
+from torch import Tensor, nn
+
+from generator.engine import Request, SamplingConfig, class_requests, sample
+from generator.gpt import GPT, GPTConfig
+from generator.grammar import LENGTH
+from generator.pack import PackedBatch, Packer, pack
+from generator.shards import TokenSet
+from tokenizer.model import VideoTokenizer
+from tokenizer.tokens import Tokens
+from training.config import Config, TrainConfig
+from training.stage import StageBase, Validation
+from video.clips import to_frames
+
+VALIDATION_SEQUENCES = 32  # at once
+
+
+class GeneratorConfig(Config):
+    """Settings of the stage.
+
+    Attributes:
+        tokens: folder with `train` and `test`, written by `generator.shards`.
+        tokenizer: folder of the tokenizer that wrote them; decodes the samples of a validation.
+            None: no pictures.
+        model: size of the GPT.
+        token_budget: most tokens of a step. None: `train.batch_size` times the mean length, so that
+            a step has about so many clips.
+        frame_share: share of frame-conditional sequences; the others are class-conditional.
+        label_dropout: share of the class-conditional ones whose class becomes null.
+        validation_clips: held-out clips of a validation, the first ones of the shards.
+        pictures: samples in each picture.
+        sampling: how they are drawn.
+    """
+
+    stage: Literal["generator"] = "generator"
+    tokens: Path
+    tokenizer: Path | None = None
+    model: GPTConfig
+    train: TrainConfig
+    token_budget: int | None = Field(default=None, ge=1)
+    frame_share: float = Field(default=0.0, ge=0, le=1)
+    label_dropout: float = Field(default=0.1, ge=0, le=1)
+    validation_clips: int = Field(default=256, ge=1)
+    pictures: int = Field(default=8, ge=1)
+    sampling: SamplingConfig = SamplingConfig()
+
+
+class GeneratorStage(StageBase):
+    """Trains a GPT on token shards."""
+
+    def __init__(self, config: GeneratorConfig) -> None:
+        """Open the shards and make the model.
+
+        Raises:
+            FileNotFoundError: no shards, or no tokenizer.
+            ValueError: shards that do not fit each other, or a budget under the longest sequence.
+        """
+        self.config = config
+        self.tokens = TokenSet(config.tokens / "train")
+        self.held_out = TokenSet(config.tokens / "test")
+        for name in ("vocabulary", "frames"):
+            if getattr(self.tokens, name) != getattr(self.held_out, name):
+                raise ValueError(f"{config.tokens}: train and test do not have the same {name}")
+        mean = float(self.tokens.lengths().mean())
+        if config.frame_share > 0:
+            other = float(self.tokens.lengths(True).mean())
+            mean += config.frame_share * (other - mean)
+        self.packer = Packer(
+            self.tokens,
+            config.token_budget or round(config.train.batch_size * mean),
+            config.train.seed,
+            config.frame_share,
+            config.label_dropout,
+        )
+        self.tokenizer = None
+        if config.tokenizer is not None:
+            self.tokenizer = VideoTokenizer.from_pretrained(config.tokenizer).eval()
+        with torch.random.fork_rng():
+            torch.manual_seed(config.train.seed)
+            self.model: nn.Module = GPT(config.model, self.tokens.vocabulary, self.tokens.frames)
+
+    def batch(self, step: int, rank: int, world: int) -> PackedBatch:
+        """One rank's sequences of a step."""
+        return self.packer.batch(step, rank, world)
+
+    def split(self, batch: PackedBatch, parts: int) -> list[PackedBatch]:
+        """Cut between sequences."""
+        return batch.split(parts)
+
+    def weight(self, batch: PackedBatch) -> float:
+        """Targets, so that every token of a step counts alike."""
+        return float(len(batch.targets))
+
+    def loss(
+        self, model: nn.Module, batch: PackedBatch, generator: torch.Generator
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """Mean cross-entropy of the targets, in nats."""
+        logits = model(batch.ids, batch.cu_seqlens, batch.places)  # (P, V)
+        loss = F.cross_entropy(logits.float(), batch.targets)
+        return loss, {"cross_entropy": loss.detach()}
+
+    @torch.no_grad()
+    def validate(self, model: nn.Module, step: int) -> Validation:
+        """Cross-entropy on held-out clips by condition and kind of token; some samples."""
+        assert isinstance(model, GPT)
+        scalars = self._held_out_loss(model, is_frames=False)
+        if self.config.frame_share > 0:
+            scalars |= self._held_out_loss(model, is_frames=True)
+        images = {}
+        if self.tokenizer is not None:
+            images["samples"] = self._class_picture(model)
+            if self.config.frame_share > 0:
+                images["predictions"] = self._frames_picture(model)
+        return Validation(scalars, images)
+
+    def _held_out_loss(self, model: GPT, is_frames: bool) -> dict[str, float]:
+        count = min(self.config.validation_clips, len(self.held_out))
+        condition = self.held_out.condition_length(is_frames)
+        kinds = self.held_out.vocabulary.kinds
+        losses, is_length = [], []
+        for first in range(0, count, VALIDATION_SEQUENCES):
+            rows = range(first, min(count, first + VALIDATION_SEQUENCES))
+            sequences = [self.held_out.sequence(row, is_frames) for row in rows]
+            batch = pack(sequences, [condition] * len(sequences))
+            is_length.append(kinds[batch.targets] == LENGTH)
+            batch = batch.to(model.head.weight.device)
+            logits = model(batch.ids, batch.cu_seqlens, batch.places).float()
+            losses.append(F.cross_entropy(logits, batch.targets, reduction="none").cpu())
+        loss, lengths = torch.cat(losses), torch.cat(is_length)
+        name = "frames" if is_frames else "class"
+        return {
+            f"cross_entropy_{name}": float(loss.mean()),
+            f"cross_entropy_{name}_codes": float(loss[~lengths].mean()),
+            f"cross_entropy_{name}_lengths": float(loss[lengths].mean()),
+        }
+
+    def _class_picture(self, model: GPT) -> np.ndarray:
+        """Samples of the first classes, a clip a row."""
+        names = self.tokens.vocabulary.class_names
+        count = self.config.pictures
+        labels = [i % len(names) if names else None for i in range(count)]
+        requests = class_requests(model.vocabulary, labels, range(count), self.config.sampling)
+        return _strips(self._decode(sample(model, requests)))
+
+    def _frames_picture(self, model: GPT) -> np.ndarray:
+        """Predictions for the first held-out clips, each under the clip as its own tokens say."""
+        frames, vocabulary = self.held_out.frames, model.vocabulary
+        assert frames is not None
+        settings = self.config.sampling.model_copy(update={"guidance": 1.0})
+        requests, truth = [], []
+        end = frames.num_tokens
+        for row in range(min(self.config.pictures, len(self.held_out))):
+            sequence = torch.from_numpy(self.held_out.sequence(row, True).astype(np.int64))
+            given = vocabulary.decode_blocks(sequence[1 : end - 1])[: frames.kept_blocks]
+            rest = vocabulary.decode_blocks(sequence[end:])
+            requests.append(Request(sequence[:end], len(rest), row, settings, tuple(given)))
+            truth.append([*given, *rest])
+        clips = [self._decode(Tokens.from_blocks(truth)), self._decode(sample(model, requests))]
+        return _strips(torch.stack(clips, 1).flatten(0, 1))
+
+    def _decode(self, tokens: Tokens) -> Tensor:
+        assert self.tokenizer is not None
+        return self.tokenizer.decode(tokens).clamp(-1, 1)
+
+
+def _strips(clips: Tensor, columns: int = 8) -> np.ndarray:
+    """Clips (B, 3, F, H, W) in [−1, 1] as a picture (B · H, columns · W, 3) uint8, a clip a row."""
+    chosen = torch.linspace(0, clips.shape[2] - 1, min(columns, clips.shape[2])).round().long()
+    rows = [torch.cat(list(to_frames(clip)[chosen]), 1) for clip in clips]
+    return torch.cat(rows).numpy()
