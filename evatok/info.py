@@ -52,7 +52,7 @@ def _model_of(config: Any) -> nn.Module:
         # how many classes there are is the data's affair
         return NanoNet(["unknown"], **config.model.model_dump())
     assert isinstance(config, GeneratorConfig)
-    tokens = TokenSet(config.tokens)
+    tokens = TokenSet(config.tokens / "train")
     return GPT(config.model, tokens.vocabulary, tokens.frames)
 
 

@@ -218,7 +218,7 @@ def _check_games(games: Sequence[str]) -> None:
     for game in games:
         if game not in known:
             raise VideoError(
-                f"ale-py has no game named {game!r} for one player; its names read like {known[0]!r}"
+                f"ale-py has no one-player game named {game!r}; its names read like {known[0]!r}"
             )
 
 
