@@ -117,8 +117,11 @@ def test_a_foreign_folder_is_an_error(tmp_path: Path) -> None:
         ({"num_frames": 1}, "num_frames 1 is not in"),
         ({"test_clips": 0}, "test_clips 0 is not in"),
         ({"games": ("boxing", "boxing")}, "distinct"),
-        ({"games": ("no_such_game",)}, "no game named 'no_such_game'"),
-        ({"games": ("joust",)}, "no game named 'joust'"),  # for two players: would end the process
+        ({"games": ("no_such_game",)}, "no one-player game named 'no_such_game'"),
+        (
+            {"games": ("joust",)},
+            "no one-player game named 'joust'",
+        ),  # for two players: would end the process
     ],
 )
 def test_bad_settings_are_named_and_nothing_is_left(
