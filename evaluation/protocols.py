@@ -15,18 +15,16 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from evaluation.features.base import FeatureNetwork
 from evaluation.frechet import frechet_distance
-from video.clips import pad_last, resize_crop, to_clip
-from video.io import VideoError, iter_frames, read_frames
+from video.clips import pad_last, to_clip, window_starts
+from video.io import SUFFIXES, VideoError, read_frames
 
 logger = logging.getLogger(__name__)
 
-SUFFIXES = frozenset((".avi", ".gif", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".webm"))
 RANGE_SLACK = 1e-3
 
 Window = Literal["first", "random", "all"]
@@ -160,41 +158,31 @@ class FolderClips:
     def __iter__(self) -> Iterator[Tensor]:
         """Clips (3, F, size, size) float32 in [-1, 1], in order of the files."""
         self.damaged, self.padded = {}, []
+        wanted = self.num_frames if self.window == "first" else None
         for path in self.files:
             name = path.relative_to(self.folder).as_posix()
             try:
-                # The whole file first: one that breaks later on gives nothing at all.
-                clips = [resize_crop(frames, self.size) for frames in self._windows(path, name)]
+                # All that is wanted before any is given: a file that breaks later gives nothing.
+                frames = read_frames(path, 0, wanted, self.size)  # (F', size, size, 3)
             except (VideoError, OSError) as error:
                 self.damaged[name] = str(error)
                 logger.warning("skipped a damaged video: %s", error)
                 continue
-            for frames in clips:
-                if len(frames) < self.num_frames:
-                    self.padded.append(name)
-                yield to_clip(pad_last(frames, self.num_frames))
+            if len(frames) < self.num_frames:
+                self.padded.append(name)
+            for start in self._starts(len(frames), name):
+                window = frames[start : start + self.num_frames]
+                yield to_clip(pad_last(window, self.num_frames))
 
-    def _windows(self, path: Path, name: str) -> Iterator[Tensor]:
-        """Windows (F, H, W, 3) uint8 of a file; a shorter one only if it is the whole file."""
+    def _starts(self, length: int, name: str) -> list[int]:
+        """First frames of the windows of a video."""
         if self.window == "all":
-            frames: list[np.ndarray] = []
-            whole = False
-            for frame in iter_frames(path):
-                frames.append(frame)
-                if len(frames) == self.num_frames:
-                    yield torch.from_numpy(np.stack(frames))
-                    frames, whole = [], True
-            if frames and not whole:
-                yield torch.from_numpy(np.stack(frames))
-            return
-        start = 0
-        if self.window == "random":
-            length = sum(1 for _ in iter_frames(path))
-            # Drawn from the name: adding a file to the folder changes no other's window.
-            start = random.Random(f"{self.seed} {name}").randint(
-                0, max(length - self.num_frames, 0)
-            )
-        yield read_frames(path, start, self.num_frames)
+            return window_starts(length, self.num_frames)
+        if self.window == "first":
+            return [0]
+        # Drawn from the name: adding a file to the folder changes no other's window.
+        last = max(length - self.num_frames, 0)
+        return [random.Random(f"{self.seed} {name}").randint(0, last)]
 
 
 def clips_from_folder(

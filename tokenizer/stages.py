@@ -268,8 +268,12 @@ class RouterStage(StageBase):
         """Clips, and their rewards for every candidate."""
         rows = self.config.train.batch_size
         generator = torch.Generator().manual_seed(self.config.train.seed * 1_000_003 + step)
-        pick = torch.randint(len(self.frames), (rows,), generator=generator)[rank::world]
-        return self.frames[pick].float() / 127.5 - 1, self.rewards[pick]
+        pick = torch.randint(len(self.frames), (rows,), generator=generator)
+        mirrored = torch.rand(rows, generator=generator) < (0.5 if self.config.data.flip else 0)
+        pick, mirrored = pick[rank::world], mirrored[rank::world]
+        clips = self.frames[pick].float() / 127.5 - 1
+        # A clip and its mirror image are about equally hard, block by block.
+        return torch.where(mirrored.view(-1, 1, 1, 1, 1), clips.flip(-1), clips), self.rewards[pick]
 
     def loss(
         self, model: nn.Module, batch: tuple[Tensor, Tensor], generator: torch.Generator

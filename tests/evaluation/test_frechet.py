@@ -253,6 +253,23 @@ def test_metric_refuses() -> None:
         metric.compute()
 
 
+def test_metric_gathers() -> None:
+    """What the second process has comes in, and one that saw nothing of a side can take part."""
+    x, y = both_sides()
+    second = FrechetDistance(6)
+    second.update(x[15:], torch.arange(15, 30), real=True)
+    theirs = iter([*second._joined("real"), *second._joined("fake")])
+    first = FrechetDistance(
+        6,
+        dist_sync_fn=lambda mine, group: [mine, next(theirs)],
+        distributed_available_fn=lambda: True,
+    )
+    first.update(x[:18], torch.arange(18), real=True)
+    first.update(y, torch.arange(25), real=False)
+    assert float(first.compute()) == frechet_distance(x, y)
+    assert first.real_ids[0].shape == (18,)  # what it saw itself is as before
+
+
 TWO_PROCESSES = """
 import os, sys
 from pathlib import Path
@@ -277,6 +294,7 @@ if child:
 """
 
 
+@pytest.mark.slow
 def test_two_processes_give_the_same_bits(tmp_path: Path, root: Path) -> None:
     """Uneven shards, padding copies, and a process that saw nothing of one side."""
     torch.save(both_sides(), tmp_path / "sides.pt")

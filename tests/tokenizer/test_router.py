@@ -1,0 +1,56 @@
+"""The router: prefixes, files, refusals."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from tokenizer.router import Router, RouterConfig
+
+
+@pytest.fixture
+def router() -> Router:
+    torch.manual_seed(0)
+    config = RouterConfig(
+        levels=(1, 2, 4), num_frames=12, size=16, patch=(4, 8, 8), width=32, layers=2, heads=2
+    )
+    return Router(config).eval()
+
+
+def test_a_class_for_every_candidate(router: Router) -> None:
+    clips = torch.rand(3, 3, 12, 16, 16) * 2 - 1
+    logits = router(clips)
+    assert logits.shape == (3, 27)
+    chosen = router.assign(clips)
+    assert torch.equal(router.levels.index(chosen), logits.argmax(-1))
+
+
+def test_the_best_with_a_prefix(router: Router) -> None:
+    clips = torch.rand(4, 3, 12, 16, 16) * 2 - 1
+    chosen = router.assign(clips, (4, 1))
+    assert (chosen[:, :2] == torch.tensor([4, 1])).all()
+    logits = router(clips).view(4, 3, 3, 3)[:, 2, 0]  # ranks of the prefix
+    assert torch.equal(router.levels.ranks(chosen)[:, 2], logits.argmax(-1))
+
+
+def test_one_clip_does_not_see_another(router: Router) -> None:
+    """A clip's assignment must not depend on what shares its batch."""
+    clips = torch.rand(4, 3, 12, 16, 16) * 2 - 1
+    with torch.no_grad():
+        torch.testing.assert_close(router(clips)[2:3], router(clips[2:3]), atol=1e-5, rtol=1e-5)
+
+
+def test_saved_and_loaded_it_is_the_same(router: Router, tmp_path: Path) -> None:
+    router.save_pretrained(tmp_path)
+    again = Router.from_pretrained(tmp_path).eval()
+    clips = torch.rand(2, 3, 12, 16, 16) * 2 - 1
+    assert again.config == router.config and torch.equal(again(clips), router(clips))
+
+
+def test_wrong_clips_and_sizes_are_refused(router: Router) -> None:
+    with pytest.raises(ValueError, match="are not"):
+        router(torch.zeros(1, 3, 8, 16, 16))
+    with pytest.raises(ValueError, match="not divisible by heads"):
+        Router(RouterConfig(levels=(1,), width=30, heads=4))

@@ -1,0 +1,159 @@
+"""The trained stages on toy videos: what they draw, learn, and keep alive."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from tokenizer.losses import LossConfig, tokenizer_loss
+from tokenizer.model import VideoTokenizer
+from tokenizer.router import Router
+from tokenizer.search import curate
+from tokenizer.stages import FinalConfig, ProxyConfig, RouterStage, RouterTraining, TokenizerStage
+from training.loop import train
+from video.dataset import ClipSampler, DataConfig
+from video.io import write_video
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> dict[str, Any]:
+    """Six videos: still, slow and fast stripes in different colours."""
+    for number in range(6):
+        t, _, x = torch.meshgrid(
+            torch.arange(16), torch.arange(16), torch.arange(16), indexing="ij"
+        )
+        wave = ((x + number * t) // 3 % 2) * 200
+        frames = torch.stack([wave, 255 - wave, torch.full_like(wave, 40 * number)], -1)
+        write_video(tmp_path / "videos" / f"{number}.mp4", frames.to(torch.uint8), crf=8)
+    return {
+        "sources": [{"kind": "folder", "root": tmp_path / "videos"}],
+        "num_frames": 12,
+        "size": 16,
+        "cache_dir": tmp_path / "cache",
+        "workers": 1,
+    }
+
+
+def settings(data: dict[str, Any], steps: int = 40) -> dict[str, Any]:
+    former = {"width": 32, "layers": 1, "heads": 2}
+    return {
+        "data": data,
+        "model": {
+            "levels": [1, 4],
+            "num_frames": 12,
+            "size": 16,
+            "encoder": former,
+            "decoder": former,
+            "codebook_size": 32,
+            "decoder_start": "aligned",
+        },
+        "loss": {"l1": 0.5, "l2": 1.0},
+        "codebook": {"revive_every": 10},
+        "start_from_data": True,
+        "validation_clips": 6,
+        "train": {
+            "steps": steps,
+            "batch_size": 6,
+            "save_every": 0,
+            "validate_every": 0,
+            "optimizer": {"lr": 3e-3},
+        },
+    }
+
+
+def test_a_toy_proxy_learns_and_uses_its_codes(data: dict[str, Any], tmp_path: Path) -> None:
+    config = ProxyConfig.model_validate(settings(data, 120))
+    stage = TokenizerStage(config)
+    before = stage.validate(stage.tokenizer.eval(), 0).scalars
+    model = train(stage, config.train, tmp_path / "run", config)
+    after = stage.validate(model, 120)
+    assert after.scalars["psnr_uniform_4"] > before["psnr_uniform_4"] + 3
+    assert after.scalars["psnr_uniform_4"] > after.scalars["psnr_uniform_1"]
+    assert after.scalars["codebook_use"] > 0.5
+    assert after.images["reconstructions"].shape == (16 * 3, 16 * 6, 3)
+
+
+def test_batches_do_not_depend_on_the_number_of_processes(data: dict[str, Any]) -> None:
+    stage = TokenizerStage(ProxyConfig.model_validate(settings(data)))
+    clips, assignment = stage.batch(3, 0, 1)
+    parts = [stage.batch(3, rank, 2) for rank in range(2)]
+    assert torch.equal(torch.cat([p[0] for p in parts]), torch.cat([clips[0::2], clips[1::2]]))
+    assert torch.equal(
+        torch.cat([p[1] for p in parts]), torch.cat([assignment[0::2], assignment[1::2]])
+    )
+    assert not torch.equal(stage.batch(4, 0, 1)[1], assignment)
+
+
+def test_assignments_are_uniform_and_shared_as_configured(data: dict[str, Any]) -> None:
+    stage = TokenizerStage(ProxyConfig.model_validate(settings(data)))
+    many = torch.cat([stage.batch(step, 0, 1)[1] for step in range(100)])
+    assert len(many.unique(dim=0)) == 8
+    assert ((many == 4).float().mean(0) - 0.5).abs().max() < 0.1
+    few = TokenizerStage(ProxyConfig.model_validate(settings(data) | {"assignments_per_batch": 2}))
+    assert len(few.batch(0, 0, 1)[1].unique(dim=0)) <= 2
+
+
+@pytest.mark.parametrize("term", ["l1", "l2", "log_l2", "codebook", "commitment", "entropy"])
+def test_every_loss_weight_bites(model: VideoTokenizer, clips: Tensor, term: str) -> None:
+    result = model.train()(clips, torch.full((5, 3), 4))
+    off = {name: 0.0 for name in LossConfig.model_fields}
+    total, terms = tokenizer_loss(result, clips, LossConfig.model_validate(off | {term: 2.0}))
+    value = float(total.detach())
+    assert list(terms) == [term] and value == pytest.approx(2 * float(terms[term])) != 0
+    with pytest.raises(ValueError, match="every loss weight is 0"):
+        tokenizer_loss(result, clips, LossConfig.model_validate(off))
+
+
+def test_search_router_and_final_follow_each_other(data: dict[str, Any], tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    proxy = TokenizerStage(ProxyConfig.model_validate(settings(data))).tokenizer.eval()
+    sampler = ClipSampler(DataConfig.model_validate(data), "train")
+
+    def training(number: int) -> tuple[Tensor, list[str]]:
+        clips, _, windows = sampler.batch(number, 6, 5)
+        return clips, [sampler.name(window) for window in windows]
+
+    def held_out(number: int) -> tuple[Tensor, list[str]]:
+        windows = sampler.eval_clips()[6 * number : 6 * number + 6]
+        return sampler.load(windows)[0], [sampler.name(window) for window in windows]
+
+    assert list(curate(proxy, training, 2, tmp_path / "table")) == [6, 12]
+    list(curate(proxy, held_out, 1, tmp_path / "held"))
+    config = RouterTraining.model_validate(
+        {
+            "data": data,
+            "model": {
+                "levels": [1, 4], "num_frames": 12, "size": 16,
+                "width": 32, "layers": 1, "heads": 2,
+            },
+            "table": tmp_path / "table",
+            "held_out_table": tmp_path / "held",
+            "search_batch": 6,
+            "search_seed": 5,
+            "w_q": 1.7,
+            "target_temperature": 0.05,
+            "train": settings(data, 60)["train"],
+        }
+    )  # fmt: skip
+    stage = RouterStage(config)
+    clips = sampler.batch(1, 6, 5)[0]
+    loaded = stage.frames[6:].float() / 127.5 - 1
+    torch.testing.assert_close(loaded, clips, atol=1e-5, rtol=0)  # the searched clips, in order
+    router = train(stage, config.train, tmp_path / "router", config)
+    scores = stage.validate(router, 60).scalars
+    assert scores["percentile"] > 90
+    assert scores["percentile"] >= scores["best_uniform_percentile"] - 5
+    assert isinstance(router, Router)
+    router.save_pretrained(tmp_path / "router" / "model")
+    final = FinalConfig.model_validate(
+        settings(data, 3) | {"stage": "final", "router": tmp_path / "router" / "model"}
+    )
+    last = TokenizerStage(final)
+    batch, assignment = last.batch(0, 0, 1)
+    assert torch.equal(assignment, router.assign(batch))
+    model = train(last, final.train, tmp_path / "final", final)
+    assert "psnr_router" in last.validate(model, 3).scalars
