@@ -40,7 +40,7 @@ from video import arcade
 Say = Callable[[str], None]
 
 # Settings that change no result; `steps` does.
-HARMLESS = MAY_CHANGE - {"steps"} | {"workers", "cache_dir"}
+HARMLESS = MAY_CHANGE - {"steps"} | {"workers", "cache_dir", "processes"}
 
 
 class GateError(ValueError):

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from multiprocessing import get_context
+from multiprocessing.connection import wait
 from pathlib import Path
 from typing import Any, Literal
 
+import pyarrow.parquet as pq
 import torch
 from pydantic import Field
 from torch import Tensor
@@ -16,6 +20,7 @@ from tokenizer.search import Method, curate
 from training.config import Config, load_config
 from training.precision import fast_float32
 from video.dataset import ClipSampler, DataConfig, Window
+from video.lists import Split
 
 Progress = Callable[[str, int, int], None]  # "train" or "test", clips done, clips in all
 
@@ -34,6 +39,7 @@ class SearchConfig(Config):
     seed: int = Field(default=0, ge=0)
     method: Method = "tree"
     precision: Literal["fp32", "bf16"] = "fp32"
+    processes: int = Field(default=1, ge=1)  # that share the batches; changes speed only
 
 
 def run_search(
@@ -60,29 +66,89 @@ def search_config(
         raise FileNotFoundError(f"model: no tokenizer in {config.model}: train the proxy first")
     model: VideoTokenizer = load_model(VideoTokenizer, config.model)
     result: dict[str, Any] = {"candidates": model.levels.num_candidates(model.num_blocks)}
-    for split in ("train", "test"):
-        sampler = ClipSampler(config.data, split)
-        if split == "train":
-            num_batches = -(-config.clips // config.batch_size)
-            total = num_batches * config.batch_size
-            batch = _training_batches(sampler, config)
+    splits: tuple[Split, ...] = ("train", "test")
+    for split in splits:
+        _, num_batches, total = _batches(config, split)  # also fills the cache, once
+        tell = partial(progress, split) if progress is not None else _silent
+        if config.processes == 1:
+            for done in _curate(config, run_dir / split, split, 0):
+                tell(done, total)
         else:
-            windows = sampler.eval_clips(config.held_out_clips)
-            num_batches, total = -(-len(windows) // config.batch_size), len(windows)
-            batch = _held_out_batches(sampler, windows, config.batch_size)
-        with fast_float32(torch.device("cpu")):
-            for done in curate(
-                model,
-                batch,
-                num_batches,
-                run_dir / split,
-                method=config.method,
-                autocast=config.precision == "bf16",
-            ):
-                if progress is not None:
-                    progress(split, done, total)
+            _share(config, run_dir / split, split, min(config.processes, num_batches), tell, total)
         result[split] = {"table": str(run_dir / split), "clips": total}
     return result
+
+
+def _silent(done: int, total: int) -> None:
+    """Tell nobody."""
+
+
+def _curate(config: SearchConfig, folder: Path, split: Split, rank: int) -> Iterator[int]:
+    """This process's batches of a split; clips done so far after each."""
+    model: VideoTokenizer = load_model(VideoTokenizer, config.model)
+    batch, num_batches, _ = _batches(config, split)
+    with fast_float32(torch.device("cpu")):
+        yield from curate(
+            model,
+            batch,
+            num_batches,
+            folder,
+            method=config.method,
+            autocast=config.precision == "bf16",
+            rank=rank,
+            world=config.processes,
+        )
+
+
+def _part(config: SearchConfig, folder: Path, split: Split, rank: int, threads: int) -> None:
+    """Target of one process."""
+    torch.set_num_threads(threads)
+    for _ in _curate(config, folder, split, rank):
+        pass
+
+
+def _share(
+    config: SearchConfig,
+    folder: Path,
+    split: Split,
+    processes: int,
+    tell: Callable[[int, int], None],
+    total: int,
+) -> None:
+    """Let several processes do a split; small operations gain more so than from threads."""
+    threads = max(1, torch.get_num_threads() // processes)
+    workers = [
+        get_context("spawn").Process(
+            target=_part, args=(config, folder, split, rank, threads), daemon=True
+        )
+        for rank in range(processes)
+    ]
+    for worker in workers:
+        worker.start()
+    try:
+        while any(worker.is_alive() for worker in workers):
+            wait([worker.sentinel for worker in workers if worker.is_alive()], timeout=2)
+            failed = [worker.exitcode for worker in workers if worker.exitcode]
+            if failed:
+                raise RuntimeError(f"a process of the search ended with status {failed[0]}")
+            tell(sum(pq.read_metadata(p).num_rows for p in folder.glob("*.parquet")), total)
+    finally:
+        for worker in workers:
+            worker.terminate()
+            worker.join()
+
+
+def _batches(
+    config: SearchConfig, split: Split
+) -> tuple[Callable[[int], tuple[Tensor, list[str]]], int, int]:
+    """Batch number → clips and names, how many batches, how many clips."""
+    sampler = ClipSampler(config.data, split)
+    if split == "train":
+        num_batches = -(-config.clips // config.batch_size)
+        return _training_batches(sampler, config), num_batches, num_batches * config.batch_size
+    windows = sampler.eval_clips(config.held_out_clips)
+    num_batches = -(-len(windows) // config.batch_size)
+    return _held_out_batches(sampler, windows, config.batch_size), num_batches, len(windows)
 
 
 def _training_batches(
