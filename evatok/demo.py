@@ -13,7 +13,7 @@ import torch
 from pydantic import Field
 
 from evaluation.features.nano import NanoFeatures
-from evatok.drawing import Panel, compose
+from evatok.drawing import Panel, canvas_size, compose
 from evatok.measure import (
     ClipSet,
     Network,
@@ -166,7 +166,7 @@ class Demo:
             per_clip = row["tokens"] / len(row["clips"])
             detail = f"{row['frames']} frames · {row['psnr']:.1f} dB · {per_clip:.0f} tokens a clip"
             items.append((self._link(row["output"]), file.name, detail))
-        page.videos(items)
+        page.videos(items, canvas_size(2, self.size, self.size))
 
     def samples(self, page: Page) -> None:
         """Clips of every class."""
@@ -185,7 +185,7 @@ class Demo:
         )
         rows = done["samples"]
         items = [(self._link(row["file"]), row["class"], _tokens(row)) for row in rows]
-        page.videos(items, min_width=200)
+        page.videos(items, canvas_size(1, self.size, self.size), min_width=200)
 
     def predictions(self, page: Page, sets: list[ClipSet]) -> None:
         """The rest of real clips from their first frames."""
@@ -214,7 +214,7 @@ class Demo:
                 write_video(path, frames, 15)
                 name = real.class_names[int(real.labels[place])]
                 items.append((self._link(path), name, f"{sum(blocks)} tokens"))
-        page.videos(items)
+        page.videos(items, canvas_size(2, self.size, self.size))
 
     def tables(self, page: Page, sets: list[ClipSet]) -> dict[str, Any]:
         """Numbers and curves on the demo's clips, and those of the training's report."""

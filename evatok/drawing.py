@@ -12,11 +12,11 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 GAP = 8
-TITLE_HEIGHT = 22
-STRIP_HEIGHT = 72
+TITLE_HEIGHT = 24
+STRIP_HEIGHT = 88
 BACKGROUND = (22, 24, 30)
 TEXT = (232, 234, 240)
-FAINT = (138, 144, 160)
+FAINT = (176, 182, 196)
 BAR = (88, 132, 214)
 BAR_NOW = (250, 170, 70)
 BAR_GIVEN = (96, 168, 120)
@@ -64,16 +64,14 @@ def compose(
         raise ValueError(f"panels have different numbers of frames: {sorted(counts)}")
     num_frames = counts.pop()
     height, width = panels[0].frames.shape[1:3]
-    scale = panel_size / max(height, width)
-    size = (_even(width * scale), _even(height * scale))  # PIL: width first
-    canvas_width = len(panels) * size[0] + (len(panels) - 1) * GAP
-    canvas = Image.new("RGB", (canvas_width, TITLE_HEIGHT + size[1] + STRIP_HEIGHT), BACKGROUND)
+    size = _panel_size(height, width, panel_size)
+    canvas = Image.new("RGB", canvas_size(len(panels), height, width, panel_size), BACKGROUND)
     draw = ImageDraw.Draw(canvas)
     for column, panel in enumerate(panels):
-        draw.text((column * (size[0] + GAP) + 6, 4), panel.title, fill=TEXT, font=_font(13))
+        draw.text((column * (size[0] + GAP) + 6, 4), panel.title, fill=TEXT, font=_font(15))
     out = np.repeat(np.asarray(canvas)[None], num_frames, axis=0)
     strips = [
-        _strip(canvas_width, blocks, now, top_level, caption, given_blocks)
+        _strip(canvas.width, blocks, now, top_level, caption, given_blocks)
         for now in range(len(blocks))
     ]
     per_block = frames_per_block or -(-num_frames // len(blocks))
@@ -86,6 +84,18 @@ def compose(
     return out
 
 
+def canvas_size(num_panels: int, height: int, width: int, panel_size: int = 256) -> tuple[int, int]:
+    """Width and height of what `compose` draws for frames of this size."""
+    columns, rows = _panel_size(height, width, panel_size)
+    return num_panels * (columns + GAP) - GAP, TITLE_HEIGHT + rows + STRIP_HEIGHT
+
+
+def _panel_size(height: int, width: int, panel_size: int) -> tuple[int, int]:
+    """Width and height of one picture, the longer side scaled to `panel_size`."""
+    scale = panel_size / max(height, width)
+    return _even(width * scale), _even(height * scale)
+
+
 def _strip(
     width: int, blocks: Sequence[int], now: int, top_level: int, caption: str, given: int
 ) -> np.ndarray:
@@ -93,8 +103,8 @@ def _strip(
     canvas = Image.new("RGB", (width, STRIP_HEIGHT), BACKGROUND)
     draw = ImageDraw.Draw(canvas)
     total = f"{caption + ' · ' if caption else ''}{sum(blocks)} tokens"
-    draw.text((6, 4), total, fill=FAINT, font=_font(13))
-    base, room = STRIP_HEIGHT - 6, STRIP_HEIGHT - 44
+    draw.text((6, 4), total, fill=FAINT, font=_font(15))
+    base, room = STRIP_HEIGHT - 6, STRIP_HEIGHT - 52
     cell = (width - 12) / len(blocks)
     for index, tokens in enumerate(blocks):
         left = 6 + index * cell
@@ -105,7 +115,7 @@ def _strip(
             (left + cell / 2 - 1, base - bar - 2),
             str(tokens),
             fill=TEXT if index == now else FAINT,
-            font=_font(12),
+            font=_font(16),
             anchor="mb",
         )
     return np.asarray(canvas)

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 
@@ -22,16 +23,17 @@ def show(result: Mapping[str, Any], as_json: bool) -> None:
         sys.stdout.write(json.dumps(result, allow_nan=False) + "\n")
         sys.stdout.flush()
         return
-    console = Console(highlight=False, soft_wrap=True)
+    # Where nobody looks on, tables are not folded into 80 columns.
+    console = Console(highlight=False, width=None if sys.stdout.isatty() else 200)
     for name, value in result.items():
         if _is_table(value):
             console.print(_table(name, value))
         elif isinstance(value, Mapping):
-            console.print(f"{name}:")
+            console.print(f"{name}:", markup=False, soft_wrap=True)
             for key, inner in value.items():
-                console.print(f"  {key}: {_text(inner)}", markup=False)
+                console.print(f"  {key}: {_text(inner)}", markup=False, soft_wrap=True)
         else:
-            console.print(f"{name}: {_text(value)}", markup=False)
+            console.print(f"{name}: {_text(value)}", markup=False, soft_wrap=True)
 
 
 def _is_table(value: Any) -> bool:
@@ -39,13 +41,13 @@ def _is_table(value: Any) -> bool:
 
 
 def _table(title: str, rows: list[Mapping[str, Any]]) -> Table:
-    table = Table(title=title, title_justify="left")
+    table = Table(title=escape(title), title_justify="left")
     columns = list(dict.fromkeys(key for row in rows for key in row))
     for column in columns:
         numeric = all(isinstance(row.get(column, 0), (int, float)) for row in rows)
-        table.add_column(column, justify="right" if numeric else "left", overflow="fold")
+        table.add_column(escape(column), justify="right" if numeric else "left", overflow="fold")
     for row in rows:
-        table.add_row(*(_text(row.get(column, "")) for column in columns))
+        table.add_row(*(escape(_text(row.get(column, ""))) for column in columns))
     return table
 
 
@@ -56,4 +58,4 @@ def _text(value: Any) -> str:
         return " ".join(_text(item) for item in value)
     if isinstance(value, int) and not isinstance(value, bool):
         return f"{value:,}"
-    return str(value)
+    return "–" if value is None else str(value)

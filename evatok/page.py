@@ -28,8 +28,10 @@ a { color: var(--accent); text-decoration-thickness: 1px; text-underline-offset:
   grid-template-columns: repeat(auto-fill, minmax(min(100%, var(--min)), 1fr)); }
 figure { margin: 0; background: var(--card); border: 1px solid var(--line); border-radius: 8px;
   overflow: hidden; display: flex; flex-direction: column; }
-figure video, figure img { display: block; width: 100%; height: auto; background: #16181e; }
-figure.plot img { background: #fff; }
+.player { position: relative; background: #16181e; padding-bottom: calc(var(--shape) + 4.75rem); }
+.player video { position: absolute; width: 100%; height: 100%; object-fit: contain;
+  object-position: top; }
+figure img { display: block; width: 100%; height: auto; background: #fff; }
 figcaption { padding: .5rem .75rem .6rem; font-size: .875rem; overflow-wrap: anywhere; }
 figcaption span { color: var(--faint); display: block; font-variant-numeric: tabular-nums; }
 .scroll { overflow-x: auto; background: var(--card); border: 1px solid var(--line);
@@ -40,6 +42,16 @@ th { color: var(--faint); font-weight: 600; border-bottom: 1px solid var(--line)
 tbody tr + tr td { border-top: 1px solid var(--line); }
 td.number, th.number { text-align: right; font-variant-numeric: tabular-nums; }
 footer { margin-top: 3rem; color: var(--faint); font-size: .875rem; }
+"""
+
+
+# Videos in view play; without scripts they wait for a click.
+SCRIPT = """
+if (!matchMedia("(prefers-reduced-motion: reduce)").matches) {
+  const seen = new IntersectionObserver((entries) => entries.forEach((e) =>
+    e.isIntersecting ? e.target.play().catch(() => {}) : e.target.pause()), {threshold: 0.4});
+  document.querySelectorAll("video").forEach((video) => seen.observe(video));
+}
 """
 
 
@@ -68,7 +80,7 @@ class Page:
         columns = list(dict.fromkeys(key for row in rows for key in row))
         numeric = {c for c in columns if all(_is_number(row.get(c)) for row in rows)}
         css = {c: ' class="number"' if c in numeric else "" for c in columns}
-        head = "".join(f"<th{css[c]}>{_escape(c)}</th>" for c in columns)
+        head = "".join(f"<th{css[c]}>{_escape(c.replace('_', ' '))}</th>" for c in columns)
         lines = []
         for row in rows:
             cells = (f"<td{css[c]}>{_escape(number(row.get(c)))}</td>" for c in columns)
@@ -78,17 +90,24 @@ class Page:
             f"<tbody>{''.join(lines)}</tbody></table></div>"
         )
 
-    def videos(self, items: Sequence[tuple[str, str, str]], min_width: int = 340) -> None:
-        """A grid of looping videos.
+    def videos(
+        self,
+        items: Sequence[tuple[str, str, str]],
+        size: tuple[int, int],
+        min_width: int = 340,
+    ) -> None:
+        """A grid of looping videos, which play while they are in view.
 
         Args:
             items: (path relative to the page, caption, a second fainter line).
+            size: width and height of every picture; the player's controls get room below it.
             min_width: pixels under which a column is not squeezed.
         """
+        shape = f"--shape: {100 * size[1] / size[0]:.3f}%"
         figures = [
-            f'<figure><video src="{_escape(path)}" controls loop muted playsinline '
-            f'preload="metadata"></video><figcaption>{_escape(caption)}'
-            f"<span>{_escape(detail)}</span></figcaption></figure>"
+            f'<figure><div class="player" style="{shape}"><video src="{_escape(path)}" controls '
+            f'loop muted playsinline preload="metadata"></video></div><figcaption>'
+            f"{_escape(caption)}<span>{_escape(detail)}</span></figcaption></figure>"
             for path, caption, detail in items
         ]
         self._grid(figures, min_width)
@@ -96,7 +115,7 @@ class Page:
     def plots(self, items: Sequence[tuple[str, str]], min_width: int = 420) -> None:
         """A grid of pictures: (path relative to the page, caption)."""
         figures = [
-            f'<figure class="plot"><img src="{_escape(path)}" alt="{_escape(caption)}">'
+            f'<figure><img src="{_escape(path)}" alt="{_escape(caption)}">'
             f"<figcaption>{_escape(caption)}</figcaption></figure>"
             for path, caption in items
         ]
@@ -117,7 +136,7 @@ class Page:
             f'<h1>{_escape(self.title)}</h1><p class="lead">{_escape(self.lead)}</p>'
             f"<nav>{links}</nav>\n"
             + "\n".join(self._body)
-            + f"\n<footer>{_escape(footer)}</footer>"
+            + f"\n<footer>{_escape(footer)}</footer>\n<script>{SCRIPT}</script>"
             "\n</body></html>\n"
         )
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -5,7 +5,15 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from evatok.drawing import BAR_GIVEN, BAR_NOW, STRIP_HEIGHT, TITLE_HEIGHT, Panel, compose
+from evatok.drawing import (
+    BAR_GIVEN,
+    BAR_NOW,
+    STRIP_HEIGHT,
+    TITLE_HEIGHT,
+    Panel,
+    canvas_size,
+    compose,
+)
 
 
 def frames(count: int, height: int, width: int, value: int = 200) -> np.ndarray:
@@ -18,6 +26,7 @@ def test_sizes_are_even_and_pictures_in_place(height: int, width: int) -> None:
     out = compose(panels, [4, 8], 64, panel_size=64)
     assert out.dtype == np.uint8 and out.shape[0] == 8
     assert out.shape[1] % 2 == 0 and out.shape[2] % 2 == 0
+    assert out.shape[2:0:-1] == canvas_size(2, height, width, 64)
     picture = out[:, TITLE_HEIGHT:-STRIP_HEIGHT]
     assert (picture[:, :, 0] == 10).all() and (picture[:, :, -1] == 250).all()
 

@@ -53,6 +53,6 @@ def test_json_is_one_object_on_the_last_line(capsys: pytest.CaptureFixture[str])
 
 
 def test_people_get_tables(capsys: pytest.CaptureFixture[str]) -> None:
-    show({"file": "a.mp4", "clips": [{"clip": 0, "tokens": 12345}], "parts": {"x": 1.5}}, False)
+    show({"file": "a.mp4", "clips": [{"clip": 0, "fvd[nano]": 12345}], "parts": {"x": 1.5}}, False)
     out = capsys.readouterr().out
-    assert "a.mp4" in out and "12,345" in out and "x: 1.5" in out
+    assert "a.mp4" in out and "12,345" in out and "fvd[nano]" in out and "x: 1.5" in out

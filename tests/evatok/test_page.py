@@ -32,7 +32,7 @@ class Closed(HTMLParser):
 def test_page_is_self_contained(tmp_path: Path) -> None:
     page = Page("Title <b>", "lead & more")
     page.section("Videos", "text with <angle> brackets")
-    page.videos([("videos/a b.mp4", 'say "hi"', "4 · 8 tokens")])
+    page.videos([("videos/a b.mp4", 'say "hi"', "4 · 8 tokens")], (520, 350))
     page.section("Numbers")
     page.table([{"name": "router", "psnr": 27.123456, "n": 1200}, {"name": "u", "psnr": None}])
     page.plots([("figures/x.svg", "a curve")])
@@ -45,7 +45,7 @@ def test_page_is_self_contained(tmp_path: Path) -> None:
     parser.feed(text)
     assert parser.open == []
     assert parser.sources == ["#section-1", "#section-2", "videos/a b.mp4", "figures/x.svg"]
-    assert "://" not in text and "<script" not in text
+    assert "://" not in text and "--shape: 67.308%" in text
     assert "<angle>" not in text and "&lt;angle&gt;" in text
     assert re.search(r'<td class="number">27\.12</td>', text) and "1,200" in text and "–" in text
 
