@@ -141,7 +141,7 @@ def _reconstruct_file(
             if progress is not None:
                 progress(file.name, done, info.num_frames)
 
-    write_video(target, np.stack(list(pictures())), info.fps)
+    write_video(target, pictures(), info.fps)
     return {
         "file": str(file),
         "output": str(target),

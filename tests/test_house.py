@@ -13,8 +13,11 @@ from pathlib import Path
 
 import pytest
 
+from video.arcade import GAMES, class_name
+
 PACKAGES = ("video", "training", "evaluation", "tokenizer", "generator", "evatok")
 ROOT = Path(__file__).resolve().parent.parent
+CLASSES = {class_name(game) for game in GAMES}
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("**/*.md"))]
 
 
@@ -118,6 +121,8 @@ def test_written_commands_exist() -> None:
         for word in words[2:]:
             if re.fullmatch(r"--?[a-z][a-z-]*", word):
                 assert word in known | {"--help"}, f"{page}: {line}: no option {word}"
+            if words[words.index(word) - 1] == "--class":
+                assert word in CLASSES, f"{page}: {line}: no class {word}"
             if word.startswith("configs/"):
                 assert (ROOT / word).exists(), f"{page}: {line}: {word} is not there"
         seen += 1

@@ -10,10 +10,10 @@ Shape letters: F frames, H W pixels.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from fractions import Fraction
-from itertools import groupby
+from itertools import chain, groupby
 from pathlib import Path
 
 import av
@@ -166,16 +166,20 @@ def read_frames(
 
 
 def write_video(
-    path: Path | str, frames: Tensor | np.ndarray, fps: float = 25.0, crf: int = 18
+    path: Path | str,
+    frames: Tensor | np.ndarray | Iterable[np.ndarray],
+    fps: float = 25.0,
+    crf: int = 18,
 ) -> None:
     """Write frames as H.264 mp4 (plays everywhere) or GIF, by suffix; the same bytes every time.
 
     Odd sizes get one repeated row or column, as yuv420p needs even ones. The file appears whole or
-    not at all.
+    not at all. Frames that come one by one are encoded one by one: no video is too long (but a GIF
+    is put together in memory).
 
     Args:
         path: ends in .mp4, .avi, .mov, .mkv or .gif.
-        frames: (F, H, W, 3) uint8 RGB, F ≥ 1.
+        frames: (F, H, W, 3) uint8 RGB, F ≥ 1, or an iterable of (H, W, 3) uint8 of one size.
         fps: frames a second.
         crf: quality of H.264, 0 (lossless) to 51.
 
@@ -183,34 +187,55 @@ def write_video(
         VideoError: wrong shape or type of frames, or an unknown suffix.
     """
     path = Path(path)
-    pictures = frames.numpy() if isinstance(frames, Tensor) else frames
-    shape = pictures.shape
-    if pictures.dtype != np.uint8 or pictures.ndim != 4 or shape[3] != 3 or 0 in shape:
-        raise VideoError(f"{path}: frames {shape} {pictures.dtype} are not (F, H, W, 3) uint8")
+    if isinstance(frames, Tensor):
+        frames = frames.numpy()
+    if isinstance(frames, np.ndarray) and frames.ndim != 4:
+        raise VideoError(f"{path}: frames {frames.shape} are not (F, H, W, 3)")
     if path.suffix.lower() not in (".mp4", ".avi", ".mov", ".mkv", ".gif"):
         raise VideoError(f"{path}: write .mp4, .avi, .mov, .mkv or .gif")
+    pictures = _checked(path, frames)
+    first = next(pictures, None)  # before anything is made on disk
+    if first is None:
+        raise VideoError(f"{path}: there are no frames to write")
+    pictures = chain([first], pictures)
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.stem}.{os.getpid()}.partial{path.suffix}")
     try:
         if path.suffix.lower() == ".gif":
-            iio.imwrite(partial, pictures, duration=1000 / fps, loop=0)
+            iio.imwrite(partial, np.stack(list(pictures)), duration=1000 / fps, loop=0)
         else:
-            _write_h264(partial, pictures, fps, crf)
+            _write_h264(partial, pictures, first.shape[0], first.shape[1], fps, crf)
         partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)
 
 
-def _write_h264(path: Path, pictures: np.ndarray, fps: float, crf: int) -> None:
-    height, width = pictures.shape[1:3]
-    pictures = np.pad(pictures, ((0, 0), (0, height % 2), (0, width % 2), (0, 0)), mode="edge")
+def _checked(path: Path, pictures: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
+    """The pictures, each (H, W, 3) uint8 and as large as the first."""
+    shape: tuple[int, ...] | None = None
+    for picture in pictures:
+        is_rgb = picture.ndim == 3 and picture.shape[2] == 3 and 0 not in picture.shape
+        if picture.dtype != np.uint8 or not is_rgb or picture.shape != (shape or picture.shape):
+            raise VideoError(
+                f"{path}: frames such as {picture.shape} {picture.dtype} are not (H, W, 3) uint8 "
+                f"of one size"
+            )
+        shape = picture.shape
+        yield picture
+
+
+def _write_h264(
+    path: Path, pictures: Iterable[np.ndarray], height: int, width: int, fps: float, crf: int
+) -> None:
+    margin = ((0, height % 2), (0, width % 2), (0, 0))
     with av.open(str(path), "w", container_options={"fflags": "+bitexact"}) as container:
         stream = container.add_stream("libx264", rate=Fraction(fps).limit_denominator(1001))
-        stream.height, stream.width = pictures.shape[1:3]
+        stream.height, stream.width = height + height % 2, width + width % 2
         stream.pix_fmt = "yuv420p"
         stream.codec_context.thread_count = 1  # more threads change the bytes
-        stream.options = {"crf": str(crf), "flags": "+bitexact"}
+        # x264's macroblock tree reads memory that nobody has written: other bytes now and then
+        stream.options = {"crf": str(crf), "mbtree": "0", "flags": "+bitexact"}
         for picture in pictures:
-            frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(picture), format="rgb24")
-            container.mux(stream.encode(frame))
+            even = np.ascontiguousarray(np.pad(picture, margin, mode="edge"))
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(even, format="rgb24")))
         container.mux(stream.encode())

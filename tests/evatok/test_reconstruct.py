@@ -27,7 +27,7 @@ def codec(toy: Models) -> Codec:
 
 
 @pytest.mark.parametrize(
-    ("frames", "height", "width"), [(1, 32, 32), (16, 34, 50), (37, 120, 46), (530, 32, 32)]
+    ("frames", "height", "width"), [(1, 32, 32), (16, 34, 50), (37, 120, 46), (260, 32, 32)]
 )
 def test_any_length_and_size(
     codec: Codec, square: Square, tmp_path: Path, frames: int, height: int, width: int
