@@ -46,7 +46,7 @@ def score_clips(
         real, fake: each yields clips (3, F, H, W) or batches (B, 3, F, H, W), float in [-1, 1];
             gone through once. All clips of both sides have one length and one size, since mixing
             sizes alone moves a distance by hundreds of points.
-        networks: from `evaluation.features.base.load_features`.
+        networks: from `evaluation.features.load.load_features`.
         biased: as in `evaluation.frechet.frechet_distance`.
         batch_size: clips given to a network at a time.
         progress: called after each batch with "real" or "fake" and the number of clips done.

@@ -324,7 +324,7 @@ def demo_command(
 
 def _networks(names: str, model: str) -> list[Any]:
     """Feature networks by their names, with commas between; `nano` is the model's own."""
-    from evaluation.features.base import load_features
+    from evaluation.features.load import load_features
     from evaluation.features.nano import NanoFeatures
     from evatok.models import load
 

@@ -11,7 +11,7 @@ from typing import Any, Literal
 import torch
 from pydantic import Field
 
-from evaluation.features.base import load_features
+from evaluation.features.load import load_features
 from evaluation.features.nano import NanoFeatures
 from evatok.measure import (
     Network,

@@ -1,4 +1,4 @@
-"""What a feature network is, and where one comes from.
+"""What a feature network is, and how its weights are told apart.
 
 A network maps clips to vectors. Two distances can be compared only when they were taken with the
 same network, so each one has a name, which stands in every score (`fvd[i3d]`), and a checksum of
@@ -17,8 +17,6 @@ from typing import Protocol
 
 import torch
 from torch import Tensor
-
-NETWORKS = ("nano", "i3d")
 
 
 class FeatureNetwork(Protocol):
@@ -46,32 +44,6 @@ class FeatureNetwork(Protocol):
         vector does not depend on the rest of its batch by more than rounding.
         """
         ...
-
-
-def load_features(
-    name: str, path: str | Path | None = None, device: str | torch.device = "cpu"
-) -> FeatureNetwork:
-    """The feature network of that name, ready to be called.
-
-    Args:
-        name: "nano" (shipped, for quick experiments and tests) or "i3d" (the network of the FVD
-            literature, whose weights are fetched once).
-        path: weights to use instead of the shipped or cached ones.
-        device: where it runs.
-
-    Raises:
-        ValueError: there is no such network, or its weights are not the expected ones.
-        FileNotFoundError: its weights are not here; the message says how to get them.
-    """
-    if name == "nano":
-        from evaluation.features.nano import load_nano
-
-        return load_nano(path, device)
-    if name == "i3d":
-        from evaluation.features.i3d import load_i3d
-
-        return load_i3d(path, device)
-    raise ValueError(f"no feature network {name!r}; there are {', '.join(NETWORKS)}")
 
 
 def cache_dir() -> Path:

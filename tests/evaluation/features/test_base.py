@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from evaluation.features.base import cache_dir, load_features, weights_checksum
+from evaluation.features.base import cache_dir, weights_checksum
+from evaluation.features.load import load_features
 
 
 def test_unknown_network_is_named() -> None:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from evaluation.features.base import load_features
+from evaluation.features.load import load_features
 from evaluation.features.nano import (
     SHIPPED,
     FeaturesConfig,
