@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
-from multiprocessing import get_context
+from multiprocessing import get_context, parent_process
 from multiprocessing.connection import wait
 from pathlib import Path
 from typing import Any, Literal
@@ -103,8 +103,10 @@ def _curate(config: SearchConfig, folder: Path, split: Split, rank: int) -> Iter
 def _part(config: SearchConfig, folder: Path, split: Split, rank: int, threads: int) -> None:
     """Target of one process."""
     torch.set_num_threads(threads)
+    parent = parent_process()
     for _ in _curate(config, folder, split, rank):
-        pass
+        if parent is not None and not parent.is_alive():
+            return  # it was killed, and could not stop us
 
 
 def _share(
