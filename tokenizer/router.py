@@ -16,6 +16,7 @@ from huggingface_hub import PyTorchModelHubMixin
 from torch import Tensor, nn
 
 from tokenizer.assignment import Levels
+from tokenizer.masks import attend
 from tokenizer.model import sincos_positions
 from training.config import Config
 
@@ -57,7 +58,7 @@ class RouterLayer(nn.Module):
             three=3,
             h=self.heads,
         )
-        mixed = F.scaled_dot_product_attention(q, k, v)
+        mixed = attend(q, k, v)
         x = x + self.out(rearrange(mixed, "b h n d -> b n (h d)"))
         return x + self.mlp_out(F.gelu(self.mlp_in(self.norm_mlp(x))))
 
