@@ -32,7 +32,6 @@ class SearchConfig(Config):
     data: DataConfig  # as in the router's settings, which load the same clips again
     model: Path  # folder of the proxy tokenizer
     clips: int = Field(ge=1)  # training clips, rounded up to whole batches
-    held_out_clips: int | None = Field(default=None, ge=1)  # of the test split; None: all
     # Held-out clips, one of a video, drawn as `ClipSampler.eval_clips` does; all if None.
     held_out_clips: int | None = Field(default=None, ge=1)
     batch_size: int = Field(default=32, ge=1)
