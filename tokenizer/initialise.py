@@ -1,11 +1,13 @@
-"""Starting a tokenizer from data: patch layers from a PCA, codes from encoder outputs.
+"""Starting a network from data: patch layers from a PCA, codes from encoder outputs.
 
-A Q-Former that starts from noise first has to find out what a patch is; on a small compute budget
-it never gets further. Starting the patch layers as principal components, and the codebook on what
-the encoder really says, costs seconds and saves hours (measured: see docs/results/gate.md).
+A transformer that starts from noise first has to find out what a patch is; on a small compute
+budget it never gets further. Starting the patch layers as principal components, and the codebook
+on what the encoder really says, costs seconds.
 """
 
 from __future__ import annotations
+
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -13,43 +15,78 @@ from torch import Tensor
 
 from tokenizer.masks import ClipGroups
 from tokenizer.model import VideoTokenizer
+from tokenizer.router import Router
+
+
+class Components(NamedTuple):
+    """Principal components of patches, largest first (float64).
+
+    Attributes:
+        mean: (V,) of all patches of V voxels.
+        vectors: (V, V), a component a column.
+        std: (V,) of each component.
+    """
+
+    mean: Tensor
+    vectors: Tensor
+    std: Tensor
+
+    def encode(self) -> tuple[Tensor, Tensor]:
+        """Weight (V, V) and bias (V,) of the layer patch → components.
+
+        Components enter with the square root of their standard deviation, between raw (the mean
+        colour drowns everything) and whitened (noise counts as much as content).
+        """
+        scale = self.std.rsqrt() / self.std.mean().sqrt()  # unit variance on average
+        weight = (self.vectors * scale).T
+        return weight, -(weight @ self.mean)
+
+
+def components_of(patches: Tensor) -> Components:
+    """Principal components of patches (N, V), some hundred at least."""
+    x = patches.double()
+    mean = x.mean(0)
+    covariance = (x - mean).T @ (x - mean) / len(x)
+    values, vectors = torch.linalg.eigh(covariance)
+    return Components(mean, vectors.flip(1), values.flip(0).clamp_min(1e-8).sqrt())
+
+
+def _put(linear: torch.nn.Linear, weight: Tensor, bias: Tensor | None) -> None:
+    """Fill as much of a layer as the weight has, zeros elsewhere."""
+    linear.weight.zero_()
+    rows, columns = (min(a, b) for a, b in zip(linear.weight.shape, weight.shape, strict=True))
+    linear.weight[:rows, :columns] = weight[:rows, :columns].float()
+    linear.bias.zero_()
+    if bias is not None:
+        linear.bias[: len(bias)] = bias[: len(linear.bias)].float()
+
+
+@torch.no_grad()
+def initialise_router(model: Router, clips: Tensor) -> None:
+    """Set the patch layer of a router from principal components of patches.
+
+    Args:
+        model: changed in place.
+        clips: (B, 3, F, H, W) in [−1, 1], some hundred patches at least.
+    """
+    _put(model.patch_in, *components_of(model.patches(clips).flatten(0, 1)).encode())
 
 
 @torch.no_grad()
 def initialise_patches(model: VideoTokenizer, clips: Tensor) -> None:
     """Set the patch layers and the code maps from principal components of patches.
 
-    Components enter with the square root of their standard deviation, between raw (the mean
-    colour drowns everything) and whitened (noise counts as much as content).
-
     Args:
         model: changed in place.
         clips: (B, 3, F, H, W) in [−1, 1], some hundred patches at least.
     """
-    x = model.patches(clips).flatten(0, 1).double()
-    mean = x.mean(0)
-    covariance = (x - mean).T @ (x - mean) / len(x)
-    values, vectors = torch.linalg.eigh(covariance)
-    values, vectors = values.flip(0).clamp_min(1e-8), vectors.flip(1)  # largest first
-    scale = values.pow(-0.25)  # 1 / sqrt(std)
-    scale = scale / (values.sqrt().mean().sqrt())  # unit variance on average
-
-    def put(linear: torch.nn.Linear, weight: Tensor, bias: Tensor | None) -> None:
-        linear.weight.zero_()
-        rows, columns = (min(a, b) for a, b in zip(linear.weight.shape, weight.shape, strict=True))
-        linear.weight[:rows, :columns] = weight[:rows, :columns].float()
-        linear.bias.zero_()
-        if bias is not None:
-            linear.bias[: len(bias)] = bias[: len(linear.bias)].float()
-
-    encode = (vectors * scale).T  # (components, voxels)
-    put(model.patch_in, encode, -(encode @ mean))
+    found = components_of(model.patches(clips).flatten(0, 1))
+    _put(model.patch_in, *found.encode())
     # The decoder's last norm gives vectors of length √D: read them as the leading components.
-    spread = values.sqrt().sqrt()
-    put(model.patch_head, vectors * spread * 0.5, mean)
+    _put(model.patch_head, found.vectors * found.std.sqrt() * 0.5, found.mean)
     eye = torch.eye(max(model.code_in.in_features, model.code_out.out_features))
-    put(model.code_in, eye, None)
-    put(model.code_out, eye, None)
+    _put(model.code_in, eye, None)
+    _put(model.code_out, eye, None)
     model.code_out.weight *= 2.0
 
 

@@ -94,6 +94,13 @@ class Router(
         self.norm_out = nn.LayerNorm(config.width)
         self.head = nn.Linear(config.width, self.levels.num_candidates(self.num_blocks))
 
+    def patches(self, clips: Tensor) -> Tensor:
+        """(B, 3, F, H, W) → (B, N, patch voxels)."""
+        frames, rows, columns = self.config.patch
+        return rearrange(
+            clips, "b c (t f) (h r) (w s) -> b (t h w) (f r s c)", f=frames, r=rows, s=columns
+        )
+
     def forward(self, clips: Tensor) -> Tensor:
         """Logits of all candidates.
 
@@ -103,14 +110,10 @@ class Router(
         Returns:
             (B, m^T), in the order of `Levels.candidates`.
         """
-        frames, rows, columns = self.config.patch
         expected = (3, self.config.num_frames, self.config.size, self.config.size)
         if tuple(clips.shape[1:]) != expected:
             raise ValueError(f"clips {tuple(clips.shape)} are not (B, {expected})")
-        x = rearrange(
-            clips, "b c (t f) (h r) (w s) -> b (t h w) (f r s c)", f=frames, r=rows, s=columns
-        )
-        x = self.patch_in(x) + self.position
+        x = self.patch_in(self.patches(clips)) + self.position
         x = torch.cat([self.cls_embedding.expand(len(x), 1, -1), x], 1)  # (B, 1 + N, D)
         for layer in self.layers:
             x = layer(x)

@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
-from tokenizer.initialise import initialise_codes, initialise_patches
+from tokenizer.initialise import initialise_codes, initialise_patches, initialise_router
 from tokenizer.losses import LossConfig, tokenizer_loss
 from tokenizer.model import TokenizerConfig, VideoTokenizer
 from tokenizer.quantizer import Quantized
@@ -223,19 +223,26 @@ class RouterTraining(Config):
     # 0 = the best candidate is the class (the paper); above, classes are weighted by
     # softmax(reward / temperature), which says more with few clips.
     target_temperature: float = Field(default=0.0, ge=0)
+    # Start the patch layer from principal components.
+    start_from_data: bool = False
 
 
 class RouterStage(StageBase):
     """Stage 3."""
 
+    START_CLIPS = 256  # whose patches make the principal components
+
     def __init__(self, config: RouterTraining) -> None:
         self.config = config
         torch.manual_seed(config.train.seed)
-        self.model: nn.Module = Router(config.model)
+        router = Router(config.model)
+        self.model: nn.Module = router
         self.sampler = ClipSampler(config.data, "train")
         errors, _, places = read_table(config.table)
         self.rewards, self.standard = self._rewards(errors)
         self.frames = self._load(places)
+        if config.start_from_data:
+            initialise_router(router, self.frames[: self.START_CLIPS].float() / 127.5 - 1)
         self.held_out: tuple[Tensor, Tensor] | None = None
         if config.held_out_table is not None:
             held, _, places = read_table(config.held_out_table)

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from tokenizer.initialise import initialise_router
 from tokenizer.router import Router, RouterConfig
 
 
@@ -54,3 +55,20 @@ def test_wrong_clips_and_sizes_are_refused(router: Router) -> None:
         router(torch.zeros(1, 3, 8, 16, 16))
     with pytest.raises(ValueError, match="not divisible by heads"):
         Router(RouterConfig(levels=(1,), width=30, heads=4))
+
+
+def test_starts_from_principal_components(router: Router) -> None:
+    """The patch layer reads uncorrelated components, largest first, spread as √ of their own."""
+    generator = torch.Generator().manual_seed(0)
+    clips = torch.nn.functional.interpolate(  # smooth, so that components differ in size
+        torch.rand(16, 3, 12, 4, 4, generator=generator) * 2 - 1, scale_factor=(1, 4, 4)
+    )
+    initialise_router(router, clips)
+    patches = router.patches(clips).flatten(0, 1)
+    read = router.patch_in(patches)
+    covariance = torch.cov(read.T, correction=0)
+    spread = covariance.diagonal().sqrt()
+    assert torch.allclose(read.mean(0), torch.zeros(32), atol=1e-4)
+    assert torch.allclose(covariance, spread.square().diag(), atol=1e-4)
+    std = torch.linalg.svdvals((patches - patches.mean(0)) / len(patches) ** 0.5)[:32]
+    assert torch.allclose(spread / spread[0], (std / std[0]).sqrt(), atol=1e-4)
