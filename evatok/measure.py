@@ -87,11 +87,19 @@ class Network:
     limit: int | None = None
 
 
-def held_out_sets(data: DataConfig, limit: int) -> list[ClipSet]:
-    """Held-out clips of each source: at most `limit` of all non-overlapping windows, seed 42."""
+def held_out_sets(data: DataConfig, limit: int, only: str | None = None) -> list[ClipSet]:
+    """Held-out clips of each source: at most `limit` of all non-overlapping windows, seed 42.
+
+    Args:
+        data: the sources.
+        limit: clips of each.
+        only: the source whose folder has this name, instead of all.
+    """
     sampler = ClipSampler(data, "test")
     sets = []
     for number, source in enumerate(sampler.sources):
+        if only is not None and source.root.name != only:
+            continue
         windows = sampler.eval_clips(limit, "all", source=number)
         parts, labels = [], []
         for start in range(0, len(windows), BATCH):

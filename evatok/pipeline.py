@@ -21,6 +21,7 @@ from pydantic import Field
 
 from evaluation.features.base import weights_checksum
 from evaluation.features.nano import FeaturesConfig, NanoNet
+from evatok.gallery import gallery, write_picture
 from evatok.measure import gate, held_out_sets, uniform_rows
 from evatok.models import PARTS, Models, load_model, save_model
 from evatok.report import ReportConfig, draw, measure, write_report
@@ -343,7 +344,11 @@ class Pipeline:
             },
             "export_bytes": _read(self._record_path("export"))["result"]["bytes"],
         }
-        write_report(tables, about, folder)
+        (shown,) = held_out_sets(s["final"].data, self.config.report.clips, self.config.gate.set)
+        path = folder / "figures" / "clips.png"
+        write_picture(gallery(models, shown), path)
+        caption = "Held-out clips and the tokens of their blocks, from the cheapest to the dearest"
+        write_report(tables, about, folder, [(path, caption)])
         shutil.copyfile(folder / "report.json", self.run_dir / "export" / "report.json")
         return {"folder": str(folder), "tables": tables}
 

@@ -168,15 +168,21 @@ TITLES = {
 }
 
 
-def write_report(tables: Mapping[str, Rows], about: Mapping[str, Any], folder: Path) -> None:
+def write_report(
+    tables: Mapping[str, Rows],
+    about: Mapping[str, Any],
+    folder: Path,
+    pictures: Sequence[tuple[Path, str]] = (),
+) -> None:
     """Write report.json, report.md and figures/.
 
     Args:
         tables: of `measure`.
         about: settings and checksums that the numbers depend on.
         folder: of the report.
+        pictures: more to show, (path in figures/, caption).
     """
-    plots = draw(tables, folder / "figures")
+    plots = [*pictures, *draw(tables, folder / "figures")]
     text = ["# Report", "", "Held-out clips only. A distance is comparable with others of its"]
     text += ["network, clip count, length, size and split.", ""]
     for name, rows in tables.items():

@@ -127,7 +127,7 @@ def test_from_videos_to_report(
     assert tables["router"][0]["best_uniform_level"] in (1, 2, 4)
     assert {row["guidance"] for row in tables["samples"]} == {1.0, 2.0}
     text = (run_dir / "report" / "report.md").read_text()
-    for picture in ("levels.svg", "tradeoff-squares.svg"):
+    for picture in ("clips.png", "levels.svg", "tradeoff-squares.svg"):
         assert picture in text and (run_dir / "report" / "figures" / picture).is_file()
     assert (run_dir / "export" / "report.json").is_file()
 
