@@ -149,7 +149,7 @@ def reconstruct_command(
     files: Annotated[list[Path], typer.Argument(help="Videos of any length and size.")],
     output: Output,
     assignment: Annotated[
-        str, typer.Option(help="router, uniform:32, or a level a block: 32,16,8,8.")
+        str, typer.Option(help="router, uniform:32, 32,16,8,8, best or threshold:24.5 (dB).")
     ] = "router",
     model: Model = "nano",
     features: Annotated[str, typer.Option(help="Score with these: nano,i3d.")] = "",
@@ -167,11 +167,14 @@ def reconstruct_command(
     """
     from evatok.models import load
     from evatok.reconstruct import reconstruct_files
-    from tokenizer.codec import Codec, make_assigner
+    from tokenizer.codec import Codec
+    from tokenizer.strategies import make_assigner
 
     models = load(model)
-    router = models.router if assignment == "router" else None
-    codec = Codec(models.final, make_assigner(assignment, models.final, router))
+    kind = assignment.partition(":")[0]
+    router = models.router if kind in ("router", "best") else None
+    proxy = models.proxy if kind in ("best", "threshold") and "proxy" in models.parts else None
+    codec = Codec(models.final, make_assigner(assignment, models.final, router, proxy))
     result = reconstruct_files(
         codec,
         files,

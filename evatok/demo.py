@@ -29,7 +29,8 @@ from evatok.reconstruct import reconstruct_files
 from evatok.report import TITLES, draw
 from evatok.sampling import frame_condition, predict_clips, request_seed, sample_files
 from generator.engine import SamplingConfig
-from tokenizer.codec import Codec, make_assigner
+from tokenizer.codec import Codec
+from tokenizer.strategies import make_assigner
 from training.config import Config, load_config
 from video import arcade
 from video.clips import to_frames

@@ -15,7 +15,7 @@ import torch
 from evatok.drawing import GAP, Panel, compose
 from evatok.measure import ClipSet, reconstruct_set
 from evatok.models import Models
-from tokenizer.codec import make_assigner
+from tokenizer.strategies import make_assigner
 
 
 def gallery(models: Models, real: ClipSet, rows: int = 2, columns: int = 3) -> np.ndarray:

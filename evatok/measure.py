@@ -23,8 +23,8 @@ from evaluation.quality import psnr, ssim
 from evatok.models import Models
 from evatok.sampling import predict_clips, request_seed, sample_labels
 from generator.engine import SamplingConfig
-from tokenizer.codec import Assigner, make_assigner
 from tokenizer.model import VideoTokenizer
+from tokenizer.strategies import Assigner, make_assigner
 from tokenizer.tokens import Tokens
 from video.clips import to_frames
 from video.dataset import ClipSampler, DataConfig

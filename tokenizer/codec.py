@@ -11,48 +11,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from tokenizer.assignment import parse_assignment
 from tokenizer.model import VideoTokenizer
 from tokenizer.reward import psnr_of_mse
-from tokenizer.router import Router
+from tokenizer.strategies import Assigner
 from tokenizer.tokens import Tokens
 from video.clips import resize_crop, to_clip, to_frames
-
-Assigner = Callable[[Tensor], Tensor]
-
-
-def make_assigner(spec: str, model: VideoTokenizer, router: Router | None = None) -> Assigner:
-    """A chooser of assignments, by name.
-
-    Args:
-        spec: "router", "uniform:32", or one level per block, "32,16,8,8".
-        model: whose levels and blocks are meant.
-        router: needed by "router" only.
-
-    Returns:
-        clips (B, 3, F, H, W) → (B, T) int64.
-
-    Raises:
-        ValueError: an unknown name, levels that the model does not have, or no router.
-    """
-    if spec == "router":
-        if router is None:
-            raise ValueError("assignment 'router' needs a router; the model folder has none")
-        if tuple(router.levels.values) != tuple(model.levels.values):
-            raise ValueError(
-                f"the router's levels {router.levels.values} are not the tokenizer's "
-                f"{model.levels.values}"
-            )
-        return router.assign
-    text = spec.removeprefix("uniform:")
-    if spec.startswith("uniform:") == ("," in text) or not text.replace(",", "").isdigit():
-        levels = ", ".join(str(v) for v in model.levels.values)
-        raise ValueError(
-            f"assignment {spec!r}: choose 'router', 'uniform:N' with N one of {levels}, or "
-            f"{model.num_blocks} of these numbers with commas between"
-        )
-    fixed = torch.tensor(parse_assignment(text, model.levels, model.num_blocks))
-    return lambda clips: fixed.to(clips.device).expand(len(clips), -1)
 
 
 @dataclass(frozen=True)

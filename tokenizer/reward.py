@@ -47,23 +47,24 @@ def standard_of(quality: Tensor, lengths: Tensor) -> Standard:
     )
 
 
-def rewards(quality: Tensor, lengths: Tensor, standard: Standard, w_q: float) -> Tensor:
+def rewards(quality: Tensor, lengths: Tensor, standard: Standard, w_q: float | Tensor) -> Tensor:
     """Rewards of candidates.
 
     Args:
         quality: (N, M) float, higher is better.
         lengths: (M,) tokens of each candidate.
         standard: statistics, of the training table.
-        w_q: weight of quality in [0, 2]; length gets 2 − w_q.
+        w_q: weight of quality in [0, 2], one or (N, 1); length gets 2 − w_q.
 
     Returns:
         (N, M) float64.
     """
-    if not 0 <= w_q <= 2:
+    weight = torch.as_tensor(w_q)
+    if weight.min() < 0 or weight.max() > 2:
         raise ValueError(f"w_q {w_q} is outside [0, 2]")
     q = (quality.double() - standard.mean_quality) / standard.std_quality
     length = (lengths.double() - standard.mean_length) / standard.std_length
-    return w_q * q - (2 - w_q) * length
+    return weight * q - (2 - weight) * length
 
 
 def percentile(table: Tensor, chosen: Tensor) -> float:

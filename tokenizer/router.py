@@ -1,6 +1,7 @@
 """The router: one pass over a clip predicts its assignment (method section 5).
 
-A small ViT: 3D patches, a [CLS] token, one class for each of the m^T candidates.
+A small ViT: 3D patches, a [CLS] token, one class for each of the m^T candidates. With `preference`
+the weight of quality, w_q, is an input: one router then serves the whole quality–cost curve.
 
 Shape letters: B batch, F frames, T blocks, H W pixels, D width, N patches.
 """
@@ -13,16 +14,18 @@ import torch
 import torch.nn.functional as F
 from einops import rearrange
 from huggingface_hub import PyTorchModelHubMixin
+from pydantic import Field
 from torch import Tensor, nn
 
 from tokenizer.assignment import Levels
 from tokenizer.masks import attend
 from tokenizer.model import sincos_positions
+from tokenizer.reward import Standard
 from training.config import Config
 
 
 class RouterConfig(Config):
-    """Size of the router (paper: 512 × 6 × 8 on the tokenizer's patches)."""
+    """Size of the router (paper: 512 × 6 × 8 on the tokenizer's patches) and its reward."""
 
     levels: tuple[int, ...]
     num_frames: int = 16
@@ -31,6 +34,11 @@ class RouterConfig(Config):
     width: int = 512
     layers: int = 6
     heads: int = 8
+    preference: bool = False  # w_q is an input
+    # What it has learned to maximise; written by the training. With `preference`, w_q is what it
+    # takes when none is given.
+    w_q: float = Field(default=1.2, ge=0, le=2)
+    standard: Standard | None = None
 
 
 class RouterLayer(nn.Module):
@@ -88,6 +96,11 @@ class Router(
         self.patch_in = nn.Linear(3 * frames * rows * columns, config.width)
         self.position = nn.Parameter(0.5 * sincos_positions(self.num_blocks, *cells, config.width))
         self.cls_embedding = nn.Parameter(torch.zeros(config.width))
+        self.preference = None
+        if config.preference:
+            self.preference = nn.Sequential(
+                nn.Linear(1, config.width), nn.SiLU(), nn.Linear(config.width, config.width)
+            )
         self.layers = nn.ModuleList(
             RouterLayer(config.width, config.heads) for _ in range(config.layers)
         )
@@ -101,11 +114,13 @@ class Router(
             clips, "b c (t f) (h r) (w s) -> b (t h w) (f r s c)", f=frames, r=rows, s=columns
         )
 
-    def forward(self, clips: Tensor) -> Tensor:
+    def forward(self, clips: Tensor, w_q: Tensor | None = None) -> Tensor:
         """Logits of all candidates.
 
         Args:
             clips: (B, 3, F, H, W) float in [−1, 1], whole clips of T blocks.
+            w_q: (B,) float in [0, 2], the weight of quality; for a router with `preference`,
+                whose default is `config.w_q`.
 
         Returns:
             (B, m^T), in the order of `Levels.candidates`.
@@ -114,22 +129,53 @@ class Router(
         if tuple(clips.shape[1:]) != expected:
             raise ValueError(f"clips {tuple(clips.shape)} are not (B, {expected})")
         x = self.patch_in(self.patches(clips)) + self.position
-        x = torch.cat([self.cls_embedding.expand(len(x), 1, -1), x], 1)  # (B, 1 + N, D)
+        first = self.cls_embedding.expand(len(x), 1, -1)
+        if self.preference is not None:
+            if w_q is None:
+                w_q = torch.full((len(x),), self.config.w_q, device=x.device)
+            first = first + self.preference((w_q - 1)[:, None, None].to(first.dtype))  # (B, 1, D)
+        elif w_q is not None:
+            raise ValueError(f"this router knows one w_q only, {self.config.w_q:g}")
+        x = torch.cat([first, x], 1)  # (B, 1 + N, D)
         for layer in self.layers:
             x = layer(x)
         return self.head(self.norm_out(x[:, 0]))
 
     @torch.no_grad()
-    def assign(self, clips: Tensor, prefix: Sequence[int] = ()) -> Tensor:
-        """The most probable assignment of each clip, among those that begin with the prefix.
+    def assign(
+        self,
+        clips: Tensor,
+        prefix: Sequence[int] = (),
+        *,
+        w_q: float | None = None,
+        max_tokens: int | None = None,
+    ) -> Tensor:
+        """The most probable assignment of each clip, among those that are allowed.
 
         Args:
             clips: (B, 3, F, H, W) float in [−1, 1].
             prefix: token counts of the first blocks, or none.
+            w_q: weight of quality in [0, 2]; needs a router with `preference`.
+            max_tokens: the most that a clip may take.
 
         Returns:
             (B, T) int64 token counts.
+
+        Raises:
+            ValueError: no assignment is allowed, or this router takes no w_q.
         """
-        allowed = self.levels.with_prefix(self.num_blocks, prefix).to(clips.device)
-        logits = self(clips).masked_fill(~allowed, float("-inf"))
-        return self.levels.candidates(self.num_blocks).to(clips.device)[logits.argmax(-1)]
+        candidates = self.levels.candidates(self.num_blocks)
+        allowed = self.levels.with_prefix(self.num_blocks, prefix)
+        if max_tokens is not None:
+            allowed &= candidates.sum(1) <= max_tokens
+            if not allowed.any():
+                start = f" that begins with {tuple(prefix)}" if len(prefix) else ""
+                raise ValueError(
+                    f"no assignment{start} has at most {max_tokens} tokens: the shortest has "
+                    f"{sum(prefix) + self.levels.values[0] * (self.num_blocks - len(prefix))}"
+                )
+        if w_q is not None and not 0 <= w_q <= 2:
+            raise ValueError(f"w_q {w_q:g} is outside [0, 2]")
+        wanted = None if w_q is None else torch.full((len(clips),), w_q, device=clips.device)
+        logits = self(clips, wanted).masked_fill(~allowed.to(clips.device), float("-inf"))
+        return candidates.to(clips.device)[logits.argmax(-1)]

@@ -17,11 +17,12 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
+from tokenizer.assignment import Levels
 from tokenizer.initialise import initialise_codes, initialise_patches, initialise_router
 from tokenizer.losses import LossConfig, tokenizer_loss
 from tokenizer.model import TokenizerConfig, VideoTokenizer
 from tokenizer.quantizer import Quantized
-from tokenizer.reward import Standard, best_uniform, percentile, psnr_of_mse, rewards, standard_of
+from tokenizer.reward import best_uniform, percentile, psnr_of_mse, rewards, standard_of
 from tokenizer.router import Router, RouterConfig
 from tokenizer.search import read_table
 from training.config import Config, TrainConfig
@@ -219,7 +220,9 @@ class RouterTraining(Config):
     search_batch: int = Field(ge=1)  # batch size and seed of that search: they name its clips
     search_seed: int = 0
     held_out_table: Path | None = None  # folder of the search over held-out clips
+    # With model.preference: what the router takes when none is given, and the range it learns.
     w_q: float = Field(default=1.2, ge=0, le=2)
+    w_q_range: tuple[float, float] = (0.4, 2.0)
     # 0 = the best candidate is the class (the paper); above, classes are weighted by
     # softmax(reward / temperature), which says more with few clips.
     target_temperature: float = Field(default=0.0, ge=0)
@@ -234,12 +237,20 @@ class RouterStage(StageBase):
 
     def __init__(self, config: RouterTraining) -> None:
         self.config = config
+        levels, blocks = (
+            Levels(config.model.levels),
+            config.model.num_frames // config.model.patch[0],
+        )
+        self.lengths = levels.candidates(blocks).sum(1)
+        errors, _, places = read_table(config.table)
+        self.quality = psnr_of_mse(errors)
+        self.standard = standard_of(self.quality, self.lengths)
         torch.manual_seed(config.train.seed)
-        router = Router(config.model)
+        router = Router(
+            config.model.model_copy(update={"w_q": config.w_q, "standard": self.standard})
+        )
         self.model: nn.Module = router
         self.sampler = ClipSampler(config.data, "train")
-        errors, _, places = read_table(config.table)
-        self.rewards, self.standard = self._rewards(errors)
         self.frames = self._load(places)
         if config.start_from_data:
             initialise_router(router, self.frames[: self.START_CLIPS].float() / 127.5 - 1)
@@ -250,14 +261,7 @@ class RouterStage(StageBase):
             wanted = sampler.eval_clips(len(places))  # the same draw as that search
             rows = [number * config.search_batch + row for number, row in places]
             clips, _ = sampler.load([wanted[row] for row in rows])
-            self.held_out = clips, self._rewards(held, self.standard)[0]
-
-    def _rewards(self, errors: Tensor, standard: Standard | None = None) -> tuple[Tensor, Standard]:
-        assert isinstance(self.model, Router)
-        lengths = self.model.levels.candidates(self.model.num_blocks).sum(1)
-        quality = psnr_of_mse(errors)
-        standard = standard or standard_of(quality, lengths)
-        return rewards(quality, lengths, standard, self.config.w_q).float(), standard
+            self.held_out = clips, psnr_of_mse(held)
 
     def _load(self, places: list[tuple[int, int]]) -> Tensor:
         """The searched clips again, (N, 3, F, H, W) uint8: batches are pure functions."""
@@ -271,23 +275,32 @@ class RouterStage(StageBase):
             out.append(((clips[rows] + 1) * 127.5).round().to(torch.uint8))
         return torch.cat(out)
 
-    def batch(self, step: int, rank: int, world: int) -> tuple[Tensor, Tensor]:
-        """Clips, and their rewards for every candidate."""
-        rows = self.config.train.batch_size
-        generator = torch.Generator().manual_seed(self.config.train.seed * 1_000_003 + step)
+    def batch(self, step: int, rank: int, world: int) -> tuple[Tensor, Tensor, Tensor]:
+        """Clips, their rewards for every candidate, and the w_q of these rewards."""
+        rows, config = self.config.train.batch_size, self.config
+        generator = torch.Generator().manual_seed(config.train.seed * 1_000_003 + step)
         pick = torch.randint(len(self.frames), (rows,), generator=generator)
-        mirrored = torch.rand(rows, generator=generator) < (0.5 if self.config.data.flip else 0)
-        pick, mirrored = pick[rank::world], mirrored[rank::world]
+        mirrored = torch.rand(rows, generator=generator) < (0.5 if config.data.flip else 0)
+        w_q = torch.full((rows,), config.w_q)
+        if config.model.preference:
+            low, high = config.w_q_range
+            w_q = low + (high - low) * torch.rand(rows, generator=generator)
+        pick, mirrored, w_q = pick[rank::world], mirrored[rank::world], w_q[rank::world]
         clips = self.frames[pick].float() / 127.5 - 1
         # A clip and its mirror image are about equally hard, block by block.
-        return torch.where(mirrored.view(-1, 1, 1, 1, 1), clips.flip(-1), clips), self.rewards[pick]
+        clips = torch.where(mirrored.view(-1, 1, 1, 1, 1), clips.flip(-1), clips)
+        table = rewards(self.quality[pick], self.lengths, self.standard, w_q[:, None])
+        return clips, table.float(), w_q
+
+    def _logits(self, model: nn.Module, clips: Tensor, w_q: Tensor) -> Tensor:
+        return (model(clips, w_q) if self.config.model.preference else model(clips)).float()
 
     def loss(
-        self, model: nn.Module, batch: tuple[Tensor, Tensor], generator: torch.Generator
+        self, model: nn.Module, batch: tuple[Tensor, Tensor, Tensor], generator: torch.Generator
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """Cross-entropy to the best candidate, or to the softened rewards."""
-        clips, table = batch
-        logits = model(clips).float()
+        clips, table, w_q = batch
+        logits = self._logits(model, clips, w_q)
         temperature = self.config.target_temperature
         target = (table / temperature).softmax(-1) if temperature else table.argmax(-1)
         loss = F.cross_entropy(logits, target)
@@ -296,13 +309,26 @@ class RouterStage(StageBase):
 
     @torch.no_grad()
     def validate(self, model: nn.Module, step: int) -> Validation:
-        """Percentile, top-1 and top-5 on held-out clips, beside the best uniform level."""
+        """Percentile, top-1 and top-5 on held-out clips, beside the best uniform level.
+
+        With `preference` also the percentile at other w_q in the range that was learned.
+        """
         assert isinstance(model, Router)
         if self.held_out is None:
             return Validation(scalars={}, images={})
-        clips, table = self.held_out
-        logits = torch.cat([model(x).float() for x in clips.split(64)])
-        return Validation(scalars=router_scores(model, logits, table), images={})
+        clips, quality = self.held_out
+        scalars: dict[str, float] = {}
+        low, high = self.config.w_q_range
+        others = torch.linspace(low, high, 5).tolist() if self.config.model.preference else []
+        for w_q in [self.config.w_q, *others]:
+            table = rewards(quality, self.lengths, self.standard, w_q).float()
+            parts = clips.split(64)
+            logits = torch.cat([self._logits(model, x, torch.full((len(x),), w_q)) for x in parts])
+            if not scalars:
+                scalars = router_scores(model, logits, table)
+            else:
+                scalars[f"percentile_{w_q:.1f}"] = percentile(table, logits.argmax(-1))
+        return Validation(scalars=scalars, images={})
 
 
 def router_scores(model: Router, logits: Tensor, table: Tensor) -> dict[str, float]:

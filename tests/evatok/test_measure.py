@@ -23,7 +23,7 @@ from evatok.measure import (
 )
 from evatok.models import Models
 from generator.engine import SamplingConfig
-from tokenizer.codec import make_assigner
+from tokenizer.strategies import make_assigner
 from video.dataset import DataConfig, SourceConfig
 
 

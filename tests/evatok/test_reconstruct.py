@@ -14,7 +14,8 @@ from evaluation.frechet import frechet_distance
 from evaluation.quality import psnr
 from evatok.models import Models
 from evatok.reconstruct import reconstruct_files
-from tokenizer.codec import Codec, make_assigner
+from tokenizer.codec import Codec
+from tokenizer.strategies import make_assigner
 from video.clips import resize_crop, to_clip
 from video.io import VideoError, probe, read_frames, write_video
 

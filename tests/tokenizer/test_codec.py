@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from tokenizer.codec import Codec, make_assigner
+from tokenizer.codec import Codec
 from tokenizer.model import VideoTokenizer
-from tokenizer.router import Router, RouterConfig
+from tokenizer.strategies import make_assigner
 
 
 @pytest.mark.parametrize(
@@ -30,28 +30,6 @@ def test_psnr_counts_real_frames_only(model: VideoTokenizer) -> None:
     coded = Codec(model, make_assigner("8,4,1", model)).reconstruct(video)
     error = (coded.frames[12:].float() - coded.original[12:].float()) / 255
     torch.testing.assert_close(coded.psnr[1], -10 * error.square().mean().log10())
-
-
-def test_assigners_by_name(model: VideoTokenizer) -> None:
-    clips = torch.zeros(2, 3, 12, 16, 16)
-    assert make_assigner("8,4,1", model)(clips).tolist() == [[8, 4, 1]] * 2
-    assert make_assigner("uniform:2", model)(clips).tolist() == [[2, 2, 2]] * 2
-    config = RouterConfig(levels=(1, 2, 4, 8), num_frames=12, size=16, width=16, layers=1, heads=2)
-    assert make_assigner("router", model, Router(config))(clips).shape == (2, 3)
-    for spec, reason in (
-        ("router", "needs a router"),
-        ("uniform:3", r"\[3\] are not levels"),
-        ("uniform:", "choose 'router'"),
-        ("uniform:2,2,2", "choose 'router'"),
-        ("2", "choose 'router'"),
-        ("best", "choose 'router'"),
-        ("1,2", "has 2 levels; a clip has 3"),
-    ):
-        with pytest.raises(ValueError, match=reason):
-            make_assigner(spec, model)
-    other = Router(config.model_copy(update={"levels": (1, 2)}))
-    with pytest.raises(ValueError, match="are not the tokenizer's"):
-        make_assigner("router", model, other)
 
 
 def test_no_frames_are_refused(model: VideoTokenizer) -> None:

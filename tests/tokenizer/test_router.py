@@ -36,6 +36,40 @@ def test_the_best_with_a_prefix(router: Router) -> None:
     assert torch.equal(router.levels.ranks(chosen)[:, 2], logits.argmax(-1))
 
 
+def test_at_most_so_many_tokens(router: Router) -> None:
+    clips = torch.rand(6, 3, 12, 16, 16) * 2 - 1
+    candidates = router.levels.candidates(3)
+    logits = router(clips)
+    for limit in (3, 5, 9):
+        chosen = router.assign(clips, max_tokens=limit)
+        assert (chosen.sum(1) <= limit).all()
+        left = torch.where(candidates.sum(1) <= limit, logits, float("-inf"))
+        assert torch.equal(chosen, candidates[left.argmax(1)])
+    assert router.assign(clips, (2,), max_tokens=4).tolist() == [[2, 1, 1]] * 6
+    with pytest.raises(ValueError, match="at most 2 tokens: the shortest has 3"):
+        router.assign(clips, max_tokens=2)
+    with pytest.raises(ValueError, match=r"begins with \(4,\) has at most 5 .* shortest has 6"):
+        router.assign(clips, (4,), max_tokens=5)
+
+
+def test_the_preference_is_an_input(router: Router, tmp_path: Path) -> None:
+    clips = torch.rand(2, 3, 12, 16, 16) * 2 - 1
+    with pytest.raises(ValueError, match="knows one w_q only"):
+        router.assign(clips, w_q=1.0)
+    torch.manual_seed(0)
+    wishing = Router(router.config.model_copy(update={"preference": True, "w_q": 0.8})).eval()
+    low, high = wishing(clips, torch.full((2,), 0.4)), wishing(clips, torch.full((2,), 2.0))
+    assert not torch.allclose(low, high)
+    assert torch.equal(wishing(clips), wishing(clips, torch.full((2,), 0.8)))
+    mixed = wishing(clips, torch.tensor([0.4, 2.0]))
+    torch.testing.assert_close(mixed, torch.stack([low[0], high[1]]))
+    with pytest.raises(ValueError, match="outside"):
+        wishing.assign(clips, w_q=2.5)
+    wishing.save_pretrained(tmp_path)
+    again = Router.from_pretrained(tmp_path).eval()
+    assert again.config == wishing.config and torch.equal(again(clips), wishing(clips))
+
+
 def test_one_clip_does_not_see_another(router: Router) -> None:
     """A clip's assignment must not depend on what shares its batch."""
     clips = torch.rand(4, 3, 12, 16, 16) * 2 - 1

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from tokenizer.losses import LossConfig, tokenizer_loss
 from tokenizer.model import VideoTokenizer
+from tokenizer.reward import rewards
 from tokenizer.router import Router
 from tokenizer.search import curate
 from tokenizer.stages import FinalConfig, ProxyConfig, RouterStage, RouterTraining, TokenizerStage
@@ -143,6 +144,15 @@ def test_search_router_and_final_follow_each_other(data: dict[str, Any], tmp_pat
     clips = sampler.batch(1, 6, 5)[0]
     loaded = stage.frames[6:].float() / 127.5 - 1
     torch.testing.assert_close(loaded, clips, atol=1e-5, rtol=0)  # the searched clips, in order
+    wishing = {"preference": True} | config.model.model_dump(exclude={"preference"})
+    wishes = RouterStage(RouterTraining.model_validate(config.model_dump() | {"model": wishing}))
+    _, table, w_q = wishes.batch(0, 0, 1)
+    assert w_q.min() >= 0.4 and w_q.max() <= 2 and w_q.std() > 0.1
+    for row, weight in zip(table, w_q.tolist(), strict=True):
+        whole = rewards(wishes.quality, wishes.lengths, wishes.standard, weight).float()
+        assert any(torch.equal(row, one) for one in whole)
+    curve = wishes.validate(wishes.model, 0).scalars
+    assert {"percentile", "percentile_0.4", "percentile_1.2", "percentile_2.0"} <= set(curve)
     router = train(stage, config.train, tmp_path / "router", config)
     scores = stage.validate(router, 60).scalars
     assert scores["percentile"] > 90
