@@ -123,6 +123,32 @@ def search_command(
     show(run_search(config, overrides or (), run_dir, progress), as_json)
 
 
+@app.command("curves")
+def curves_command(
+    config: Config,
+    output: Output,
+    tables: Annotated[
+        Path | None, typer.Option(help="Folder of the search. Default: runs/FAMILY/search.")
+    ] = None,
+    preference: Annotated[
+        Path | None, typer.Option(help="A router with w_q as an input, to compare.")
+    ] = None,
+    model: Model = "nano",
+    features: Annotated[str, typer.Option(help="Also distances, with these: nano,i3d.")] = "",
+    as_json: AsJson = False,
+) -> None:
+    """Quality against tokens for every way to choose assignments, on a search's held-out clips.
+
+    \b
+    Example:
+        evatok curves configs/nano/search.yaml -o out/curves --features nano
+    """
+    from evatok.curves import run_curves
+
+    result = run_curves(config, output, tables, preference, model, _networks(features, model))
+    show(result, as_json)
+
+
 @app.command("pipeline")
 def pipeline_command(
     directory: Annotated[Path, typer.Argument(help="Folder of settings, such as configs/nano.")],

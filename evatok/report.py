@@ -8,7 +8,6 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-import torch
 from pydantic import Field
 
 from evaluation.features.load import load_features
@@ -25,12 +24,11 @@ from evatok.models import Models
 from evatok.page import number
 from evatok.plots import line_plot
 from evatok.search import SearchConfig
+from evatok.searched import searched_sets
 from generator.engine import SamplingConfig
-from tokenizer.reward import psnr_of_mse, rewards, standard_of
-from tokenizer.search import read_table
 from tokenizer.stages import router_scores
 from training.config import Config
-from video.dataset import ClipSampler, DataConfig
+from video.dataset import DataConfig
 
 Rows = list[dict[str, Any]]
 Say = Callable[[str], None]
@@ -98,25 +96,12 @@ def measure(
     return tables
 
 
-@torch.no_grad()
 def router_rows(models: Models, search: SearchConfig, search_dir: Path, w_q: float) -> Rows:
     """The router's percentile, top-1 and top-5 on held-out clips of each set."""
-    router = models.router
-    lengths = router.levels.candidates(router.num_blocks).sum(1)
-    errors, _, _ = read_table(search_dir / "train")
-    standard = standard_of(psnr_of_mse(errors), lengths)
-    held, _, places = read_table(search_dir / "test")
-    table = rewards(psnr_of_mse(held), lengths, standard, w_q).float()
-    sampler = ClipSampler(search.data, "test")
-    windows = sampler.eval_clips(len(places))  # the same draw as that search
-    windows = [windows[batch * search.batch_size + row] for batch, row in places]
     rows = []
-    for place, source in enumerate(sampler.sources):
-        mine = [i for i, window in enumerate(windows) if window.source == place]
-        parts = [mine[start : start + 64] for start in range(0, len(mine), 64)]
-        logits = [router(sampler.load([windows[i] for i in part])[0]).float() for part in parts]
-        scores = router_scores(router, torch.cat(logits), table[mine])
-        rows.append({"set": source.root.name, **scores, "num_clips": len(mine)})
+    for clips in searched_sets(search, search_dir, models.router.levels):
+        scores = router_scores(models.router, clips.logits(models.router), clips.rewards(w_q))
+        rows.append({"set": clips.name, **scores, "num_clips": len(clips.real)})
     return rows
 
 

@@ -14,7 +14,7 @@ from typing import Literal, Protocol
 import numpy as np
 import torch
 import torch.nn.functional as F
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from tokenizer.assignment import Levels
@@ -228,6 +228,13 @@ class RouterTraining(Config):
     target_temperature: float = Field(default=0.0, ge=0)
     # Start the patch layer from principal components.
     start_from_data: bool = False
+
+    @model_validator(mode="after")
+    def _one_home(self) -> RouterTraining:
+        fields = RouterConfig.model_fields
+        if any(getattr(self.model, name) != fields[name].default for name in ("w_q", "standard")):
+            raise ValueError("model.w_q and model.standard are written by the training: set w_q")
+        return self
 
 
 class RouterStage(StageBase):

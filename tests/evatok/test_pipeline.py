@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -92,6 +93,30 @@ train: {TRAIN}  steps: 2
         (folder / f"{name}.yaml").write_text(text)
 
 
+def check_curves(result: dict[str, Any], folder: Path) -> None:
+    rows: list[dict[str, Any]] = result["curves"]
+    by_name: dict[str, list[dict[str, Any]]] = {}
+    for row in rows:
+        by_name.setdefault(row["strategy"], []).append(row)
+    assert [row["setting"] for row in by_name["uniform"]] == [1, 2, 4]
+    assert [row["mean_tokens"] for row in by_name["uniform"]] == [4, 8, 16]
+    assert all(abs(row["gain"]) < 1e-9 for row in by_name["uniform"])
+    assert all(row["percentile"] == pytest.approx(100) for row in by_name["max-reward"])
+    assert len(by_name["max-reward"]) == len(by_name["threshold"]) == 9
+    assert by_name["router"][0]["percentile"] <= 100 and len(by_name["router"]) == 1
+    dearest = max(by_name["max-reward"], key=lambda row: row["setting"])  # w_q 2: quality alone
+    assert dearest["psnr"] == max(row["psnr"] for row in rows)
+    assert all(row["fvd[nano]"] >= 0 for row in rows)
+    assert [row["strategy"] for row in result["kept"]] == ["router"]
+    names = {"curves.csv"} | {
+        f"{metric}-squares{suffix}"
+        for metric in ("psnr", "fvd-nano")
+        for suffix in (".svg", ".png")
+    }
+    assert {path.name for path in folder.iterdir()} == names
+    assert len((folder / "curves.csv").read_text().splitlines()) == 1 + len(rows)
+
+
 def test_from_videos_to_report(
     footage: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -130,6 +155,13 @@ def test_from_videos_to_report(
     for picture in ("clips.png", "levels.svg", "tradeoff-squares.svg"):
         assert picture in text and (run_dir / "report" / "figures" / picture).is_file()
     assert (run_dir / "export" / "report.json").is_file()
+
+    # curves of the same search
+    words = ["--tables", str(run_dir / "search"), "--model", str(run_dir / "export")]
+    words += ["-o", str(tmp_path / "curves"), "--features", "nano", "--json"]
+    assert main(["curves", str(settings / "search.yaml"), *words]) == 0
+    curves = json.loads(capsys.readouterr().out.splitlines()[-1])
+    check_curves(curves, tmp_path / "curves")
 
     # all is finished: nothing is done again
     before = {path: path.stat().st_mtime_ns for path in run_dir.rglob("*") if path.is_file()}

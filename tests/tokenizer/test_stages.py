@@ -144,6 +144,9 @@ def test_search_router_and_final_follow_each_other(data: dict[str, Any], tmp_pat
     clips = sampler.batch(1, 6, 5)[0]
     loaded = stage.frames[6:].float() / 127.5 - 1
     torch.testing.assert_close(loaded, clips, atol=1e-5, rtol=0)  # the searched clips, in order
+    with pytest.raises(ValueError, match="set w_q"):
+        twice = config.model.model_dump() | {"w_q": 0.5}
+        RouterTraining.model_validate(config.model_dump() | {"model": twice})
     wishing = {"preference": True} | config.model.model_dump(exclude={"preference"})
     wishes = RouterStage(RouterTraining.model_validate(config.model_dump() | {"model": wishing}))
     _, table, w_q = wishes.batch(0, 0, 1)

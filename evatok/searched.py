@@ -1,0 +1,92 @@
+"""Held-out clips of a search, with the quality of every candidate: what routers are judged on.
+
+Shape letters: N clips, T blocks, M = m^T candidates.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from evatok.measure import ClipSet, to_bytes
+from evatok.search import SearchConfig
+from tokenizer.assignment import Levels
+from tokenizer.reward import Standard, psnr_of_mse, rewards, standard_of
+from tokenizer.router import Router
+from tokenizer.search import read_table
+from video.dataset import ClipSampler, Window
+
+
+@dataclass(frozen=True)
+class Searched:
+    """Held-out clips of one set, with the quality of every candidate.
+
+    Attributes:
+        name: of the set.
+        real: the clips.
+        quality: (N, M) float32 PSNR in dB, proxy tokenizer.
+        standard: statistics of the training table.
+        levels: of the proxy.
+        num_blocks: T.
+    """
+
+    name: str
+    real: ClipSet
+    quality: Tensor
+    standard: Standard
+    levels: Levels
+    num_blocks: int
+
+    @property
+    def lengths(self) -> Tensor:
+        """(M,) int64 tokens of each candidate."""
+        return self.levels.candidates(self.num_blocks).sum(1)
+
+    def rewards(self, w_q: float) -> Tensor:
+        """(N, M) float32."""
+        return rewards(self.quality, self.lengths, self.standard, w_q).float()
+
+    @torch.no_grad()
+    def logits(self, router: Router, w_q: float | None = None) -> Tensor:
+        """(N, M) of a router, at a w_q if it takes one."""
+        parts = []
+        for clips in self.real.batches():
+            wanted = None if w_q is None else torch.full((len(clips),), w_q)
+            parts.append(router(clips, wanted).float())
+        return torch.cat(parts)
+
+
+def searched_sets(search: SearchConfig, directory: Path, levels: Levels) -> list[Searched]:
+    """The held-out clips of a search, a set for each source.
+
+    Args:
+        search: its settings.
+        directory: of its tables, with train/ and test/.
+        levels: of the tokenizer that searched.
+    """
+    errors, _, _ = read_table(directory / "train")
+    held, _, places = read_table(directory / "test")
+    num_blocks = round(np.log(held.shape[1]) / np.log(len(levels)))
+    standard = standard_of(psnr_of_mse(errors), levels.candidates(num_blocks).sum(1))
+    sampler = ClipSampler(search.data, "test")
+    drawn = sampler.eval_clips(len(places))  # the same draw as that search
+    windows = [drawn[batch * search.batch_size + row] for batch, row in places]
+    sets = []
+    for number, source in enumerate(sampler.sources):
+        rows = [i for i, window in enumerate(windows) if window.source == number]
+        if rows:
+            real = _clip_set(sampler, [windows[i] for i in rows], source.root.name)
+            quality = psnr_of_mse(held[rows])
+            sets.append(Searched(real.name, real, quality, standard, levels, num_blocks))
+    return sets
+
+
+def _clip_set(sampler: ClipSampler, windows: Sequence[Window], name: str) -> ClipSet:
+    parts = [sampler.load(windows[start : start + 32]) for start in range(0, len(windows), 32)]
+    clips = torch.cat([to_bytes(clips) for clips, _ in parts])
+    return ClipSet(name, clips, torch.cat([labels for _, labels in parts]), sampler.class_names)
