@@ -74,16 +74,26 @@ class BlockEncoder:
         places = model.encoder_places.blocks(blocks)
         self.references = model.encoder.references(self.embeddings + places)
 
-    def step(self, past: Past, rank: int) -> tuple[Tensor, Past]:
+    def step(self, past: Past, rank: int, rows: Tensor | None = None) -> tuple[Tensor, Past]:
         """Encode the next block at the level of this rank.
+
+        Args:
+            past: of the same clips.
+            rank: of the level.
+            rows: (n,) int64, which of the clips; all if None.
 
         Returns:
             ids (B, k) int64, and the past with this block.
         """
         model, t, n = self.model, past.num_blocks, self.model.num_cells
-        pooled = model.encoder_places.pool(rank) @ self.embeddings[:, t * n : (t + 1) * n]
+        everything = slice(None) if rows is None else rows
+        block = self.embeddings[:, t * n : (t + 1) * n][everything]
+        pooled = model.encoder_places.pool(rank) @ block
         x = model.query_map(pooled) + model.encoder_places.of_block(t, rank)  # (B, k, D)
-        seen = [(k[:, : (t + 1) * n], v[:, : (t + 1) * n]) for k, v in self.references]
+        seen = [
+            (k[:, : (t + 1) * n][everything], v[:, : (t + 1) * n][everything])
+            for k, v in self.references
+        ]
         x, own = _run(model.encoder, x, past, lambda index, _: seen[index])
         unit = F.normalize(model.code_in(x).float(), dim=-1)
         ids = model.quantizer.nearest(unit.flatten(0, 1)).unflatten(0, unit.shape[:2])
