@@ -178,6 +178,9 @@ def reconstruct_command(
         str, typer.Option(help="router, uniform:32, 32,16,8,8, best or threshold:24.5 (dB).")
     ] = "router",
     model: Model = "nano",
+    max_tokens: Annotated[
+        int | None, typer.Option(min=1, help="The most that a clip may take (router, best).")
+    ] = None,
     features: Annotated[str, typer.Option(help="Score with these: nano,i3d.")] = "",
     plain: Plain = False,
     allow_damaged: Annotated[
@@ -200,7 +203,8 @@ def reconstruct_command(
     kind = assignment.partition(":")[0]
     router = models.router if kind in ("router", "best") else None
     proxy = models.proxy if kind in ("best", "threshold") and "proxy" in models.parts else None
-    codec = Codec(models.final, make_assigner(assignment, models.final, router, proxy))
+    assigner = make_assigner(assignment, models.final, router, proxy, max_tokens)
+    codec = Codec(models.final, assigner)
     result = reconstruct_files(
         codec,
         files,

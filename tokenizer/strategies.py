@@ -61,6 +61,7 @@ def make_assigner(
     model: VideoTokenizer,
     router: Router | None = None,
     proxy: VideoTokenizer | None = None,
+    max_tokens: int | None = None,
 ) -> Assigner:
     """A chooser of assignments, by name.
 
@@ -69,20 +70,29 @@ def make_assigner(
         model: whose levels and blocks are meant.
         router: needed by "router", and by "best" for the statistics of its reward.
         proxy: what "best" and "threshold" search with; the model itself if None.
+        max_tokens: the most that a clip may take; for "router" and "best".
 
     Returns:
         clips (B, 3, F, H, W) → (B, T) int64.
 
     Raises:
-        ValueError: an unknown name, levels that the model does not have, or no router.
+        ValueError: an unknown name, levels that the model does not have, no router, or a limit
+            below the shortest assignment.
     """
+    shortest = model.levels.values[0] * model.num_blocks
+    if max_tokens is not None and max_tokens < shortest:
+        raise ValueError(f"at most {max_tokens} tokens a clip: the shortest has {shortest}")
     name, _, value = spec.partition(":")
     if name in ("router", "best"):
         w_q = _number(spec, value) if value else None
         if w_q is not None and not 0 <= w_q <= 2:
             raise ValueError(f"assignment {spec!r}: w_q is outside [0, 2]")
         trained = _usable(name, model, router)
-        return _routed(trained, w_q) if name == "router" else _best(trained, w_q, proxy or model)
+        if name == "router":
+            return _routed(trained, w_q, max_tokens)
+        return _best(trained, w_q, proxy or model, max_tokens)
+    if max_tokens is not None:
+        raise ValueError(f"assignment {spec!r} takes no limit of tokens: 'router' and 'best' do")
     if name == "threshold":
         return partial(_reaching, proxy or model, _number(spec, value))
     text = value if name == "uniform" else spec
@@ -114,17 +124,20 @@ def _usable(name: str, model: VideoTokenizer, router: Router | None) -> Router:
     return router
 
 
-def _routed(router: Router, w_q: float | None) -> Assigner:
+def _routed(router: Router, w_q: float | None, max_tokens: int | None) -> Assigner:
     if w_q is not None and not router.config.preference:
         raise ValueError(f"this router knows w_q {router.config.w_q:g} only: write 'router'")
-    return partial(router.assign, w_q=w_q)
+    return partial(router.assign, w_q=w_q, max_tokens=max_tokens)
 
 
-def _best(router: Router, w_q: float | None, model: VideoTokenizer) -> Assigner:
+def _best(
+    router: Router, w_q: float | None, model: VideoTokenizer, max_tokens: int | None
+) -> Assigner:
     config = router.config
     if config.standard is None:
         raise ValueError("assignment 'best' needs the statistics of the router's reward: train it")
-    return partial(_rewarded, model, config.standard, config.w_q if w_q is None else w_q)
+    wanted = config.w_q if w_q is None else w_q
+    return partial(_rewarded, model, config.standard, wanted, max_tokens)
 
 
 def _search(model: VideoTokenizer, clips: Tensor) -> tuple[Tensor, Tensor, Levels]:
@@ -134,9 +147,14 @@ def _search(model: VideoTokenizer, clips: Tensor) -> tuple[Tensor, Tensor, Level
     return quality, lengths, model.levels
 
 
-def _rewarded(model: VideoTokenizer, standard: Standard, w_q: float, clips: Tensor) -> Tensor:
+def _rewarded(
+    model: VideoTokenizer, standard: Standard, w_q: float, max_tokens: int | None, clips: Tensor
+) -> Tensor:
     quality, lengths, levels = _search(model, clips)
-    chosen = choose_best(quality, lengths, standard, w_q)
+    table = rewards(quality, lengths, standard, w_q)
+    if max_tokens is not None:
+        table = table.masked_fill(lengths > max_tokens, float("-inf"))
+    chosen = table.argmax(1)
     return levels.candidates(model.num_blocks).to(clips.device)[chosen]
 
 

@@ -45,6 +45,21 @@ def test_best_is_the_highest_reward_of_all(model: VideoTokenizer, clips: Tensor)
         )
 
 
+def test_a_limit_of_tokens(model: VideoTokenizer, clips: Tensor) -> None:
+    quality, lengths = quality_and_lengths(model, clips)
+    standard = standard_of(quality, lengths)
+    router = Router(CONFIG.model_copy(update={"w_q": 2.0, "standard": standard})).eval()
+    inside = rewards(quality, lengths, standard, 2.0).masked_fill(lengths > 7, float("-inf"))
+    chosen = make_assigner("best", model, router, max_tokens=7)(clips)
+    assert torch.equal(model.levels.index(chosen), inside.argmax(1))
+    chosen = make_assigner("router", model, router, max_tokens=7)(clips)
+    assert torch.equal(chosen, router.assign(clips, max_tokens=7)) and (chosen.sum(1) <= 7).all()
+    with pytest.raises(ValueError, match="at most 2 tokens a clip: the shortest has 3"):
+        make_assigner("router", model, router, max_tokens=2)
+    with pytest.raises(ValueError, match="takes no limit"):
+        make_assigner("uniform:2", model, max_tokens=7)
+
+
 def test_threshold_is_the_shortest_that_reaches_it(model: VideoTokenizer, clips: Tensor) -> None:
     quality, lengths = quality_and_lengths(model, clips)
     threshold = float(quality.median())
