@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Protocol
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 
@@ -44,6 +45,30 @@ class FeatureNetwork(Protocol):
         vector does not depend on the rest of its batch by more than rounding.
         """
         ...
+
+
+def check_clips(clips: Tensor) -> None:
+    """Refuse what is not floats (B, 3, F, H, W)."""
+    if clips.ndim != 5 or clips.shape[1] != 3 or not clips.is_floating_point():
+        raise ValueError(
+            f"clips must be floats of shape (B, 3, F, H, W), not {clips.dtype} "
+            f"of {tuple(clips.shape)}"
+        )
+
+
+def resize_frames(clips: Tensor, size: int, *, antialias: bool) -> Tensor:
+    """Resize every frame: (B, 3, F, H, W) → (B, 3, F, size, size).
+
+    Bilinear, half-pixel centres (`align_corners=False`), the whole frame whatever its aspect, range
+    untouched; frames of this size pass through as they are.
+    """
+    if tuple(clips.shape[-2:]) == (size, size):
+        return clips
+    frames = clips.transpose(1, 2).flatten(0, 1)  # (B F, 3, H, W)
+    frames = F.interpolate(
+        frames, (size, size), mode="bilinear", align_corners=False, antialias=antialias
+    )
+    return frames.unflatten(0, (clips.shape[0], clips.shape[2])).transpose(1, 2)
 
 
 def cache_dir() -> Path:

@@ -25,7 +25,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from evaluation.features.base import weights_checksum
+from evaluation.features.base import resize_frames, weights_checksum
 from evaluation.features.i3d_weights import main, read_weights
 
 NUM_CLASSES = 400
@@ -204,11 +204,7 @@ def preprocess(clips: Tensor) -> Tensor:
     Bilinear, half-pixel centres (`align_corners=False`), no antialias, aspect ignored, range
     untouched; 224 × 224 frames pass through as they are.
     """
-    b, c, f, h, w = clips.shape
-    if (h, w) != (SIZE, SIZE):
-        frames = clips.transpose(1, 2).reshape(b * f, c, h, w)
-        frames = F.interpolate(frames, (SIZE, SIZE), mode="bilinear", align_corners=False)
-        clips = frames.view(b, f, c, SIZE, SIZE).transpose(1, 2)
+    clips = resize_frames(clips, SIZE, antialias=False)
     return clips.contiguous(memory_format=torch.channels_last_3d)
 
 

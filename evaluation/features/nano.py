@@ -22,7 +22,7 @@ from huggingface_hub import PyTorchModelHubMixin
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from evaluation.features.base import weights_checksum
+from evaluation.features.base import check_clips, resize_frames, weights_checksum
 from training.config import Config, TrainConfig
 from training.stage import StageBase, Validation
 from video.dataset import ClipSampler, DataConfig
@@ -125,28 +125,12 @@ class NanoFeatures:
     @torch.no_grad()
     def __call__(self, clips: Tensor) -> Tensor:
         """Features (B, D) float32 of clips (B, 3, F, H, W) float32 in [-1, 1]; F ≥ 9."""
-        if clips.ndim != 5 or clips.shape[1] != 3 or not clips.is_floating_point():
-            raise ValueError(
-                f"clips must be floats of shape (B, 3, F, H, W), not {clips.dtype} "
-                f"of {tuple(clips.shape)}"
-            )
+        check_clips(clips)
         if clips.shape[2] < MIN_FRAMES:
             raise ValueError(f"clips of {clips.shape[2]} frames: the network needs {MIN_FRAMES}")
         clips = clips.to(self.device, torch.float32)
         with torch.autocast(self.device.type, enabled=False):
-            return self.net.features(_resize(clips))
-
-
-def _resize(clips: Tensor) -> Tensor:
-    """Frame by frame to SIZE × SIZE, with antialiasing."""
-    if clips.shape[-2:] == (SIZE, SIZE):
-        return clips
-    batch = clips.shape[0]
-    frames = clips.transpose(1, 2).flatten(0, 1)  # (B F, 3, H, W)
-    frames = F.interpolate(
-        frames, (SIZE, SIZE), mode="bilinear", align_corners=False, antialias=True
-    )
-    return frames.unflatten(0, (batch, -1)).transpose(1, 2)
+            return self.net.features(resize_frames(clips, SIZE, antialias=True))
 
 
 def load_nano(path: str | Path | None = None, device: str | torch.device = "cpu") -> NanoFeatures:
