@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 
@@ -25,7 +25,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from evaluation.features.base import resize_frames, weights_checksum
+from evaluation.features.base import check_clips, resize_frames, weights_checksum
+from evaluation.features.encoder import Grid, check_layers
 from evaluation.features.i3d_weights import main, read_weights
 
 NUM_CLASSES = 400
@@ -198,14 +199,72 @@ class I3DFeatures:
         return torch.cat(rows)
 
 
-def preprocess(clips: Tensor) -> Tensor:
+def preprocess(clips: Tensor, size: int = SIZE) -> Tensor:
     """Resize every frame: (B, 3, F, H, W) → (B, 3, F, 224, 224), channels last in memory.
 
     Bilinear, half-pixel centres (`align_corners=False`), no antialias, aspect ignored, range
     untouched; 224 × 224 frames pass through as they are.
     """
-    clips = resize_frames(clips, SIZE, antialias=False)
+    clips = resize_frames(clips, size, antialias=False)
     return clips.contiguous(memory_format=torch.channels_last_3d)
+
+
+class I3DEncoder:
+    """The same network as a `VideoEncoder`: layers 1 to 16 are those of `I3D.layers`, by order.
+
+    Without the logits nothing ties it to 224 × 224: a smaller `size` is cheaper by its square.
+    Layers that serve (cells for 16 frames at 224, and at 64): 7 `Mixed_3c` 8 × 28 × 28, 8 × 8 × 8;
+    13 `Mixed_4f` 4 × 14 × 14, 4 × 4 × 4; 16 `Mixed_5c` 2 × 7 × 7, 2 × 2 × 2.
+    """
+
+    name = "i3d"
+
+    def __init__(self, weights: Mapping[str, Tensor], size: int | None = None) -> None:
+        """Take tensors as `I3DFeatures` does."""
+        self.checksum = weights_checksum(weights)
+        self.size = SIZE if size is None else size
+        self.model = I3D().requires_grad_(False).eval()
+        self.model.load_state_dict(fold(weights))
+        self.model.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
+        self.layers = [self.model.get_submodule(name) for name in self.model.layers]
+        self.num_layers = len(self.layers)
+
+    def grid(self, layer: int, num_frames: int) -> Grid:
+        """See `VideoEncoder`; every halving rounds up."""
+        check_layers(self, [layer])
+        t, side = num_frames, self.size
+        for part in self.layers[:layer]:
+            if isinstance(part, Pool):
+                t, side = -(-t // part.stride[0]), -(-side // part.stride[1])
+            elif isinstance(part, Unit):
+                t, side = -(-t // part.stride), -(-side // part.stride)
+        return t, side, side
+
+    def width(self, layer: int) -> int:
+        """See `VideoEncoder`."""
+        check_layers(self, [layer])
+        before = (part for part in reversed(self.layers[:layer]) if not isinstance(part, Pool))
+        return next(
+            len(part.bias)
+            if isinstance(part, Unit)
+            else sum(len(unit.bias) for unit in (part.b0, part.b1b, part.b2b, part.b3b))
+            for part in before
+            if isinstance(part, (Unit, Mixed))
+        )
+
+    def hidden(self, clips: Tensor, layers: Sequence[int]) -> list[Tensor]:
+        """See `VideoEncoder.hidden`; float32 whatever autocast says, no antialias."""
+        check_layers(self, layers)
+        check_clips(clips)
+        self.model.to(clips.device)
+        found: dict[int, Tensor] = {}
+        with torch.autocast(clips.device.type, enabled=False):
+            x = preprocess(clips.float(), self.size)
+            for number, layer in enumerate(self.layers[: max(layers)], 1):
+                x = layer(x)  # nothing behind writes into it: a unit's ReLU is on its own output
+                if number in layers:
+                    found[number] = x.permute(0, 2, 3, 4, 1)  # (B, T', H', W', C)
+        return [found[layer] for layer in layers]
 
 
 def load_i3d(path: str | Path | None = None, device: str | torch.device = "cpu") -> I3DFeatures:
@@ -216,6 +275,11 @@ def load_i3d(path: str | Path | None = None, device: str | torch.device = "cpu")
         ValueError: they are damaged or others.
     """
     return I3DFeatures(read_weights(path), device)
+
+
+def load_i3d_encoder(path: Path | None = None, size: int | None = None) -> I3DEncoder:
+    """The encoder with verified weights; raises as `load_i3d` does."""
+    return I3DEncoder(read_weights(path), size)
 
 
 if __name__ == "__main__":

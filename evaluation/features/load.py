@@ -1,4 +1,4 @@
-"""Feature networks by name."""
+"""Feature networks and frozen encoders by name."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from pathlib import Path
 import torch
 
 from evaluation.features.base import FeatureNetwork
+from evaluation.features.encoder import EncoderConfig, VideoEncoder
 
 NETWORKS = ("nano", "i3d")
 
@@ -35,3 +36,26 @@ def load_features(
 
         return load_i3d(path, device)
     raise ValueError(f"no feature network {name!r}; there are {', '.join(NETWORKS)}")
+
+
+def load_encoder(config: EncoderConfig) -> VideoEncoder:
+    """The frozen encoder that the settings name, ready to be called.
+
+    Raises:
+        ValueError: its weights are not the expected ones, or it does not take that size.
+        FileNotFoundError: its weights are not here; the message says how to get them.
+        ImportError: it needs a package that is not installed.
+    """
+    if config.encoder == "i3d":
+        from evaluation.features.i3d import load_i3d_encoder
+
+        return load_i3d_encoder(config.path, config.size)
+    if config.size is not None:
+        raise ValueError(f"encoder {config.encoder} has a size of its own: leave `size` out")
+    if config.encoder == "vjepa2-l":
+        from evaluation.features.vjepa2 import load_vjepa2
+
+        return load_vjepa2(config.path)
+    from evaluation.features.videomae import load_videomae, load_videomae_nano
+
+    return (load_videomae_nano if config.encoder == "videomae-nano" else load_videomae)(config.path)

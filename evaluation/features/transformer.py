@@ -1,0 +1,172 @@
+"""What the frozen video transformers share; `transformers` is imported here and nowhere else.
+
+VideoMAE and V-JEPA 2 cut a clip into tubes of frames × rows × columns and run plain layers over
+them. Transformers' own modules do the work, layer by layer, so that the run can stop at the last
+layer that is wanted.
+
+Shape letters: B batch, F frames, H W pixels, N tokens = T' · H' · W', C channels.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from types import ModuleType
+
+import torch
+from safetensors import SafetensorError
+from torch import Tensor, nn
+
+from evaluation.features.base import check_clips, resize_frames, weights_checksum
+from evaluation.features.encoder import Grid, check_layers
+
+# Of ImageNet, for pixels in [0, 1]; the usual values of both networks' preprocessors.
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+
+def transformers() -> ModuleType:
+    """The package, imported late: it is optional and takes seconds.
+
+    Raises:
+        ImportError: it is not installed; the message says how to mend that.
+    """
+    try:
+        import transformers as package
+    except ImportError as error:
+        raise ImportError(
+            'video transformers need transformers; install it with pip install "evatok[encoders]"'
+        ) from error
+    return package
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Transformers without progress bars and reports; what they say is checked instead."""
+    logging = transformers().utils.logging
+    level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(level)
+        if bars:
+            logging.enable_progress_bar()
+
+
+def load_pretrained(kind: str, folder: Path) -> nn.Module:
+    """A model of Transformers' class `kind`, in float32, every weight from the folder's file.
+
+    Args:
+        kind: name of the class.
+        folder: with config.json and model.safetensors; tensors of other parts are left out.
+
+    Raises:
+        ValueError: the file lacks some of the weights or is none (they are never left random).
+    """
+    file = folder / "model.safetensors"
+    cls = getattr(transformers(), kind)
+    try:
+        with quiet():
+            model, info = cls.from_pretrained(
+                folder,
+                dtype=torch.float32,
+                local_files_only=True,
+                use_safetensors=True,
+                output_loading_info=True,
+            )
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+        reason = " ".join(str(error).split())
+        raise ValueError(f"{folder}: no weights of a {kind} ({reason})") from None
+    wrong = [*info["missing_keys"], *(str(key) for key in info["mismatched_keys"])]
+    if wrong or info["error_msgs"]:
+        some = ", ".join(sorted(wrong)[:3])
+        raise ValueError(f"{file}: {len(wrong)} weights of a {kind} are not in it: {some} …")
+    return model
+
+
+class TransformerEncoder(ABC):
+    """A frozen video transformer as a `VideoEncoder`; subclasses say how its parts are called."""
+
+    def __init__(
+        self,
+        name: str,
+        net: nn.Module,
+        *,
+        tube: Grid,
+        size: int,
+        width: int,
+        mean: Sequence[float] = IMAGENET_MEAN,
+        std: Sequence[float] = IMAGENET_STD,
+    ) -> None:
+        """Freeze a network.
+
+        Args:
+            name: see `VideoEncoder`.
+            net: Transformers' module.
+            tube: frames, rows and columns of a token.
+            size: edge of its frames.
+            width: C.
+            mean: of each colour, for pixels in [0, 1].
+            std: likewise.
+        """
+        self.name, self.net = name, net.eval().requires_grad_(False)
+        self.checksum = weights_checksum(net.state_dict())
+        self.tube, self.size, self._width = tube, size, width
+        self.mean = torch.tensor(mean).view(1, 3, 1, 1, 1)
+        self.std = torch.tensor(std).view(1, 3, 1, 1, 1)
+
+    @abstractmethod
+    def layers(self) -> list[nn.Module]:
+        """The transformer layers in order."""
+
+    @abstractmethod
+    def embed(self, pixels: Tensor) -> Tensor:
+        """Tokens (B, N, C) of normalised pixels (B, F, 3, H, W)."""
+
+    @abstractmethod
+    def finish(self, tokens: Tensor) -> Tensor:
+        """The final norm."""
+
+    @property
+    def num_layers(self) -> int:
+        """Number of transformer layers."""
+        return len(self.layers())
+
+    def width(self, layer: int) -> int:
+        """C, the same in every layer."""
+        check_layers(self, [layer])
+        return self._width
+
+    def grid(self, layer: int, num_frames: int) -> Grid:
+        """The same in every layer; the network's own size whatever that of the clips."""
+        check_layers(self, [layer])
+        frames, rows, columns = self.tube
+        if num_frames < frames or num_frames % frames:
+            raise ValueError(f"{self.name} takes clips of {frames} · n frames, not {num_frames}")
+        return num_frames // frames, self.size // rows, self.size // columns
+
+    def pixels(self, clips: Tensor) -> Tensor:
+        """Clips in [-1, 1] as the network was trained: resized with antialias, normalised."""
+        check_clips(clips)
+        clips = resize_frames(clips.float(), self.size, antialias=True)
+        return ((clips + 1) / 2 - self.mean.to(clips.device)) / self.std.to(clips.device)
+
+    def hidden(self, clips: Tensor, layers: Sequence[int]) -> list[Tensor]:
+        """See `VideoEncoder.hidden`; precision is as autocast says."""
+        check_layers(self, layers)
+        grid = self.grid(1, clips.shape[2])
+        pixels = self.pixels(clips)
+        self.net.to(clips.device)
+        found: dict[int, Tensor] = {}
+        x = self.embed(pixels.transpose(1, 2))
+        for number, layer in enumerate(self.layers()[: max(layers)], 1):
+            out = layer(x)
+            x = out[0] if isinstance(out, tuple) else out  # V-JEPA 2 returns its attention too
+            if number in layers:
+                tokens = self.finish(x) if number == self.num_layers else x
+                found[number] = tokens.unflatten(1, grid)  # (B, T', H', W', C)
+        return [found[layer] for layer in layers]
