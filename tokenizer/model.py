@@ -54,11 +54,14 @@ class Reconstruction:
         clips: (B, 3, F, H, W), not clamped.
         tokens: ids and assignment.
         quantized: codes, ids and losses of the quantizer, rows sorted by assignment.
+        features: (B, T, H, W, D) of the tapped decoder layer, cells of the patch grid; None
+            where none was asked for.
     """
 
     clips: Tensor
     tokens: Tokens
     quantized: Quantized
+    features: Tensor | None = None
 
 
 @lru_cache(maxsize=256)
@@ -259,8 +262,13 @@ class VideoTokenizer(
         )
         return self.code_in(x)
 
-    def _decode(self, codes: Tensor, groups: ClipGroups) -> Tensor:
-        """Pixels (B, 3, F, H, W) of codes (L, code_dim), both sorted by `groups.order`."""
+    def _decode(
+        self, codes: Tensor, groups: ClipGroups, tap: int | None = None
+    ) -> tuple[Tensor, Tensor | None]:
+        """Pixels (B, 3, F, H, W) of codes (L, code_dim), both sorted by `groups.order`.
+
+        And, likewise sorted, what comes out of decoder layer `tap`, (B, T · N, D).
+        """
         tokens = self.code_out(codes)  # (L, D)
         references, queries = [], []
         sizes = zip(groups.sizes, groups.assignments, strict=True)
@@ -270,13 +278,16 @@ class VideoTokenizer(
             references.append((rows + self._places(self.decoder_places, lengths)).flatten(0, 1))
             queries.append(self._starts(rows, lengths).flatten(0, 1))
         cells = self.num_cells
-        x = self.decoder(
+        x, tapped = self.decoder.tapped(
             torch.cat(queries),
             torch.cat(references),
             lambda q, k, v: groups.attend(q, k, v, cells, "3d-3d"),
             lambda q, k, v: groups.attend(q, k, v, cells, "3d-1d"),
+            tap,
         )
-        return self.pixels(self.patch_head(x).unflatten(0, (sum(groups.sizes), -1)))
+        by_clip = (sum(groups.sizes), -1)
+        pixels = self.pixels(self.patch_head(x).unflatten(0, by_clip))
+        return pixels, None if tapped is None else tapped.unflatten(0, by_clip)
 
     def _starts(self, tokens: Tensor, lengths: tuple[int, ...]) -> Tensor:
         """3D queries (b, T · N, D) of a group from its 1D tokens (b, Q, D)."""
@@ -287,21 +298,26 @@ class VideoTokenizer(
         ]
         return self.start_map(torch.cat(starts, 1)) + self.decoder_places.blocks(len(lengths))
 
-    def forward(self, clips: Tensor, assignment: Tensor) -> Reconstruction:
+    def forward(self, clips: Tensor, assignment: Tensor, tap: int | None = None) -> Reconstruction:
         """Encode, quantize and decode.
 
         Args:
             clips: (B, 3, F, H, W) float in [−1, 1], F = 4 T, T at most `num_blocks`.
             assignment: (B, T) int64, each one of the levels.
+            tap: decoder layer, from 1, whose output is wanted as `features`.
         """
         self.check(clips, assignment)
         groups = ClipGroups.of(assignment)
         quantized = self.quantizer(self._encode(clips, groups))
-        decoded = self._decode(quantized.codes, groups)
+        decoded, tapped = self._decode(quantized.codes, groups, tap)
+        back = torch.argsort(groups.order)
+        if tapped is not None:
+            tapped = tapped[back].unflatten(1, (-1, *self.cells))
         return Reconstruction(
-            clips=decoded[torch.argsort(groups.order)],
+            clips=decoded[back],
             tokens=Tokens(quantized.ids[groups.rows_in_batch_order()], assignment),
             quantized=quantized,
+            features=tapped,
         )
 
     def encode(self, clips: Tensor, assignment: Tensor) -> Tokens:
@@ -328,5 +344,5 @@ class VideoTokenizer(
         groups = ClipGroups.of(tokens.assignment)
         sorted_ids = torch.empty_like(tokens.ids)
         sorted_ids[groups.rows_in_batch_order()] = tokens.ids
-        decoded = self._decode(self.quantizer.lookup(sorted_ids), groups)
+        decoded, _ = self._decode(self.quantizer.lookup(sorted_ids), groups)
         return decoded[torch.argsort(groups.order)]

@@ -127,8 +127,21 @@ class QFormer(nn.Module):
         Returns:
             (..., D), normalised.
         """
+        return self.tapped(queries, references, self_attention, cross_attention)[0]
+
+    def tapped(
+        self,
+        queries: Tensor,
+        references: Tensor,
+        self_attention: Attention,
+        cross_attention: Attention,
+        tap: int | None = None,
+    ) -> tuple[Tensor, Tensor | None]:
+        """As `forward`, and what comes out of layer `tap` (from 1), (..., D), before any norm."""
         references = self.norm_references(references)
-        for layer in self._layers():
+        kept = None
+        for number, layer in enumerate(self._layers(), 1):
             kv = layer.reference_projections(references)
             queries = layer(queries, kv, self_attention, cross_attention)
-        return self.norm_out(queries)
+            kept = queries if number == tap else kept
+        return self.norm_out(queries), kept

@@ -17,6 +17,14 @@ import torch.nn.functional as F
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
+from tokenizer.alignment import (
+    AlignmentConfig,
+    Teacher,
+    align,
+    alignment_loss,
+    make_teacher,
+    tokenizer_of,
+)
 from tokenizer.assignment import Levels
 from tokenizer.initialise import initialise_codes, initialise_patches, initialise_router
 from tokenizer.losses import LossConfig, tokenizer_loss
@@ -47,6 +55,7 @@ class TokenizerTraining(Config):
     data: DataConfig
     model: TokenizerConfig
     loss: LossConfig = LossConfig()
+    alignment: AlignmentConfig = AlignmentConfig()
     codebook: CodebookConfig = CodebookConfig()
     train: TrainConfig
     # Distinct assignments in a batch: clips that share one are computed together. 0 = no limit.
@@ -83,8 +92,11 @@ class TokenizerStage(StageBase):
         self.seed = config.train.seed
         self.sampler = ClipSampler(config.data, "train")
         self.held_out = ClipSampler(config.data, "test")
+        self.teacher = self._teacher()
         torch.manual_seed(self.seed)
         self.model: nn.Module = VideoTokenizer(config.model)
+        if self.teacher is not None:
+            self.model = align(self.tokenizer, self.teacher, config.alignment.layer)
         self.router = None
         if isinstance(config, FinalConfig):
             self.router = Router.from_pretrained(config.router).eval().requires_grad_(False)
@@ -94,9 +106,20 @@ class TokenizerStage(StageBase):
 
     @property
     def tokenizer(self) -> VideoTokenizer:
-        """The model, by its type."""
-        assert isinstance(self.model, VideoTokenizer)
-        return self.model
+        """The tokenizer in `model`."""
+        return tokenizer_of(self.model)
+
+    def _teacher(self) -> Teacher | None:
+        config = self.config
+        if not config.alignment.weight:
+            return None
+        frames, rows, columns = config.model.patch
+        grid = (
+            config.model.num_frames // frames,
+            config.model.size // rows,
+            config.model.size // columns,
+        )
+        return make_teacher(config.alignment, config.model.num_frames, grid)
 
     def _start_from_data(self) -> None:
         rows = max(64, self.config.train.batch_size)
@@ -132,6 +155,10 @@ class TokenizerStage(StageBase):
         result = model(clips, assignment)
         self._last = (result.tokens.ids, result.quantized)
         total, terms = tokenizer_loss(result, clips, self.config.loss)
+        if self.teacher is not None:
+            aligned = alignment_loss(result.features, self.teacher(clips))
+            total = total + self.config.alignment.weight * aligned
+            terms["alignment"] = aligned.detach()
         error = (result.clips.detach().float().clamp(-1, 1) - clips).square().mean((1, 2, 3, 4))
         return total, terms | {"psnr": psnr_of_mse(error).mean()}
 
@@ -145,10 +172,14 @@ class TokenizerStage(StageBase):
         if settings.revive_every and step % settings.revive_every == 0:
             quantizer.revive(quantized.unit.detach(), settings.revive_below, generator)
 
+    def exported(self, model: nn.Module) -> nn.Module:
+        """The tokenizer, without what only its training needs."""
+        return tokenizer_of(model)
+
     @torch.no_grad()
     def validate(self, model: nn.Module, step: int) -> Validation:
         """PSNR at every uniform level (or of the router's choice) on held-out clips."""
-        assert isinstance(model, VideoTokenizer)
+        model = tokenizer_of(model)
         clips, _ = self.held_out.load(self.held_out.eval_clips(self.config.validation_clips))
         scalars: dict[str, float] = {}
         rows = [clips]

@@ -89,6 +89,10 @@ class Stage(Protocol):
         """
         ...
 
+    def exported(self, model: nn.Module) -> nn.Module:
+        """The part of a trained `model` that is for use: without what only its training needs."""
+        ...
+
 
 @runtime_checkable
 class Weighted(Protocol):
@@ -120,3 +124,7 @@ class StageBase:
     def validate(self, model: nn.Module, step: int) -> Validation:
         """Nothing to look at."""
         return Validation()
+
+    def exported(self, model: nn.Module) -> nn.Module:
+        """All of it."""
+        return model
