@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from evaluation.features.masked import MaskedConfig, masked_model
 from evaluation.features.nano import FeaturesConfig, NanoNet
 from evatok.models import load
 from evatok.stages import load_training
@@ -51,6 +52,8 @@ def _model_of(config: Any) -> nn.Module:
     if isinstance(config, FeaturesConfig):
         # how many classes there are is the data's affair
         return NanoNet(["unknown"], **config.model.model_dump())
+    if isinstance(config, MaskedConfig):
+        return masked_model(config)
     assert isinstance(config, GeneratorConfig)
     tokens = TokenSet(config.tokens / "train")
     return GPT(config.model, tokens.vocabulary, tokens.frames)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from evaluation.features.masked import MaskedConfig, MaskedStage
 from evaluation.features.nano import FeaturesConfig, FeaturesStage
 from evatok.models import save_model
 from generator.train import GeneratorConfig, GeneratorStage
@@ -37,6 +38,7 @@ class Kind:
 
 KINDS = {
     "features": Kind(FeaturesConfig, FeaturesStage),
+    "videomae": Kind(MaskedConfig, MaskedStage),
     "proxy": Kind(ProxyConfig, TokenizerStage),
     "router": Kind(RouterTraining, RouterStage),
     "final": Kind(FinalConfig, TokenizerStage),

@@ -88,6 +88,15 @@ def load_pretrained(kind: str, folder: Path) -> nn.Module:
     return model
 
 
+def normalise(
+    clips: Tensor, mean: Sequence[float] = IMAGENET_MEAN, std: Sequence[float] = IMAGENET_STD
+) -> Tensor:
+    """Clips (B, 3, F, H, W) in [-1, 1], each colour by a mean and deviation for [0, 1]."""
+    shift = torch.tensor(mean, device=clips.device).view(1, 3, 1, 1, 1)
+    scale = torch.tensor(std, device=clips.device).view(1, 3, 1, 1, 1)
+    return ((clips + 1) / 2 - shift) / scale
+
+
 class TransformerEncoder(ABC):
     """A frozen video transformer as a `VideoEncoder`; subclasses say how its parts are called."""
 
@@ -116,8 +125,7 @@ class TransformerEncoder(ABC):
         self.name, self.net = name, net.eval().requires_grad_(False)
         self.checksum = weights_checksum(net.state_dict())
         self.tube, self.size, self._width = tube, size, width
-        self.mean = torch.tensor(mean).view(1, 3, 1, 1, 1)
-        self.std = torch.tensor(std).view(1, 3, 1, 1, 1)
+        self.mean, self.std = tuple(mean), tuple(std)
 
     @abstractmethod
     def layers(self) -> list[nn.Module]:
@@ -153,7 +161,7 @@ class TransformerEncoder(ABC):
         """Clips in [-1, 1] as the network was trained: resized with antialias, normalised."""
         check_clips(clips)
         clips = resize_frames(clips.float(), self.size, antialias=True)
-        return ((clips + 1) / 2 - self.mean.to(clips.device)) / self.std.to(clips.device)
+        return normalise(clips, self.mean, self.std)
 
     def hidden(self, clips: Tensor, layers: Sequence[int]) -> list[Tensor]:
         """See `VideoEncoder.hidden`; precision is as autocast says."""
