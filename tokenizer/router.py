@@ -11,16 +11,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-import torch.nn.functional as F
 from einops import rearrange
 from huggingface_hub import PyTorchModelHubMixin
 from pydantic import Field
 from torch import Tensor, nn
 
 from tokenizer.assignment import Levels
-from tokenizer.masks import attend
 from tokenizer.model import sincos_positions
 from tokenizer.reward import Standard
+from tokenizer.vit import ViTLayer
 from training.config import Config
 
 
@@ -41,36 +40,6 @@ class RouterConfig(Config):
     standard: Standard | None = None
 
 
-class RouterLayer(nn.Module):
-    """Pre-norm self-attention and MLP over all patches: the router may look at the whole clip."""
-
-    def __init__(self, width: int, heads: int) -> None:
-        super().__init__()
-        self.heads = heads
-        self.norm_attention = nn.LayerNorm(width)
-        self.qkv = nn.Linear(width, 3 * width)
-        self.out = nn.Linear(width, width)
-        self.norm_mlp = nn.LayerNorm(width)
-        self.mlp_in = nn.Linear(width, 4 * width)
-        self.mlp_out = nn.Linear(4 * width, width)
-        for module in self.modules():
-            if isinstance(module, nn.Linear):
-                nn.init.trunc_normal_(module.weight, std=0.02)
-                nn.init.zeros_(module.bias)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, N, D) → (B, N, D)."""
-        q, k, v = rearrange(
-            self.qkv(self.norm_attention(x)),
-            "b n (three h d) -> three b h n d",
-            three=3,
-            h=self.heads,
-        )
-        mixed = attend(q, k, v)
-        x = x + self.out(rearrange(mixed, "b h n d -> b n (h d)"))
-        return x + self.mlp_out(F.gelu(self.mlp_in(self.norm_mlp(x))))
-
-
 class Router(
     nn.Module,
     PyTorchModelHubMixin,
@@ -86,8 +55,6 @@ class Router(
     def __init__(self, config: RouterConfig) -> None:
         super().__init__()
         config = RouterConfig.model_validate(config)  # a plain dict when read from config.json
-        if config.width % config.heads:
-            raise ValueError(f"width {config.width} is not divisible by heads {config.heads}")
         self.config = config
         self.levels = Levels(tuple(config.levels))
         frames, rows, columns = config.patch
@@ -102,7 +69,7 @@ class Router(
                 nn.Linear(1, config.width), nn.SiLU(), nn.Linear(config.width, config.width)
             )
         self.layers = nn.ModuleList(
-            RouterLayer(config.width, config.heads) for _ in range(config.layers)
+            ViTLayer(config.width, config.heads) for _ in range(config.layers)
         )
         self.norm_out = nn.LayerNorm(config.width)
         self.head = nn.Linear(config.width, self.levels.num_candidates(self.num_blocks))
