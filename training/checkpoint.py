@@ -4,6 +4,7 @@
         model.safetensors      weights and buffers
         ema.safetensors        averaged weights, where averaging is on
         optimizer.safetensors  "parameter::key" → tensor
+        adversary.safetensors, adversary_optimizer.safetensors   where there is a second player
         state.json             step, format, config, metrics, git hash, SHA-256 of the files above
 
 A checkpoint is written under a hidden name, forced to disk, and renamed: a process killed at any
@@ -27,6 +28,7 @@ from torch import Tensor
 
 FORMAT = 1
 FOLDER = "checkpoints"
+TENSORS = ("model", "ema", "optimizer", "adversary", "adversary_optimizer")  # a file each
 NAME = re.compile(r"step-(\d{8,})")
 
 logger = logging.getLogger(__name__)
@@ -45,6 +47,8 @@ class Checkpoint:
         model: state dict of the trained weights and buffers.
         ema: state dict of the averaged weights, empty where averaging is off.
         optimizer: "parameter::key" → tensor, see `training.optimizer.state_tensors`.
+        adversary: state dict of the second player, empty where there is none.
+        adversary_optimizer: likewise, as `optimizer`.
         state: JSON values: config, metrics, git hash and what the loop adds.
     """
 
@@ -52,6 +56,8 @@ class Checkpoint:
     model: dict[str, Tensor]
     ema: dict[str, Tensor] = field(default_factory=dict)
     optimizer: dict[str, Tensor] = field(default_factory=dict)
+    adversary: dict[str, Tensor] = field(default_factory=dict)
+    adversary_optimizer: dict[str, Tensor] = field(default_factory=dict)
     state: dict[str, Any] = field(default_factory=dict)
 
 
@@ -69,7 +75,7 @@ def save(run_dir: Path, checkpoint: Checkpoint, keep: int) -> Path:
     partial = root / f".{final.name}.partial"
     partial.mkdir()
     sums = {}
-    for name in ("model", "ema", "optimizer"):
+    for name in TENSORS:
         tensors = getattr(checkpoint, name)
         if tensors:
             file = partial / f"{name}.safetensors"
@@ -103,7 +109,7 @@ def load(path: Path) -> Checkpoint:
         name: load_file(path / f"{name}.safetensors")
         if f"{name}.safetensors" in state["files"]
         else {}
-        for name in ("model", "ema", "optimizer")
+        for name in TENSORS
     }
     return Checkpoint(step=state["step"], state=state, **read)
 

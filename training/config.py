@@ -85,6 +85,16 @@ class ScheduleConfig(Config):
     decay_fraction: float = Field(default=0.2, ge=0, le=1)
 
 
+class AdversaryConfig(Config):
+    """How a second player is trained, see `training.stage.Adversarial`."""
+
+    # Optimiser steps that the model takes alone; the adversary neither learns nor judges.
+    start_step: int = Field(default=0, ge=0)
+    every: int = Field(default=1, ge=1)  # from there on it learns at every n-th step
+    optimizer: OptimizerConfig = OptimizerConfig()
+    schedule: ScheduleConfig = ScheduleConfig()  # from `start_step` to the end of the run
+
+
 class TrainConfig(Config):
     """One run of the loop. Counts are optimiser steps; 0 in `*_every` means never."""
 

@@ -8,11 +8,10 @@ moment and started again ends with the same weights, bit for bit (on a CPU in fl
 from __future__ import annotations
 
 import copy
-import hashlib
 import math
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, nullcontext
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -26,13 +25,15 @@ from training import checkpoint
 from training.checkpoint import Checkpoint
 from training.config import Config, ConfigError, TrainConfig, save_config
 from training.logs import ProgressDisplay, RunLog
-from training.optimizer import build_optimizers, load_state_tensors, set_rates, state_tensors
+from training.optimizer import load_state_tensors, state_tensors
+from training.player import Player
 from training.precision import fast_float32
+from training.processes import share_changed
 from training.rundir import SETTINGS, TrainingError, alone, compare_settings, git_hash, place_of
-from training.schedule import multiplier
-from training.stage import Stage, StageBase, Validation, Weighted
+from training.seeds import mixed_seed, seed_everything
+from training.stage import Adversarial, Stage, StageBase, Validation, Weighted
 
-__all__ = ["Stage", "StageBase", "TrainingError", "Validation", "Weighted", "train"]
+__all__ = ["Adversarial", "Stage", "StageBase", "TrainingError", "Validation", "Weighted", "train"]
 
 # What may differ when a run is taken up again: it changes no step that was taken.
 MAY_CHANGE = frozenset(
@@ -78,7 +79,7 @@ def train(
 
 
 class Run:
-    """State of one run: model, average, optimisers, and sums for the next log row."""
+    """State of one run: the players, the model's average, and sums for the next log row."""
 
     def __init__(self, stage: Stage, config: TrainConfig, run_dir: Path, resolved: Config) -> None:
         # Its own mixed precision is off: that would replace `model.forward`, and the copy for the
@@ -103,9 +104,21 @@ class Run:
         self.ema = copy.deepcopy(self.model).requires_grad_(False) if config.ema_decay else None
         self.averaged = list(self.model.parameters())
         self.averages = [] if self.ema is None else list(self.ema.parameters())
-        self.optimizers = build_optimizers(self.model, config.optimizer)
-        self.parameters = [p for p in self.model.parameters() if p.requires_grad]
+        steps = range(config.steps)
+        self.player = Player(self.model, config.optimizer, config.schedule, steps)
+        self.adversarial = stage if isinstance(stage, Adversarial) else None
+        self.adversary = self._adversary()
+        self.players = [self.player] if self.adversary is None else [self.player, self.adversary]
         self.git = git_hash()
+
+    def _adversary(self) -> Player | None:
+        """The second player, where the stage has one."""
+        if self.adversarial is None or self.adversarial.adversary is None:
+            return None
+        settings = self.adversarial.adversary_config
+        steps = range(settings.start_step, self.config.steps, settings.every)
+        module = self.adversarial.adversary.to(self.device)
+        return Player(module, settings.optimizer, settings.schedule, steps, "adversary_")
 
     # --- starting and stopping ---
 
@@ -130,9 +143,13 @@ class Run:
             self.model.load_state_dict(saved.model)
             if self.ema is not None:
                 self.ema.load_state_dict(saved.ema)
+            if self.adversary is not None:
+                self.adversary.module.load_state_dict(saved.adversary)
         except RuntimeError as error:  # names or shapes
             raise checkpoint.CheckpointError(f"{path} does not fit the model: {error}") from error
-        load_state_tensors(self.optimizers, saved.optimizer)
+        load_state_tensors(self.player.optimizers, saved.optimizer)
+        if self.adversary is not None:
+            load_state_tensors(self.adversary.optimizers, saved.adversary_optimizer)
         self.step = saved.step
         self.seconds = saved.state["seconds"]
         self.metrics = saved.state["metrics"]
@@ -160,11 +177,14 @@ class Run:
             "seconds": self.seconds,
             "sums": {name: (total, self.sums[name][1]) for name, total in totals.items()},
         }
+        rival = self.adversary
         return Checkpoint(
             step=self.step,
             model=self.model.state_dict(),
             ema={} if self.ema is None else self.ema.state_dict(),
-            optimizer=state_tensors(self.optimizers),
+            optimizer=state_tensors(self.player.optimizers),
+            adversary={} if rival is None else rival.module.state_dict(),
+            adversary_optimizer={} if rival is None else state_tensors(rival.optimizers),
             state=state,
         )
 
@@ -173,9 +193,8 @@ class Run:
     def train(self) -> None:
         """Take the steps that are left."""
         config = self.config
-        net: Any = self.accelerator.prepare_model(self.model.train())
-        if config.compile:
-            net = torch.compile(net)
+        for player in self.players:
+            player.prepare(self.accelerator.prepare_model, config.compile)
         with ExitStack() as stack:
             log = stack.enter_context(RunLog(self.run_dir, self.step)) if self.is_main else None
             display = ProgressDisplay(self.run_dir.name, self.step, config.steps, self.is_main)
@@ -190,7 +209,7 @@ class Run:
                 validates_now = config.validate_every > 0 and (
                     self._is_due(config.validate_every, self.step + 1)
                 )
-                self._optimise(net, batch, check=logs_now or saves_now or validates_now)
+                self._optimise(batch, check=logs_now or saves_now or validates_now)
                 self.step += 1
                 self._after_step()
                 now = time.perf_counter()
@@ -221,41 +240,60 @@ class Run:
             )
         )
 
-    def _optimise(self, net: nn.Module, batch: Any, check: bool) -> None:
-        """One optimiser step, forward to weights."""
-        stage, config, accelerator = self.stage, self.config, self.accelerator
+    def _optimise(self, batch: Any, check: bool) -> None:
+        """One optimiser step of the model and, in its turn, of the adversary."""
+        stage, config, rival = self.stage, self.config, self.adversary
         seed = mixed_seed(config.seed, self.step, self.rank)
-        _seed_everything(seed, self.device)
+        seed_everything(seed, self.device)
         generator = torch.Generator().manual_seed(seed)
         parts: Sequence[Any] = [batch]
         if config.grad_accumulation > 1:
             parts = stage.split(batch, config.grad_accumulation)
         weights = self._weights(parts)
-        factor = multiplier(config.schedule, self.step, config.steps)
-        set_rates(self.optimizers, factor)
+        learners = [self.player]
+        if rival is not None and self.step in rival.steps:
+            learners.append(rival)
         terms: dict[str, Tensor] = {}
         for index, (part, weight) in enumerate(zip(parts, weights, strict=True)):
-            last = index == len(parts) - 1
-            with nullcontext() if last else accelerator.no_sync(net):
-                part = send_to_device(part, self.device)
-                with self._autocast():
-                    loss, logs = stage.loss(net, part, generator)
-                if "loss" in logs:
-                    raise ValueError('a stage logs "loss", the name of the sum that is minimised')
-                accelerator.backward(loss if weight == 1 else loss * weight)
-            for name, value in {"loss": loss, **logs}.items():
-                value = value.detach().float()
-                value = value if weight == 1 else value * weight
-                terms[name] = terms[name] + value if name in terms else value
-        terms["grad_norm"] = self._clip()
+            part = send_to_device(part, self.device)
+            for player in learners:
+                with ExitStack() as around:
+                    if index < len(parts) - 1:
+                        around.enter_context(self.accelerator.no_sync(player.net))
+                    loss, logs = self._loss(player, part, generator, around)
+                    if "loss" in logs:
+                        raise ValueError(
+                            'a stage logs "loss", the name of the sum that is minimised'
+                        )
+                    self.accelerator.backward(loss if weight == 1 else loss * weight)
+                for name, value in {f"{player.prefix}loss": loss, **logs}.items():
+                    value = value.detach().float()
+                    value = value if weight == 1 else value * weight
+                    terms[name] = terms[name] + value if name in terms else value
+        for player in learners:
+            terms[f"{player.prefix}grad_norm"] = player.clip()
         for name, value in terms.items():
             total, count = self.sums.get(name, (0.0, 0))
             self.sums[name] = (total + value, count + 1)
         if check or self.device.type == "cpu":  # elsewhere asking makes the device wait
             self._refuse_non_finite()
-        for optimizer in self.optimizers:
-            optimizer.step()
-            optimizer.zero_grad(set_to_none=True)
+        for player in learners:
+            player.move(self.step)
+
+    def _loss(
+        self, player: Player, part: Any, generator: torch.Generator, around: ExitStack
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """A player's loss on a part; what must last until its backward goes into `around`."""
+        rival, against = self.adversary, self.adversarial
+        if against is None or rival is None or not rival.plays(self.step):
+            with self._autocast():
+                return self.stage.loss(player.net, part, generator)
+        if player is rival:
+            with self._autocast():
+                return against.adversary_loss(rival.net, part, generator)
+        around.enter_context(rival.frozen())
+        with self._autocast():
+            return against.loss_against(player.net, rival.judge, part, generator)
 
     def _autocast(self) -> torch.autocast:
         return torch.autocast(
@@ -276,19 +314,10 @@ class Run:
             total = float(self.accelerator.reduce(tensor, "mean"))  # type: ignore[arg-type]
         return [weight / total for weight in own]
 
-    def _clip(self) -> Tensor:
-        """The global gradient norm before clipping."""
-        limit = self.config.optimizer.grad_clip
-        if limit:
-            norm = self.accelerator.clip_grad_norm_(self.parameters, limit)
-            assert norm is not None
-            return norm.detach()
-        gradients = [p.grad for p in self.parameters if p.grad is not None]
-        return torch.nn.utils.get_total_norm(gradients).detach()
-
     def _refuse_non_finite(self) -> None:
         """Stop before non-finite gradients reach the weights, or at least a checkpoint."""
-        if math.isfinite(float(self.sums["loss"][0] + self.sums["grad_norm"][0])):
+        names = [f"{p.prefix}{name}" for p in self.players for name in ("loss", "grad_norm")]
+        if math.isfinite(float(sum(self.sums[name][0] for name in names if name in self.sums))):
             return
         bad = [name for name, (total, _) in self.sums.items() if not math.isfinite(float(total))]
         when = "at" if self.device.type == "cpu" else "at or shortly before"
@@ -301,26 +330,18 @@ class Run:
 
     @torch.no_grad()
     def _after_step(self) -> None:
-        tensors = [*self.model.parameters(), *self.model.buffers()] if self.world > 1 else []
+        modules = [player.module for player in self.players] if self.world > 1 else []
+        tensors = [tensor for m in modules for tensor in (*m.parameters(), *m.buffers())]
         versions = [tensor._version for tensor in tensors]
         seed = mixed_seed(self.config.seed, self.step, AFTER_STEP)
         self.stage.after_step(self.model, self.step, torch.Generator().manual_seed(seed))
         if self.world > 1:
             changed = [t._version != v for t, v in zip(tensors, versions, strict=True)]
-            self._share(tensors, changed)
+            share_changed(tensors, changed)
         if self.ema is not None:
             # short runs: an average over the first steps would be mostly initial weights
             decay = min(self.config.ema_decay, (1 + self.step) / (10 + self.step))
             torch._foreach_lerp_(self.averages, self.averaged, 1 - decay)  # type: ignore
-
-    def _share(self, tensors: list[Tensor], changed: list[bool]) -> None:
-        """Give all processes rank 0's values of tensors that any of them changed."""
-        flags = torch.tensor(changed, dtype=torch.float32, device=self.device)
-        flags = self.accelerator.reduce(flags, "sum")
-        assert isinstance(flags, Tensor)
-        for tensor, flag in zip(tensors, flags.tolist(), strict=True):
-            if flag:
-                torch.distributed.broadcast(tensor, src=0)
 
     def _copy_buffers(self) -> None:
         assert self.ema is not None
@@ -335,8 +356,10 @@ class Run:
         self.sums = {}
         display.update(self.step, rate, terms)
         if log is not None:
-            rates = {"lr": self.config.optimizer.lr * self._factor(), "steps_per_second": rate}
-            log.write("train", self.step, {**terms, **rates, "seconds": self.seconds})
+            playing = [player for player in self.players if player.plays(self.step - 1)]
+            rates = {f"{p.prefix}lr": p.learning_rate(self.step - 1) for p in playing}
+            timed = {"steps_per_second": rate, "seconds": self.seconds}
+            log.write("train", self.step, {**terms, **rates, **timed})
 
     def _totals(self) -> dict[str, float]:
         """Sums since the last log row, averaged over processes."""
@@ -347,9 +370,6 @@ class Run:
         reduced = self.accelerator.reduce(torch.stack(totals), "mean")
         assert isinstance(reduced, Tensor)
         return dict(zip(names, reduced.tolist(), strict=True))
-
-    def _factor(self) -> float:
-        return multiplier(self.config.schedule, self.step - 1, self.config.steps)
 
     @torch.no_grad()
     def _validate(self, log: RunLog | None, display: ProgressDisplay) -> None:
@@ -375,21 +395,3 @@ class _Steps(Dataset):
 
     def __getitem__(self, step: int) -> Any:
         return self.stage.batch(step, self.rank, self.world)
-
-
-def mixed_seed(seed: int, step: int, rank: int) -> int:
-    """One seed out of three numbers, unrelated to that of their neighbours."""
-    digest = hashlib.blake2b(f"{seed} {step} {rank}".encode(), digest_size=8).digest()
-    return int.from_bytes(digest, "little") >> 1  # torch takes 63 bits
-
-
-def _seed_everything(seed: int, device: torch.device) -> None:
-    """Seed torch's global generators, which dropout draws from.
-
-    Not torch.manual_seed: without CUDA that formats a stack trace at each call, 1 ms.
-    """
-    torch.default_generator.manual_seed(seed)
-    if device.type == "cuda":
-        torch.cuda.manual_seed(seed)
-    elif device.type == "mps":
-        torch.mps.manual_seed(seed)

@@ -10,6 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from training.config import AdversaryConfig
+
 
 @dataclass(frozen=True)
 class Validation:
@@ -100,6 +102,59 @@ class Weighted(Protocol):
 
     def weight(self, batch: Any) -> float:
         """How much of the step a part is: its rows, or the targets its mean is over."""
+        ...
+
+
+@runtime_checkable
+class Adversarial(Protocol):
+    """A stage with a second player, which learns to tell what the model makes from what is real.
+
+    From `adversary_config.start_step` on, each part of a batch goes through `loss_against` and,
+    where it is the adversary's turn to learn, directly afterwards through `adversary_loss`. Both
+    sides move once all parts of the step have passed: neither sees the other's new weights.
+    The adversary is saved with the run, not averaged and not part of the result.
+    """
+
+    @property
+    def adversary(self) -> nn.Module | None:
+        """Built from the config alone; None = the stage is played by the model alone."""
+        ...
+
+    @property
+    def adversary_config(self) -> AdversaryConfig:
+        """How it is trained."""
+        ...
+
+    def loss_against(
+        self, model: nn.Module, adversary: nn.Module, batch: Any, generator: torch.Generator
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """The model's loss with the adversary's judgement in it, and its terms; else as `loss`.
+
+        Args:
+            model: `self.model`, perhaps wrapped: call it, reach for no attribute of it.
+            adversary: `self.adversary`, perhaps compiled; frozen and in eval mode.
+            batch: one part, on the model's device.
+            generator: on the CPU, seeded by (seed, step, rank).
+        """
+        ...
+
+    def adversary_loss(
+        self, adversary: nn.Module, batch: Any, generator: torch.Generator
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """The adversary's own loss on the part that went through `loss_against` just before.
+
+        The stage keeps from there what the model made, so that the model need not run again; it
+        must be detached. What of this must be the same on all processes (running means) is written
+        in `after_step`.
+
+        Args:
+            adversary: `self.adversary`, perhaps wrapped: call it once, reach for no attribute.
+            batch: the same part.
+            generator: the same, further on.
+
+        Returns:
+            A scalar to minimise, and scalars to log, of other names than the model's.
+        """
         ...
 
 

@@ -1,7 +1,7 @@
 """Runs the loop in processes that are really killed, or that are two; see test_processes.py.
 
 Each child is forked after torch is imported (seconds a time), before it starts a thread.
-Usage: python driver.py kills|ranks FOLDER
+Usage: python driver.py kills|duels|ranks|duel-ranks FOLDER
 """
 
 from __future__ import annotations
@@ -13,12 +13,12 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
 from safetensors.torch import save_file
-from toy import ToyStage
+from toy import DuelStage, ToyStage
 
 from training import checkpoint
 from training.config import OptimizerConfig, TrainConfig
@@ -47,6 +47,13 @@ class SlowStage(ToyStage):
         return super().batch(step, rank, world)
 
 
+class SlowDuel(SlowStage, DuelStage):
+    """Two players; the second comes late and learns at every other step."""
+
+    def __init__(self) -> None:
+        super().__init__(start_step=5, every=2)
+
+
 def fork(work: Callable[[], object]) -> int:
     """Start a child which does one thing and leaves; its process id."""
     pid = os.fork()
@@ -56,7 +63,7 @@ def fork(work: Callable[[], object]) -> int:
             work()
             code = 0
         except BaseException as error:
-            print(f"child: {error!r}", file=sys.stderr)
+            print(f"child: {error!r}", file=sys.__stderr__)
         finally:
             os._exit(code)
     return pid
@@ -67,12 +74,12 @@ def status(pid: int) -> int:
     return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
 
 
-def quietly(config: TrainConfig, run_dir: Path) -> None:
+def quietly(config: TrainConfig, run_dir: Path, stage: type[ToyStage]) -> None:
     sys.stderr = open(os.devnull, "w")  # noqa: SIM115
-    train(SlowStage(), config, run_dir)
+    train(stage(), config, run_dir)
 
 
-def die_while_saving(run_dir: Path, call: int) -> None:
+def die_while_saving(run_dir: Path, call: int, stage: type[ToyStage]) -> None:
     """Train, and die at the n-th forcing to disk: between any two writes of a checkpoint."""
     real, calls = checkpoint._sync, 0
 
@@ -86,32 +93,43 @@ def die_while_saving(run_dir: Path, call: int) -> None:
         real(path)
 
     checkpoint._sync = deadly
-    quietly(CONFIG, run_dir)
+    quietly(CONFIG, run_dir, stage)
 
 
-def kills(folder: Path) -> dict:
+def deaths(folder: Path, stage: type[ToyStage], calls: Sequence[int]) -> dict:
+    """Train whole, killed at random moments, and killed at these forcings to disk."""
     start = time.perf_counter()
-    assert status(fork(lambda: quietly(CONFIG, folder / "whole"))) == 0
+    assert status(fork(lambda: quietly(CONFIG, folder / "whole", stage))) == 0
     whole = time.perf_counter() - start
     # at random moments, also before the first checkpoint
     random_deaths = 0
     for _ in range(7):
-        pid = fork(lambda: quietly(CONFIG, folder / "killed"))
+        pid = fork(lambda: quietly(CONFIG, folder / "killed", stage))
         time.sleep(random.uniform(0.0, 0.4) * whole)
         os.kill(pid, signal.SIGKILL)
         random_deaths += status(pid) == -signal.SIGKILL
-    assert status(fork(lambda: quietly(CONFIG, folder / "killed"))) == 0
-    # a checkpoint forces six things: three tensor files, state.json, its folder, the parent
-    for call in (1, 3, 4, 5, 6, 8):
-        pid = fork(lambda call=call: die_while_saving(folder / "saving", call))
+    assert status(fork(lambda: quietly(CONFIG, folder / "killed", stage))) == 0
+    for call in calls:
+        pid = fork(lambda call=call: die_while_saving(folder / "saving", call, stage))
         assert status(pid) == -signal.SIGKILL
-    assert status(fork(lambda: quietly(CONFIG, folder / "saving"))) == 0
+    assert status(fork(lambda: quietly(CONFIG, folder / "saving", stage))) == 0
+    return {"random_deaths": random_deaths}
+
+
+def duels(folder: Path) -> dict:
+    # here a checkpoint forces eight things: two more tensor files
+    return deaths(folder, SlowDuel, (4, 5, 6, 8))
+
+
+def kills(folder: Path) -> dict:
+    # a checkpoint forces six things: three tensor files, state.json, its folder, the parent
+    told = deaths(folder, SlowStage, (1, 3, 4, 5, 6, 8))
     # batches from worker processes
     worker = CONFIG.model_copy(update={"num_workers": 1, "steps": 20})
-    assert status(fork(lambda: quietly(worker, folder / "worker"))) == 0
+    assert status(fork(lambda: quietly(worker, folder / "worker", SlowStage))) == 0
     alone = CONFIG.model_copy(update={"steps": 20})
-    assert status(fork(lambda: quietly(alone, folder / "alone"))) == 0
-    return {"random_deaths": random_deaths}
+    assert status(fork(lambda: quietly(alone, folder / "alone", SlowStage))) == 0
+    return told
 
 
 class UnevenStage(ToyStage):
@@ -130,9 +148,26 @@ class UnevenStage(ToyStage):
 
 def ranks(folder: Path) -> dict:
     assert isinstance(UnevenStage(), Weighted)
-    config = TrainConfig(
-        steps=6, batch_size=8, log_every=3, save_every=3, ema_decay=0.9, validate_every=3
-    )
+    processes(folder, UnevenStage)
+    return {}
+
+
+class RankDuel(DuelStage):
+    """Everything of an adversary that processes must agree on."""
+
+    def __init__(self, noise: bool) -> None:
+        super().__init__(noise=noise, start_step=1, every=2)
+
+
+def duel_ranks(folder: Path) -> dict:
+    processes(folder, RankDuel, {"grad_accumulation": 2})
+    return {}
+
+
+def processes(folder: Path, stage_of: type[ToyStage], changes: dict | None = None) -> None:
+    """The same run by one process and by two."""
+    settings = {"steps": 6, "batch_size": 8, "log_every": 3, "save_every": 3, "ema_decay": 0.9}
+    config = TrainConfig.model_validate(settings | {"validate_every": 3} | (changes or {}))
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -143,16 +178,19 @@ def ranks(folder: Path) -> dict:
             place = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": world, "MASTER_PORT": port}
             os.environ.update({k: str(v) for k, v in place.items()}, MASTER_ADDR="127.0.0.1")
             os.environ["ACCELERATE_USE_CPU"] = "true"
-        stage = UnevenStage(noise=False)
+        stage = stage_of(noise=False)
         train(stage, config, folder / f"world{world}")
-        save_file(stage.model.state_dict(), folder / f"world{world}-rank{rank}.safetensors")
+        tensors = stage.model.state_dict()
+        if isinstance(stage, DuelStage):
+            tensors |= {f"rival.{k}": v for k, v in stage.adversary.state_dict().items()}
+        save_file(tensors, folder / f"world{world}-rank{rank}.safetensors")
 
     children = [fork(lambda: one(0, 1)), *(fork(lambda r=rank: one(r, 2)) for rank in (0, 1))]
     assert [status(pid) for pid in children] == [0, 0, 0]
-    return {}
 
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
     build_optimizers(ToyStage().model, OptimizerConfig())  # its first use imports for seconds
-    print(json.dumps({"kills": kills, "ranks": ranks}[sys.argv[1]](Path(sys.argv[2]))))
+    work = {"kills": kills, "duels": duels, "ranks": ranks, "duel-ranks": duel_ranks}
+    print(json.dumps(work[sys.argv[1]](Path(sys.argv[2]))))

@@ -16,8 +16,9 @@ from torch import Tensor, nn
 from training import checkpoint
 from training.checkpoint import CheckpointError
 from training.config import Config, ConfigError, OptimizerConfig, ScheduleConfig, TrainConfig
-from training.loop import Stage, StageBase, TrainingError, mixed_seed, train
+from training.loop import Stage, StageBase, TrainingError, train
 from training.rundir import alone
+from training.seeds import mixed_seed
 
 
 def settings(**changes: Any) -> TrainConfig:

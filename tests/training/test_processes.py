@@ -31,11 +31,11 @@ def drive(what: str, folder: Path, root: Path) -> dict[str, Any]:
     return json.loads(run.stdout)
 
 
-def files(run_dir: Path, step: int) -> dict[str, bytes]:
+def files(run_dir: Path, step: int, count: int = 3) -> dict[str, bytes]:
     """Bytes of every weight file of a checkpoint."""
     folder = run_dir / "checkpoints" / f"step-{step:08d}"
     found = {path.name: path.read_bytes() for path in folder.glob("*.safetensors")}
-    assert len(found) == 3
+    assert len(found) == count
     return found
 
 
@@ -44,23 +44,26 @@ def rows(run_dir: Path) -> list[dict[str, Any]]:
     return [{k: v for k, v in row.items() if k not in TIMED} for row in lines]
 
 
-def test_kill_at_any_moment(tmp_path: Path, root: Path) -> None:
+@pytest.mark.parametrize("what, count", [("kills", 3), ("duels", 5)])
+def test_kill_at_any_moment(tmp_path: Path, root: Path, what: str, count: int) -> None:
     """Killed at random moments and between any two writes of a checkpoint: the same bits."""
-    told = drive("kills", tmp_path, root)
+    told = drive(what, tmp_path, root)
     assert told["random_deaths"] >= 2
-    whole = files(tmp_path / "whole", 60)
+    whole = files(tmp_path / "whole", 60, count)
     for run in ("killed", "saving"):
-        assert files(tmp_path / run, 60) == whole
+        assert files(tmp_path / run, 60, count) == whole
         assert rows(tmp_path / run) == rows(tmp_path / "whole")
         assert sorted(p.name for p in (tmp_path / run / "images").iterdir()) == sorted(
             p.name for p in (tmp_path / "whole" / "images").iterdir()
         )
-    assert files(tmp_path / "worker", 20) == files(tmp_path / "alone", 20)
+    if what == "kills":
+        assert files(tmp_path / "worker", 20) == files(tmp_path / "alone", 20)
 
 
-def test_two_processes_are_one(tmp_path: Path, root: Path) -> None:
-    """Rows cut 5 : 3 over two processes give the weights of the whole batch."""
-    drive("ranks", tmp_path, root)
+@pytest.mark.parametrize("what", ["ranks", "duel-ranks"])
+def test_two_processes_are_one(tmp_path: Path, root: Path, what: str) -> None:
+    """Rows cut 5 : 3 over two processes, or an adversary's step: as with the whole batch."""
+    drive(what, tmp_path, root)
     first, second = (load_file(tmp_path / f"world2-rank{rank}.safetensors") for rank in (0, 1))
     whole = load_file(tmp_path / "world1-rank0.safetensors")
     for name, value in whole.items():

@@ -8,6 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from training.config import AdversaryConfig, OptimizerConfig
+from training.processes import mean_over_processes
 from training.stage import StageBase, Validation
 
 
@@ -70,3 +72,77 @@ class ToyStage(StageBase):
         norm = model.head.weight.norm().item()
         picture = np.full((8, 6, 3), step % 256, np.uint8)
         return Validation({"norm": norm, "count": model.count.item()}, {"a/b picture": picture})
+
+
+class ToyRival(nn.Module):
+    """Judges outputs of a `ToyModel`; keeps a running mean of its judgement of real ones."""
+
+    mean_real: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(nn.Linear(5, 12), nn.GELU(), nn.Dropout(0.1), nn.Linear(12, 1))
+        self.register_buffer("mean_real", torch.zeros(()))
+
+    def forward(self, y: Tensor) -> Tensor:
+        return self.layers(y)
+
+
+class DuelStage(ToyStage):
+    """The toy with an adversary that tells outputs from targets."""
+
+    def __init__(
+        self, noise: bool = True, rows: int = 8, nan_at: int = -1, share: float = 0.5, **game: Any
+    ) -> None:
+        super().__init__(noise, rows, nan_at)
+        self.share = share
+        settings = {"optimizer": OptimizerConfig(lr=3e-3)} | game
+        self.adversary_config = AdversaryConfig.model_validate(settings)
+        torch.manual_seed(5)
+        self.adversary = ToyRival()
+        if not noise:
+            self.adversary.layers[2] = nn.Identity()
+        self.seen: list[Tensor] = []  # mean judgement of real outputs, a part each
+        self.made: tuple[Tensor, Tensor] | None = None
+
+    def loss(
+        self, model: nn.Module, batch: Any, generator: torch.Generator
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        x, label, y = batch
+        if self.noise:
+            x = x + 0.1 * torch.randn(x.shape, generator=generator)
+        out = model(x, label)
+        self.made = (y, out)
+        mse, l1 = (out - y).square().mean(), (out - y).abs().mean()
+        return mse + 0.1 * l1, {"mse": mse, "l1": l1}
+
+    def loss_against(
+        self, model: nn.Module, adversary: nn.Module, batch: Any, generator: torch.Generator
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        assert not adversary.training and not any(p.requires_grad for p in adversary.parameters())
+        loss, terms = self.loss(model, batch, generator)
+        assert self.made is not None
+        fooled = nn.functional.softplus(-adversary(self.made[1])).mean()
+        return loss + self.share * fooled, terms | {"fooled": fooled}
+
+    def adversary_loss(
+        self, adversary: nn.Module, batch: Any, generator: torch.Generator
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        assert self.made is not None
+        real, fake = self.made[0], self.made[1].detach()
+        logits = adversary(torch.cat([real, fake]))
+        if self.noise:
+            logits = logits + 0.1 * torch.randn(logits.shape, generator=generator)
+        judged_real, judged_fake = logits.chunk(2)
+        self.seen.append(judged_real.detach().mean())
+        loss = nn.functional.softplus(torch.cat([-judged_real, judged_fake])).mean()
+        # against the running mean, so that a lost buffer changes the weights
+        drift = (judged_real - self.adversary.mean_real).square().mean()
+        return loss + 0.1 * drift, {"drift": drift}
+
+    def after_step(self, model: nn.Module, step: int, generator: torch.Generator) -> None:
+        super().after_step(model, step, generator)
+        if self.seen:
+            mean = mean_over_processes(torch.stack(self.seen).mean())
+            self.adversary.mean_real.lerp_(mean, 0.2)
+            self.seen = []
