@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
+from tokenizer.adversarial import AdversarialConfig, make_game
 from tokenizer.alignment import (
     AlignmentConfig,
     Teacher,
@@ -56,6 +57,7 @@ class TokenizerTraining(Config):
     model: TokenizerConfig
     loss: LossConfig = LossConfig()
     alignment: AlignmentConfig = AlignmentConfig()
+    adversarial: AdversarialConfig = AdversarialConfig()
     codebook: CodebookConfig = CodebookConfig()
     train: TrainConfig
     # Distinct assignments in a batch: clips that share one are computed together. 0 = no limit.
@@ -97,6 +99,8 @@ class TokenizerStage(StageBase):
         self.model: nn.Module = VideoTokenizer(config.model)
         if self.teacher is not None:
             self.model = align(self.tokenizer, self.teacher, config.alignment.layer)
+        self.game = make_game(config.adversarial, config.model.num_frames, config.model.size)
+        self._made: Tensor | None = None  # reconstructions of the last part, for the game
         self.router = None
         if isinstance(config, FinalConfig):
             self.router = Router.from_pretrained(config.router).eval().requires_grad_(False)
@@ -154,6 +158,7 @@ class TokenizerStage(StageBase):
         clips, assignment = batch
         result = model(clips, assignment)
         self._last = (result.tokens.ids, result.quantized)
+        self._made = None if self.game is None else result.clips
         total, terms = tokenizer_loss(result, clips, self.config.loss)
         if self.teacher is not None:
             aligned = alignment_loss(result.features, self.teacher(clips))
@@ -162,8 +167,42 @@ class TokenizerStage(StageBase):
         error = (result.clips.detach().float().clamp(-1, 1) - clips).square().mean((1, 2, 3, 4))
         return total, terms | {"psnr": psnr_of_mse(error).mean()}
 
+    @property
+    def adversary(self) -> nn.Module | None:
+        """The discriminator, where `adversarial.weight` is not 0."""
+        return None if self.game is None else self.game.adversary
+
+    @property
+    def adversary_config(self) -> AdversarialConfig:
+        """How the discriminator is trained."""
+        return self.config.adversarial
+
+    def loss_against(
+        self,
+        model: nn.Module,
+        adversary: nn.Module,
+        batch: tuple[Tensor, Tensor],
+        generator: torch.Generator,
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """As `loss`, and the discriminator's judgement of the reconstructions."""
+        others, terms = self.loss(model, batch, generator)
+        made, self._made = self._made, None
+        assert self.game is not None and made is not None
+        last = self.tokenizer.patch_head.weight
+        loss, judged = self.game.generator_side(adversary, batch[0], made, others, last)
+        return loss, terms | judged
+
+    def adversary_loss(
+        self, adversary: nn.Module, batch: tuple[Tensor, Tensor], generator: torch.Generator
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """The discriminator's loss on the reconstructions that it has just judged."""
+        assert self.game is not None
+        return self.game.discriminator_side(adversary, generator)
+
     def after_step(self, model: nn.Module, step: int, generator: torch.Generator) -> None:
         """Watch the codebook's use and revive dead codes."""
+        if self.game is not None:
+            self.game.after_step()
         if self._last is None:
             return
         ids, quantized = self._last

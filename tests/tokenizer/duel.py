@@ -1,0 +1,124 @@
+"""A tokenizer and its discriminator, trained by one process and by two; see test_processes.py.
+
+Children are forked after torch is imported. Usage: python duel.py FOLDER
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from tokenizer.adversarial import AdversarialConfig, make_game
+from tokenizer.losses import LossConfig, tokenizer_loss
+from tokenizer.model import TokenizerConfig, VideoTokenizer
+from tokenizer.qformer import QFormerConfig
+from training.config import TrainConfig
+from training.loop import StageBase, train
+
+# The entropy term is left out: it is a function of the whole batch, not a mean over its rows.
+LOSS = LossConfig(entropy=0.0)
+TOKENIZER = TokenizerConfig(
+    levels=(1, 4),
+    num_frames=8,
+    size=16,
+    encoder=QFormerConfig(width=24, layers=2, heads=2),
+    decoder=QFormerConfig(width=24, layers=2, heads=2),
+    codebook_size=16,
+)
+GAME = AdversarialConfig.model_validate(
+    {
+        "weight": 0.3,
+        "lecam": 0.1,
+        "lecam_decay": 0.5,
+        "adaptive": True,
+        "start_step": 1,
+        "every": 2,
+        "discriminator": {"width": 24, "layers": 1, "heads": 2},
+        "optimizer": {"lr": 1e-3},
+    }
+)
+RUN = TrainConfig.model_validate(
+    {"steps": 6, "batch_size": 4, "log_every": 1, "validate_every": 0, "save_every": 0}
+)
+
+
+class DuelStage(StageBase):
+    """Random clips; the wiring of `TokenizerStage` without its videos."""
+
+    adversary_config = GAME
+
+    def __init__(self) -> None:
+        torch.manual_seed(0)
+        self.model: nn.Module = VideoTokenizer(TOKENIZER)
+        self.game = make_game(GAME, TOKENIZER.num_frames, TOKENIZER.size)
+        assert self.game is not None
+        self.adversary: nn.Module | None = self.game.adversary
+        self.made: Tensor | None = None
+
+    def batch(self, step: int, rank: int, world: int) -> tuple[Tensor, Tensor]:
+        clips = torch.rand(4, 3, 8, 16, 16, generator=torch.Generator().manual_seed(step)) * 2 - 1
+        return clips[rank::world], torch.full((4, 2), 4)[rank::world]
+
+    def loss(self, model: nn.Module, batch: Any, generator: torch.Generator) -> Any:
+        result = model(*batch)
+        self.made = result.clips
+        return tokenizer_loss(result, batch[0], LOSS)
+
+    def loss_against(
+        self, model: nn.Module, adversary: nn.Module, batch: Any, generator: torch.Generator
+    ) -> Any:
+        others, terms = self.loss(model, batch, generator)
+        assert self.game is not None and self.made is not None
+        assert isinstance(self.model, VideoTokenizer)
+        last = self.model.patch_head.weight
+        loss, judged = self.game.generator_side(adversary, batch[0], self.made, others, last)
+        return loss, terms | judged
+
+    def adversary_loss(self, adversary: nn.Module, batch: Any, generator: torch.Generator) -> Any:
+        assert self.game is not None
+        return self.game.discriminator_side(adversary, generator)
+
+    def after_step(self, model: nn.Module, step: int, generator: torch.Generator) -> None:
+        assert self.game is not None
+        self.game.after_step()
+
+
+def one(folder: Path, rank: int, world: int, port: int) -> None:
+    """A child's work."""
+    if world > 1:
+        place = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": world, "MASTER_PORT": port}
+        os.environ.update({k: str(v) for k, v in place.items()}, MASTER_ADDR="127.0.0.1")
+        os.environ["ACCELERATE_USE_CPU"] = "true"
+    train(DuelStage(), RUN, folder / f"world{world}")
+
+
+def main(folder: Path) -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    children = []
+    for rank, world in ((0, 1), (0, 2), (1, 2)):
+        pid = os.fork()
+        if pid == 0:
+            code = 1
+            try:
+                one(folder, rank, world, port)
+                code = 0
+            except BaseException as error:
+                print(f"child: {error!r}", file=sys.stderr)
+            finally:
+                os._exit(code)
+        children.append(pid)
+    codes = [os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) for pid in children]
+    sys.exit(0 if codes == [0, 0, 0] else f"exit codes {codes}")
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    main(Path(sys.argv[1]))
