@@ -8,7 +8,7 @@ Shape letters: B batch, F frames, H W pixels, N logits of a clip.
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
 import torch.nn.functional as F
@@ -16,6 +16,7 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from tokenizer.discriminator import PatchDiscriminator, PatchDiscriminatorConfig
+from tokenizer.semantic import SemanticDiscriminator, SemanticDiscriminatorConfig
 from training.config import AdversaryConfig
 from training.processes import mean_over_processes
 
@@ -34,7 +35,9 @@ class AdversarialConfig(AdversaryConfig):
     # Multiply `weight` by how much stronger the other terms pull at the decoder's last layer.
     # It is found for each part of a step by itself (`train.grad_accumulation`).
     adaptive: bool = False
-    discriminator: PatchDiscriminatorConfig = PatchDiscriminatorConfig()
+    discriminator: Annotated[
+        PatchDiscriminatorConfig | SemanticDiscriminatorConfig, Field(discriminator="kind")
+    ] = PatchDiscriminatorConfig()
 
     @model_validator(mode="after")
     def _only_targets_are_smoothed(self) -> AdversarialConfig:
@@ -148,8 +151,12 @@ class Adversary(nn.Module):
         return self.discriminator(clips)
 
 
-def build_discriminator(config: PatchDiscriminatorConfig, num_frames: int, size: int) -> nn.Module:
+def build_discriminator(
+    config: PatchDiscriminatorConfig | SemanticDiscriminatorConfig, num_frames: int, size: int
+) -> nn.Module:
     """The configured discriminator of clips (B, 3, F, H, W) of a shape."""
+    if isinstance(config, SemanticDiscriminatorConfig):
+        return SemanticDiscriminator(config)
     return PatchDiscriminator(config, num_frames, size)
 
 
