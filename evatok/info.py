@@ -36,7 +36,7 @@ def describe(model_or_config: str) -> dict[str, Any]:
     if path.suffix in (".yaml", ".yml"):
         config: Any = load_training(path)
         with torch.device("meta"):  # sizes only
-            model = _model_of(config)
+            model = model_of(config)
         return {"config": str(path)} | _describe({config.stage: model})
     models = load(model_or_config)
     return {"model": str(models.directory)} | _describe(
@@ -44,7 +44,8 @@ def describe(model_or_config: str) -> dict[str, Any]:
     )
 
 
-def _model_of(config: Any) -> nn.Module:
+def model_of(config: Any) -> nn.Module:
+    """The untrained model of a training's settings."""
     if isinstance(config, ProxyConfig | FinalConfig):
         return VideoTokenizer(config.model)
     if isinstance(config, RouterTraining):
@@ -55,6 +56,8 @@ def _model_of(config: Any) -> nn.Module:
     if isinstance(config, MaskedConfig):
         return masked_model(config)
     assert isinstance(config, GeneratorConfig)
+    if config.expect is not None:
+        return GPT(config.model, config.expect.vocabulary, config.expect.frames)
     tokens = TokenSet(config.tokens / "train")
     return GPT(config.model, tokens.vocabulary, tokens.frames)
 

@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor
 
 from evatok.models import load_model
-from generator.conditions import FrameCondition
+from generator.conditions import Assigner, FrameCondition, uniform
 from generator.grammar import Vocabulary
 from generator.shards import write_tokens
 from tokenizer.model import VideoTokenizer
@@ -27,12 +27,19 @@ class TokensConfig(Config):
     stage: Literal["tokens"] = "tokens"
     data: DataConfig
     tokenizer: Path  # folder of the final tokenizer
-    router: Path
+    router: Path | None = None
+    uniform: int | None = None  # the level of every block, instead of a router's choice
     frames: FrameCondition | None = None  # None: no frame prediction
     # Clips of each training video, at random windows and with the data's augmentation.
     windows: int = Field(default=4, ge=1)
     batch_size: int = Field(default=32, ge=1)
     seed: int = Field(default=0, ge=0)
+
+    @model_validator(mode="after")
+    def _one_way_to_assign(self) -> TokensConfig:
+        if (self.router is None) == (self.uniform is None):
+            raise ValueError("give a router or a uniform level, one of the two")
+        return self
 
 
 def write_shards(config: TokensConfig, directory: Path) -> dict[str, Any]:
@@ -45,10 +52,10 @@ def write_shards(config: TokensConfig, directory: Path) -> dict[str, Any]:
         ValueError: the folders hold tokens of other settings.
     """
     for path in (config.tokenizer, config.router):
-        if not (path / "config.json").is_file():
+        if path is not None and not (path / "config.json").is_file():
             raise FileNotFoundError(f"no model in {path}: train it first")
     tokenizer: VideoTokenizer = load_model(VideoTokenizer, config.tokenizer)
-    router: Router = load_model(Router, config.router)
+    assign, made_by = _assigner(config, tokenizer)
     result: dict[str, Any] = {}
     splits: tuple[Split, ...] = ("train", "test")
     for split in splits:
@@ -63,18 +70,34 @@ def write_shards(config: TokensConfig, directory: Path) -> dict[str, Any]:
             directory / split,
             _training(sampler, config) if split == "train" else _held_out(sampler, config),
             tokenizer,
-            router.assign,
+            assign,
             vocabulary,
             config.frames,
             note={
                 "tokenizer": model_hash(tokenizer),
-                "router": model_hash(router),
+                **made_by,
                 "settings": config.model_dump(mode="json", exclude={"batch_size"}),
             },
         )
         lengths = torch.from_numpy(tokens.lengths()).double() - 1 - vocabulary.num_blocks
         result[split] = {"clips": len(tokens), "mean_tokens": float(lengths.mean())}
     return result
+
+
+def _assigner(
+    config: TokensConfig, tokenizer: VideoTokenizer
+) -> tuple[Assigner, dict[str, str | int]]:
+    """What chooses the lengths, and how the shards name it."""
+    if config.router is not None:
+        router: Router = load_model(Router, config.router)
+        return router.assign, {"router": model_hash(router)}
+    assert config.uniform is not None
+    if config.uniform not in tokenizer.config.levels:
+        raise ValueError(
+            f"uniform: {config.uniform} is not one of the tokenizer's levels "
+            f"{tokenizer.config.levels}"
+        )
+    return uniform(config.uniform, tokenizer.num_blocks), {"uniform": config.uniform}
 
 
 Batch = tuple[Tensor, Tensor, Tensor]

@@ -16,9 +16,10 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
+from generator.conditions import FrameCondition
 from generator.engine import Request, SamplingConfig, class_requests, sample
 from generator.gpt import GPT, GPTConfig
-from generator.grammar import LENGTH
+from generator.grammar import LENGTH, Vocabulary
 from generator.pack import PackedBatch, Packer, pack
 from generator.shards import TokenSet
 from tokenizer.model import VideoTokenizer
@@ -28,6 +29,47 @@ from training.stage import StageBase, Validation
 from video.clips import to_frames
 
 VALIDATION_SEQUENCES = 32  # at once
+
+
+class ExpectedTokens(Config):
+    """What the shards must hold: sizes and costs can be told before there are any.
+
+    Attributes:
+        codebook_size: K.
+        levels: permitted counts of a block.
+        num_blocks: T.
+        num_classes: class tokens.
+        mean_length: tokens of a sequence on average, its condition included, for `evatok plan`.
+        frames: how frame conditions are made.
+    """
+
+    codebook_size: int = Field(ge=1)
+    levels: tuple[int, ...]
+    num_blocks: int = Field(ge=1)
+    num_classes: int = Field(ge=0)
+    mean_length: float = Field(gt=0)
+    frames: FrameCondition | None = None
+
+    @property
+    def vocabulary(self) -> Vocabulary:
+        """With numbers for the names of classes."""
+        return Vocabulary(
+            codebook_size=self.codebook_size,
+            levels=self.levels,
+            num_blocks=self.num_blocks,
+            class_names=tuple(str(number) for number in range(self.num_classes)),
+        )
+
+    def check(self, tokens: TokenSet) -> None:
+        """Refuse shards of anything else."""
+        wanted, found = self.vocabulary, tokens.vocabulary
+        pairs = [(name, getattr(wanted, name), getattr(found, name))
+                 for name in ("codebook_size", "levels", "num_blocks")]  # fmt: skip
+        pairs += [("num_classes", self.num_classes, len(found.class_names))]
+        pairs += [("frames", self.frames, tokens.frames)]
+        for name, expected, is_ in pairs:
+            if expected != is_:
+                raise ValueError(f"expect.{name} is {expected}, but the tokens have {is_}")
 
 
 class GeneratorConfig(Config):
@@ -45,6 +87,7 @@ class GeneratorConfig(Config):
         validation_clips: held-out clips of a validation, the first ones of the shards.
         pictures: samples in each picture.
         sampling: how they are drawn.
+        expect: what the shards must hold; None: whatever they hold.
     """
 
     stage: Literal["generator"] = "generator"
@@ -58,6 +101,7 @@ class GeneratorConfig(Config):
     validation_clips: int = Field(default=256, ge=1)
     pictures: int = Field(default=8, ge=1)
     sampling: SamplingConfig = SamplingConfig()
+    expect: ExpectedTokens | None = None
 
 
 class GeneratorStage(StageBase):
@@ -76,6 +120,8 @@ class GeneratorStage(StageBase):
         for name in ("vocabulary", "frames"):
             if getattr(self.tokens, name) != getattr(self.held_out, name):
                 raise ValueError(f"{config.tokens}: train and test do not have the same {name}")
+        if config.expect is not None:
+            config.expect.check(self.tokens)
         mean = float(self.tokens.lengths().mean())
         if config.frame_share > 0:
             other = float(self.tokens.lengths(True).mean())

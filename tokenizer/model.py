@@ -44,6 +44,8 @@ class TokenizerConfig(Config):
     # Where the decoder's 3D queries start: "first" = the first 1D token of the block (the paper),
     # "aligned" = the block's 1D tokens spread over the grid they were pooled from.
     decoder_start: Literal["first", "aligned"] = "first"
+    # A learned vector for every token of every level, added to its place: the index in the block.
+    token_positions: bool = False
 
 
 @dataclass
@@ -108,11 +110,21 @@ class Places(nn.Module):
     need not be learned; the level is added so that cells of different size can be told apart.
     """
 
-    def __init__(self, levels: Levels, num_blocks: int, cells: tuple[int, int], width: int) -> None:
+    def __init__(
+        self,
+        levels: Levels,
+        num_blocks: int,
+        cells: tuple[int, int],
+        width: int,
+        token_positions: bool = False,
+    ) -> None:
         super().__init__()
         self.levels, self.cells = levels, cells
         self.position = nn.Parameter(0.5 * sincos_positions(num_blocks, *cells, width))
         self.level_embedding = nn.Parameter(torch.randn(len(levels), width) * 0.02)
+        self.token_position = None
+        if token_positions:  # all levels one after the other, from zero: no effect at the start
+            self.token_position = nn.Parameter(torch.zeros(sum(levels.values), width))
 
     def blocks(self, num_blocks: int) -> Tensor:
         """(T · N, D) positions of the first T blocks."""
@@ -122,7 +134,11 @@ class Places(nn.Module):
         """(k, D) places of the tokens of one block at the level with this rank."""
         count = self.cells[0] * self.cells[1]
         positions = self.position[block * count : (block + 1) * count]
-        return self.pool(rank) @ positions + self.level_embedding[rank]
+        places = self.pool(rank) @ positions + self.level_embedding[rank]
+        if self.token_position is None:
+            return places
+        first = sum(self.levels.values[:rank])
+        return places + self.token_position[first : first + self.levels.values[rank]]
 
     def pool(self, rank: int) -> Tensor:
         """(k, N) the means that make k cells of a block's N."""
@@ -170,9 +186,10 @@ class VideoTokenizer(
         self.num_cells = self.cells[0] * self.cells[1]
         patch_dim = 3 * frames * rows * columns
         enc, dec = config.encoder.width, config.decoder.width
+        places = (self.levels, self.num_blocks, self.cells)
 
         self.patch_in = nn.Linear(patch_dim, enc)
-        self.encoder_places = Places(self.levels, self.num_blocks, self.cells, enc)
+        self.encoder_places = Places(*places, enc, config.token_positions)
         self.query_map = nn.Linear(enc, enc)
         self.encoder = QFormer(config.encoder)
         self.code_in = nn.Linear(enc, config.code_dim)
@@ -180,7 +197,7 @@ class VideoTokenizer(
             config.codebook_size, config.code_dim, config.entropy_temperature
         )
         self.code_out = nn.Linear(config.code_dim, dec)
-        self.decoder_places = Places(self.levels, self.num_blocks, self.cells, dec)
+        self.decoder_places = Places(*places, dec, config.token_positions)
         self.start_map = nn.Linear(dec, dec)
         self.decoder = QFormer(config.decoder)
         self.patch_head = nn.Linear(dec, patch_dim)

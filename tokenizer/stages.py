@@ -74,10 +74,19 @@ class ProxyConfig(TokenizerTraining):
 
 
 class FinalConfig(TokenizerTraining):
-    """Stage 4: from scratch, on the assignments of a frozen router."""
+    """Stage 4: from scratch, on the assignments of a frozen router, or of one level (a baseline)."""
 
     stage: Literal["final"] = "final"
-    router: Path  # folder of the trained router
+    router: Path | None = None  # folder of the trained router
+    uniform: int | None = None  # the level of every block of every clip, instead of a router
+
+    @model_validator(mode="after")
+    def _one_way_to_assign(self) -> FinalConfig:
+        if (self.router is None) == (self.uniform is None):
+            raise ValueError("give a router or a uniform level, one of the two")
+        if self.uniform is not None and self.uniform not in self.model.levels:
+            raise ValueError(f"uniform {self.uniform} is not one of levels {self.model.levels}")
+        return self
 
 
 class Assigner(Protocol):
@@ -102,7 +111,7 @@ class TokenizerStage(StageBase):
         self.game = make_game(config.adversarial, config.model.num_frames, config.model.size)
         self._made: Tensor | None = None  # reconstructions of the last part, for the game
         self.router = None
-        if isinstance(config, FinalConfig):
+        if isinstance(config, FinalConfig) and config.router is not None:
             self.router = Router.from_pretrained(config.router).eval().requires_grad_(False)
         self._last: tuple[Tensor, Quantized] | None = None
         if config.start_from_data:
@@ -142,12 +151,18 @@ class TokenizerStage(StageBase):
         repeats = -(-rows // distinct)
         return levels.tensor[ranks].repeat(repeats, 1)[:rows]
 
+    def _uniform(self, rows: int, level: int | None) -> Tensor:
+        assert level is not None
+        return torch.full((rows, self.tokenizer.num_blocks), level)
+
     def batch(self, step: int, rank: int, world: int) -> tuple[Tensor, Tensor]:
         """Clips and assignments of one optimiser step on this rank."""
         rows = self.config.train.batch_size
         clips, _, _ = self.sampler.batch(step, rows, self.seed, rank, world)
         if self.router is not None:
             return clips, self.router.assign(clips)
+        if isinstance(self.config, FinalConfig):
+            return clips, self._uniform(len(clips), self.config.uniform)
         generator = torch.Generator().manual_seed(self.seed * 1_000_003 + step)
         return clips, self._random(rows, generator)[rank::world]
 
@@ -223,9 +238,10 @@ class TokenizerStage(StageBase):
         scalars: dict[str, float] = {}
         rows = [clips]
         if self.router is None:
+            only = self.config.uniform if isinstance(self.config, FinalConfig) else None
             choices = {
-                f"psnr_uniform_{level}": torch.full((len(clips), model.num_blocks), level)
-                for level in model.levels.values
+                f"psnr_uniform_{level}": self._uniform(len(clips), level)
+                for level in (model.levels.values if only is None else (only,))
             }
         else:
             choices = {"psnr_router": assign_in_parts(self.router.assign, clips)}

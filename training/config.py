@@ -1,7 +1,7 @@
 """Settings: small frozen classes, filled from YAML files and `key.path=value` overrides.
 
 Every mistake in a file is reported at once, by dotted key and by the file it is written in, before
-anything else happens. A file may start from another one with `base: other.yaml`.
+anything else happens. A file may start from another one with `base: other.yaml`, or from several with `base: [one.yaml, two.yaml]`.
 """
 
 from __future__ import annotations
@@ -151,7 +151,8 @@ def read_yaml(path: Path | str, overrides: Sequence[str] = ()) -> dict[str, Any]
 
     Args:
         path: a YAML mapping. `base: other.yaml` (relative to the file) is read first and the file
-            merged into it: mappings key by key, anything else replaced.
+            merged into it: mappings key by key, anything else replaced. A list of bases is read
+            in order, each merged into those before it.
         overrides: `key.path=value`, value in YAML; a number in the path indexes a list.
 
     Raises:
@@ -215,9 +216,12 @@ def _files(path: Path, above: tuple[Path, ...]) -> list[Layer]:
     base = data.pop("base", None)
     if base is None:
         return [(str(path), data)]
-    if not isinstance(base, str):
-        raise ConfigError(f"{path}: `base` should be the name of one file, not {base!r}")
-    return [*_files(path.parent / base, (*above, path.resolve())), (str(path), data)]
+    names = base if isinstance(base, list) else [base]
+    if not names or not all(isinstance(name, str) for name in names):
+        raise ConfigError(f"{path}: `base` should be the name of a file, or a list, not {base!r}")
+    below = (*above, path.resolve())
+    layers = [layer for name in names for layer in _files(path.parent / name, below)]
+    return [*layers, (str(path), data)]
 
 
 def _parse_override(text: str, merged: dict[str, Any]) -> dict[str, Any]:

@@ -130,3 +130,27 @@ def test_tokens_survive_taking_apart(model: VideoTokenizer, clips: Tensor) -> No
     assert torch.equal(again.ids, tokens.ids) and torch.equal(again.assignment, tokens.assignment)
     both = Tokens.cat([tokens, again])
     assert both.cu_seqlens.tolist() == list(range(0, 111, 11))
+
+
+def test_token_positions_start_without_effect_then_tell_tokens_apart(
+    clips: torch.Tensor, assignment: torch.Tensor
+) -> None:
+    plain, model = toy("first"), toy("first", token_positions=True)
+    extra = sum(model.levels.values) * (24 + 32)
+    count = [sum(p.numel() for p in m.parameters()) for m in (plain, model)]
+    assert count[1] - count[0] == extra
+    with torch.no_grad():
+        model.load_state_dict(plain.state_dict(), strict=False)
+        table = model.encoder_places.token_position, model.decoder_places.token_position
+        for parameter in table:
+            assert parameter is not None
+            parameter.zero_()
+        torch.testing.assert_close(
+            model(clips, assignment).clips, plain(clips, assignment).clips, atol=0, rtol=0
+        )
+        assert table[0] is not None
+        table[0][1:3] = torch.arange(2)[:, None] + 1.0  # the level 2: its first and second token
+        places = model.encoder_places.of_block(0, 1) - plain.encoder_places.of_block(0, 1)
+        torch.testing.assert_close(places, table[0][1:3])
+        others = model.encoder_places.of_block(0, 2) - plain.encoder_places.of_block(0, 2)
+        assert not others.any()

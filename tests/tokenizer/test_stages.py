@@ -89,6 +89,14 @@ def test_batches_do_not_depend_on_the_number_of_processes(data: dict[str, Any]) 
     assert not torch.equal(stage.batch(4, 0, 1)[1], assignment)
 
 
+def test_a_final_tokenizer_trains_on_one_level(data: dict[str, Any]) -> None:
+    config = FinalConfig.model_validate(settings(data) | {"stage": "final", "uniform": 4})
+    stage = TokenizerStage(config)
+    assert torch.equal(stage.batch(0, 0, 1)[1], torch.full((6, 3), 4))
+    scalars = stage.validate(stage.tokenizer.eval(), 0).scalars
+    assert [name for name in scalars if name.startswith("psnr")] == ["psnr_uniform_4"]
+
+
 def test_assignments_are_uniform_and_shared_as_configured(data: dict[str, Any]) -> None:
     stage = TokenizerStage(ProxyConfig.model_validate(settings(data)))
     many = torch.cat([stage.batch(step, 0, 1)[1] for step in range(100)])

@@ -120,3 +120,14 @@ def test_unknown_override_is_reported(tmp_path: Path) -> None:
     path = write(tmp_path, "base.yaml", "stage: toy\n" + BASE)
     with pytest.raises(ConfigError, match=r"train\.stesp: unknown key, did you mean 'steps'"):
         load_config(Whole, path, ["train.stesp=3"])
+
+
+def test_several_bases_are_merged_in_order(tmp_path: Path) -> None:
+    (tmp_path / "one.yaml").write_text("a: {x: 1, y: 1}\nb: 1\n")
+    (tmp_path / "two.yaml").write_text("a: {y: 2}\nc: 2\n")
+    (tmp_path / "top.yaml").write_text("base: [one.yaml, two.yaml]\nc: 3\n")
+    assert read_yaml(tmp_path / "top.yaml") == {"a": {"x": 1, "y": 2}, "b": 1, "c": 3}
+    for wrong in ("[]", "[one.yaml, 3]", "{a: 1}"):
+        (tmp_path / "wrong.yaml").write_text(f"base: {wrong}\n")
+        with pytest.raises(ConfigError, match="name of a file, or a list"):
+            read_yaml(tmp_path / "wrong.yaml")

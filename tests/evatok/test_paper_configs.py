@@ -1,0 +1,97 @@
+"""The settings of the paper's models: they load, agree, and have the published sizes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from evatok.info import describe
+from evatok.search import SearchConfig
+from evatok.stages import KINDS
+from evatok.tokens import TokensConfig
+from generator.conditions import FrameCondition
+from tokenizer.stages import FinalConfig, TokenizerTraining
+from training.config import load_config, read_yaml
+
+ROOT = Path(__file__).resolve().parent.parent.parent / "configs"
+FAMILIES = ("webvid", "ucf101", "k600")
+SCHEMAS: dict[str, Any] = {name: kind.schema for name, kind in KINDS.items()} | {
+    "search": SearchConfig,
+    "tokens": TokensConfig,
+}
+ALL = sorted(p for family in FAMILIES for p in (ROOT / family).glob("*.yaml"))
+STAGES = [path for path in ALL if "stage" in read_yaml(path)]
+
+
+def load(path: Path) -> Any:
+    """Settings of any stage; skips where a term of the recipe is not part of the code."""
+    data = read_yaml(path)
+    if data["stage"] in ("proxy", "final"):
+        missing = {"alignment", "adversarial"} & data.keys() - TokenizerTraining.model_fields.keys()
+        if missing:
+            pytest.skip(f"no {', '.join(sorted(missing))} in the tokenizers' settings")
+    return load_config(SCHEMAS[data["stage"]], path)
+
+
+@pytest.mark.parametrize("path", STAGES, ids=lambda p: f"{p.parent.name}/{p.stem}")
+def test_settings_load(path: Path) -> None:
+    load(path)
+
+
+@pytest.mark.parametrize(
+    ("name", "published"),
+    [
+        ("webvid/proxy", 145e6),
+        ("webvid/final", 145e6),
+        ("ucf101/final", 145e6),
+        ("ucf101/uniform-400k", 145e6),
+        ("webvid/router", 19.9e6),
+        ("ucf101/router", 19.9e6),
+        *((f"{family}/generator", 99e6) for family in ("ucf101", "k600")),
+        *((f"{family}/generator-327m", 327e6) for family in ("ucf101", "k600")),
+        *((f"{family}/generator-633m", 633e6) for family in ("ucf101", "k600")),
+    ],
+)
+def test_sizes_are_the_published_ones(name: str, published: float) -> None:
+    result = describe(str(ROOT / f"{name}.yaml"))
+    (row,) = [row for row in result["parts"] if row["part"] in KINDS]
+    assert row["parameters"] == pytest.approx(published, rel=0.02)
+
+
+@pytest.mark.parametrize("family", ["webvid", "ucf101"])
+def test_the_router_loads_the_clips_that_were_searched(family: str) -> None:
+    search, router = (load(ROOT / family / f"{name}.yaml") for name in ("search", "router"))
+    assert router.data == search.data
+    assert (router.search_batch, router.search_seed) == (search.batch_size, search.seed)
+
+
+def test_the_papers_values() -> None:
+    proxy, final = load(ROOT / "webvid/proxy.yaml"), load(ROOT / "ucf101/final.yaml")
+    assert (proxy.train.steps, proxy.model.codebook_size) == (400_000, 16_384)
+    assert (final.train.steps, final.model.codebook_size) == (1_000_000, 8_192)
+    assert (final.train.batch_size, final.train.optimizer.lr) == (128, 1e-4)
+    assert final.train.schedule.final_ratio == 0.01
+    for family in ("ucf101", "k600"):
+        names = ("generator", "generator-327m", "generator-633m")
+        scales = [load(ROOT / family / f"{name}.yaml").sampling.guidance for name in names]
+        assert scales == ([2.5, 1.75, 1.75] if family == "ucf101" else [1.0] * 3)
+
+
+def test_generators_expect_what_their_tokens_will_be() -> None:
+    for family in ("ucf101", "k600"):
+        for suffix in ("", "-uniform"):
+            tokens = load(ROOT / family / f"tokens{suffix}.yaml")
+            generator = load(ROOT / family / f"generator{suffix}.yaml")
+            assert generator.tokens == Path("runs") / family / f"tokens{suffix}"
+            assert generator.expect.frames == tokens.frames
+            assert generator.tokenizer == tokens.tokenizer
+    assert load(ROOT / "k600/tokens.yaml").frames == FrameCondition(prefix=(512, 128))
+
+
+def test_a_final_tokenizer_has_one_way_to_assign() -> None:
+    path = ROOT / "webvid/uniform-400k.yaml"
+    for override in ("uniform=null", "router=runs/router", "uniform=100"):
+        with pytest.raises(ValueError, match="router or a uniform level|not one of levels"):
+            load_config(FinalConfig, path, [override])
