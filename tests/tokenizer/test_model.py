@@ -133,9 +133,10 @@ def test_tokens_survive_taking_apart(model: VideoTokenizer, clips: Tensor) -> No
 
 
 def test_token_positions_start_without_effect_then_tell_tokens_apart(
-    clips: torch.Tensor, assignment: torch.Tensor
+    model: VideoTokenizer, clips: torch.Tensor, assignment: torch.Tensor
 ) -> None:
-    plain, model = toy("first"), toy("first", token_positions=True)
+    plain = model
+    model = VideoTokenizer(plain.config.model_copy(update={"token_positions": True})).eval()
     extra = sum(model.levels.values) * (24 + 32)
     count = [sum(p.numel() for p in m.parameters()) for m in (plain, model)]
     assert count[1] - count[0] == extra
