@@ -337,6 +337,28 @@ def info_command(
     show(describe(model_or_config), as_json)
 
 
+@app.command("plan")
+def plan_command(
+    path: Annotated[Path, typer.Argument(help="A settings file, or a folder of them.")],
+    gpus: Annotated[int, typer.Option("--gpus", help="GPUs that share a step.")] = 1,
+    gpu: Annotated[str, typer.Option(help="h100, h200, a100, l40s, v100, rtx4090.")] = "h100",
+    mfu: Annotated[float, typer.Option(help="Share of the peak that is reached, assumed.")] = 0.35,
+    checkpointing: Annotated[
+        bool, typer.Option("--checkpointing", help="Keep only the inputs of layers.")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Parameters, operations, memory, hours and bytes of a training, before it is begun.
+
+    \b
+    Example:
+        evatok plan configs/webvid --gpus 8 --gpu h100
+    """
+    from evatok.plan import plan
+
+    show(plan(path, gpus, gpu, mfu, checkpointing), as_json)
+
+
 @app.command("demo")
 def demo_command(
     output: Output = Path("out/demo"),

@@ -1,0 +1,67 @@
+"""Plans of the shipped settings: sums that must hold, and what is refused."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from evatok.costs import clip_flops
+from evatok.info import model_of
+from evatok.plan import GPUS, plan
+from evatok.stages import load_training
+from tokenizer.model import VideoTokenizer
+
+ROOT = Path(__file__).resolve().parent.parent.parent / "configs"
+
+
+def test_a_uniform_tokenizer() -> None:
+    path = ROOT / "ucf101/uniform-400k.yaml"
+    result = plan(path, num_gpus=64, gpu="v100", mfu=0.5)
+    model = model_of(load_training(path))
+    assert isinstance(model, VideoTokenizer)
+    costs = clip_flops(model, (256,) * 4)
+    step = 128 * sum(v for name, v in costs.items() if name.startswith("train/"))
+    assert result["flops_a_step"]["all"] == step
+    assert result["hours"] == pytest.approx(step * 400e3 / (64 * 125e12 * 0.5) / 3600, rel=0.01)
+    count = sum(p.numel() for p in model.parameters())
+    assert result["parameters"]["all"] == count
+    assert sum(v for k, v in result["parameters"].items() if k != "all") == count
+    memory = result["memory_gib"]
+    assert memory["rows_a_gpu"] == 2
+    assert memory["optimizer"] == pytest.approx(8 * count / 1024**3, abs=0.01)
+    assert result["bytes"]["checkpoint"] == 16 * count  # weights, two moments, average
+
+
+def test_checkpointing_trades_operations_for_memory() -> None:
+    path = ROOT / "k600/generator.yaml"
+    plain, kept = plan(path), plan(path, checkpointing=True)
+    assert kept["memory_gib"]["activations"] < plain["memory_gib"]["activations"] / 4
+    ratio = kept["flops_a_step"]["all"] / plain["flops_a_step"]["all"]
+    assert ratio == pytest.approx(4 / 3, rel=1e-3)
+
+
+def test_more_gpus_share_the_rows() -> None:
+    path = ROOT / "ucf101/generator.yaml"
+    one, eight = plan(path), plan(path, num_gpus=8)
+    assert eight["hours"] == pytest.approx(one["hours"] / 8, rel=0.01)
+    assert eight["memory_gib"]["rows_a_gpu"] * 8 == one["memory_gib"]["rows_a_gpu"]
+
+
+def test_a_search_walks_the_tree() -> None:
+    result = plan(ROOT / "webvid/search.yaml")
+    assert 0.25 < result["flops_a_clip"]["ratio"] < 0.45
+    assert result["clips"] == 101_024
+
+
+def test_refusals(tmp_path: Path) -> None:
+    path = ROOT / "webvid/router.yaml"
+    with pytest.raises(ValueError, match="'gtx' is not one of h100"):
+        plan(path, gpu="gtx")
+    with pytest.raises(ValueError, match="--gpus 0"):
+        plan(path, num_gpus=0)
+    with pytest.raises(ValueError, match="--mfu 2"):
+        plan(path, mfu=2)
+    with pytest.raises(FileNotFoundError, match="no settings of a stage"):
+        plan(tmp_path)
+    assert GPUS["h100"].memory == 80
