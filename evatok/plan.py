@@ -40,8 +40,8 @@ class Gpu:
     memory: float
 
 
-# NVIDIA's data sheets, without sparsity: H100 SXM5, H200 SXM, A100 SXM4 80 GB, L40S, V100 SXM2 32 GB
-# (float16; it has no bf16), GeForce RTX 4090 (float32 accumulation).
+# NVIDIA's data sheets, without sparsity: H100 SXM5, H200 SXM, A100 SXM4 80 GB, L40S, V100 SXM2
+# 32 GB (float16; it has no bf16), GeForce RTX 4090 (float32 accumulation).
 GPUS = {
     "h100": Gpu(989.4e12, 80),
     "h200": Gpu(989.4e12, 141),

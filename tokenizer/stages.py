@@ -74,7 +74,7 @@ class ProxyConfig(TokenizerTraining):
 
 
 class FinalConfig(TokenizerTraining):
-    """Stage 4: from scratch, on the assignments of a frozen router, or of one level (a baseline)."""
+    """Stage 4: from scratch, on a frozen router's assignments, or on one level (a baseline)."""
 
     stage: Literal["final"] = "final"
     router: Path | None = None  # folder of the trained router

@@ -1,7 +1,8 @@
 """Settings: small frozen classes, filled from YAML files and `key.path=value` overrides.
 
 Every mistake in a file is reported at once, by dotted key and by the file it is written in, before
-anything else happens. A file may start from another one with `base: other.yaml`, or from several with `base: [one.yaml, two.yaml]`.
+anything else happens. A file may start from another one with `base: other.yaml`, or from several
+with `base: [one.yaml, two.yaml]`.
 """
 
 from __future__ import annotations

@@ -93,5 +93,5 @@ def test_generators_expect_what_their_tokens_will_be() -> None:
 def test_a_final_tokenizer_has_one_way_to_assign() -> None:
     path = ROOT / "webvid/uniform-400k.yaml"
     for override in ("uniform=null", "router=runs/router", "uniform=100"):
-        with pytest.raises(ValueError, match="router or a uniform level|not one of levels"):
+        with pytest.raises(ValueError, match=r"router or a uniform level|not one of levels"):
             load_config(FinalConfig, path, [override])
