@@ -172,3 +172,21 @@ def test_nano_settings(root: Path) -> None:
     with torch.device("meta"):
         gpt = GPT(config.model, vocabulary, FrameCondition(prefix=(64, 16)))
     assert 3.5e6 < sum(p.numel() for p in gpt.parameters()) < 4.6e6
+
+
+def test_other_tokens_than_expected_are_refused(
+    folder: Path, vocabulary: Vocabulary, frames: FrameCondition
+) -> None:
+    expect = {
+        "codebook_size": vocabulary.codebook_size,
+        "levels": vocabulary.levels,
+        "num_blocks": vocabulary.num_blocks,
+        "num_classes": len(vocabulary.class_names),
+        "mean_length": 10,
+        "frames": frames,
+    }
+    stage = GeneratorStage(settings(folder, expect=expect))
+    assert isinstance(stage.model, GPT)
+    for name, value in (("num_classes", 99), ("codebook_size", 7), ("frames", None)):
+        with pytest.raises(ValueError, match=rf"expect\.{name} is {value}, but the tokens have"):
+            GeneratorStage(settings(folder, expect=expect | {name: value}))
