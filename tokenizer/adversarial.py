@@ -8,11 +8,12 @@ Shape letters: B batch, F frames, H W pixels, N logits of a clip.
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
 
 import torch
 import torch.nn.functional as F
-from pydantic import Field, model_validator
+from pydantic import Discriminator, Field, Tag, model_validator
 from torch import Tensor, nn
 
 from tokenizer.discriminator import PatchDiscriminator, PatchDiscriminatorConfig
@@ -21,6 +22,12 @@ from training.config import AdversaryConfig
 from training.processes import mean_over_processes
 
 Kind = Literal["hinge", "non_saturating"]
+
+
+def _kind_of(settings: Any) -> Any:
+    if isinstance(settings, Mapping):
+        return settings.get("kind", "patch")
+    return getattr(settings, "kind", None)
 
 
 class AdversarialConfig(AdversaryConfig):
@@ -36,7 +43,9 @@ class AdversarialConfig(AdversaryConfig):
     # It is found for each part of a step by itself (`train.grad_accumulation`).
     adaptive: bool = False
     discriminator: Annotated[
-        PatchDiscriminatorConfig | SemanticDiscriminatorConfig, Field(discriminator="kind")
+        Annotated[PatchDiscriminatorConfig, Tag("patch")]
+        | Annotated[SemanticDiscriminatorConfig, Tag("semantic")],
+        Discriminator(_kind_of),
     ] = PatchDiscriminatorConfig()
 
     @model_validator(mode="after")
