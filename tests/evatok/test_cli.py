@@ -30,8 +30,8 @@ def run(capsys: pytest.CaptureFixture[str], *words: object) -> tuple[int, str, s
 
 def test_the_commands() -> None:
     assert COMMANDS == [
-        "arcade", "curves", "demo", "fvd", "info", "pipeline", "predict", "reconstruct", "sample",
-        "search", "train",
+        "arcade", "curves", "demo", "fvd", "info", "pipeline", "plan", "predict", "reconstruct",
+        "sample", "search", "train",
     ]  # fmt: skip
 
 
