@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import Field
+from pydantic import Field, ValidationError
 
 from evaluation.features.base import weights_checksum
 from evaluation.features.nano import FeaturesConfig, NanoNet
@@ -239,7 +239,7 @@ class Pipeline:
                 f"{step.name} was made from another result of {', '.join(changed)}: "
                 f"remove {folder} and {path} to do it again"
             )
-        before, now = _flat(old["settings"]), _flat(new["settings"])
+        before, now = _flat(_filled(step, old["settings"])), _flat(new["settings"])
         differ = [
             f"{key} was {before.get(key)!r}, is {now.get(key)!r}"
             for key in sorted(before.keys() | now.keys())
@@ -361,6 +361,16 @@ def _check_gate(result: Mapping[str, Any], folder: Path) -> None:
             f"of {result['gain']:.2f} dB where {result['min_gain']:g} are wanted, rising at every "
             f"level; see {folder}. Train the proxy longer, or go on anyway with --force"
         )
+
+
+def _filled(step: Step, settings: dict[str, Any]) -> dict[str, Any]:
+    """Recorded settings with the defaults of those that have come since, which change nothing."""
+    if step.settings is None:
+        return settings
+    try:
+        return type(step.settings).model_validate(settings).model_dump(mode="json")
+    except ValidationError:  # a setting has gone since: it will be named
+        return settings
 
 
 def _digest(value: Any) -> str:

@@ -163,6 +163,12 @@ def test_from_videos_to_report(
     curves = json.loads(capsys.readouterr().out.splitlines()[-1])
     check_curves(curves, tmp_path / "curves")
 
+    # a setting that the record does not know yet, at its default, is no change
+    record = run_dir / "steps" / "proxy.json"
+    written = json.loads(record.read_text())
+    assert written["settings"].pop("alignment")["weight"] == 0
+    record.write_text(json.dumps(written))
+
     # all is finished: nothing is done again
     before = {path: path.stat().st_mtime_ns for path in run_dir.rglob("*") if path.is_file()}
     assert main(["pipeline", str(settings), "--json"]) == 0
