@@ -123,6 +123,24 @@ def search_command(
     show(run_search(config, overrides or (), run_dir, progress), as_json)
 
 
+@app.command("tokens")
+def tokens_command(
+    config: Config,
+    overrides: Overrides = None,
+    run_dir: RunDir = None,
+    as_json: AsJson = False,
+) -> None:
+    """Write the generator's training tokens: clips through the router and the final tokenizer.
+
+    \b
+    Example:
+        evatok tokens configs/nano/tokens.yaml windows=4
+    """
+    from evatok.tokens import run_tokens
+
+    show(run_tokens(config, overrides or (), run_dir), as_json)
+
+
 @app.command("curves")
 def curves_command(
     config: Config,

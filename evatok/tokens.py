@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,7 +17,7 @@ from generator.shards import write_tokens
 from tokenizer.model import VideoTokenizer
 from tokenizer.router import Router
 from tokenizer.search import model_hash
-from training.config import Config
+from training.config import Config, load_config
 from video.dataset import ClipSampler, DataConfig, Split
 
 
@@ -40,6 +40,15 @@ class TokensConfig(Config):
         if (self.router is None) == (self.uniform is None):
             raise ValueError("give a router or a uniform level, one of the two")
         return self
+
+
+def run_tokens(
+    path: Path, overrides: Sequence[str] = (), run_dir: Path | None = None
+) -> dict[str, Any]:
+    """Write the shards that a settings file describes, into runs/FAMILY/STAGE if not told where."""
+    config = load_config(TokensConfig, path, overrides)
+    folder = run_dir or Path("runs") / path.resolve().parent.name / path.stem
+    return {"folder": str(folder), **write_shards(config, folder)}
 
 
 def write_shards(config: TokensConfig, directory: Path) -> dict[str, Any]:

@@ -31,7 +31,7 @@ def run(capsys: pytest.CaptureFixture[str], *words: object) -> tuple[int, str, s
 def test_the_commands() -> None:
     assert COMMANDS == [
         "arcade", "curves", "demo", "fvd", "info", "pipeline", "plan", "predict", "reconstruct",
-        "sample", "search", "train",
+        "sample", "search", "tokens", "train",
     ]  # fmt: skip
 
 
