@@ -69,7 +69,7 @@ class QFormerLayer(nn.Module):
     def forward(
         self,
         x: Tensor,
-        references: KeyValue,
+        references: Tensor | KeyValue,
         self_attention: Attention,
         cross_attention: Attention,
     ) -> Tensor:
@@ -77,7 +77,8 @@ class QFormerLayer(nn.Module):
 
         Args:
             x: (..., D) queries.
-            references: keys and values from `reference_projections`.
+            references: (..., D), or their keys and values from `reference_projections` where
+                these serve more than one call.
             self_attention: (q, k, v), each (..., Hd, Dh), to the mixed values, likewise.
             cross_attention: likewise; k and v are the references'.
 
@@ -85,6 +86,8 @@ class QFormerLayer(nn.Module):
             (..., D) updated queries.
         """
         x = x + self.self_out(self_attention(*self.self_projections(x)).flatten(-2))
+        if isinstance(references, Tensor):
+            references = self.reference_projections(references)
         q = self._heads(self.cross_q(self.norm_cross(x)))
         x = x + self.cross_out(cross_attention(q, *references).flatten(-2))
         return x + self.mlp_out(F.gelu(self.mlp_in(self.norm_mlp(x))))
@@ -141,7 +144,6 @@ class QFormer(nn.Module):
         references = self.norm_references(references)
         kept = None
         for number, layer in enumerate(self._layers(), 1):
-            kv = layer.reference_projections(references)
-            queries = layer(queries, kv, self_attention, cross_attention)
+            queries = layer(queries, references, self_attention, cross_attention)
             kept = queries if number == tap else kept
         return self.norm_out(queries), kept

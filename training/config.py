@@ -106,6 +106,7 @@ class TrainConfig(Config):
     precision: Literal["fp32", "bf16"] = "fp32"  # bf16 = autocast; weights stay float32
     ema_decay: float = Field(default=0.0, ge=0, lt=1)  # 0 = off
     compile: bool = False
+    checkpoint_activations: bool = False  # recompute each layer in backward: less memory
     num_workers: int = Field(default=0, ge=0)  # changes speed only
     log_every: int = Field(default=10, ge=1)
     validate_every: int = Field(default=500, ge=0)  # and once at the end, unless 0

@@ -24,6 +24,7 @@ from torch.utils.data import DataLoader, Dataset
 from training import checkpoint
 from training.checkpoint import Checkpoint
 from training.config import Config, ConfigError, TrainConfig, save_config
+from training.layers import recomputed
 from training.logs import ProgressDisplay, RunLog
 from training.optimizer import load_state_tensors, state_tensors
 from training.player import Player
@@ -38,6 +39,7 @@ __all__ = ["Adversarial", "Stage", "StageBase", "TrainingError", "Validation", "
 # What may differ when a run is taken up again: it changes no step that was taken.
 MAY_CHANGE = frozenset(
     {"steps", "num_workers", "log_every", "validate_every", "save_every", "keep_checkpoints"}
+    | {"checkpoint_activations"}
 )
 AFTER_STEP = -1  # in the place of a rank: the generator which all ranks share
 
@@ -193,9 +195,11 @@ class Run:
     def train(self) -> None:
         """Take the steps that are left."""
         config = self.config
-        for player in self.players:
-            player.prepare(self.accelerator.prepare_model, config.compile)
         with ExitStack() as stack:
+            for player in self.players:
+                if config.checkpoint_activations:
+                    stack.enter_context(recomputed(player.module))
+                player.prepare(self.accelerator.prepare_model, config.compile)
             log = stack.enter_context(RunLog(self.run_dir, self.step)) if self.is_main else None
             display = ProgressDisplay(self.run_dir.name, self.step, config.steps, self.is_main)
             stack.callback(display.close)

@@ -312,6 +312,18 @@ def test_killed_and_resumed(data: dict[str, Any], tmp_path: Path) -> None:
     assert all(torch.equal(value, cut[name]) for name, value in whole.items())
 
 
+@pytest.mark.parametrize("adaptive", [False, True])
+def test_recomputed_layers_change_no_bit(
+    data: dict[str, Any], tmp_path: Path, adaptive: bool
+) -> None:
+    """Those of the discriminator too, which is frozen while it judges."""
+    plain = settings(data, 3, adaptive=adaptive)
+    train_config = plain.train.model_copy(update={"checkpoint_activations": True})
+    _, ours = run(plain.model_copy(update={"train": train_config}), tmp_path / "less")
+    _, theirs = run(plain, tmp_path / "plain")
+    assert all(torch.equal(value, ours[name]) for name, value in theirs.items())
+
+
 BITES = {
     "weight": 0.6,
     "kind": "non_saturating",

@@ -13,6 +13,37 @@ from training.processes import mean_over_processes
 from training.stage import StageBase, Validation
 
 
+class ToyLayer(nn.Module):
+    """A small part with everything that a layer has."""
+
+    def __init__(self, width: int, dropout: float) -> None:
+        super().__init__()
+        self.wide, self.narrow = nn.Linear(width, 13), nn.Linear(13, width)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.narrow(self.dropout(nn.functional.gelu(self.wide(x))))
+
+
+class LayeredModel(nn.Module):
+    """As `ToyModel`, in layers."""
+
+    count: Tensor
+
+    def __init__(self, dropout: float) -> None:
+        super().__init__()
+        self.embedding = nn.Embedding(4, 8)
+        self.layers = nn.ModuleList(ToyLayer(8, dropout) for _ in range(3))
+        self.head = nn.Linear(8, 5)
+        self.register_buffer("count", torch.zeros(()))
+
+    def forward(self, x: Tensor, label: Tensor) -> Tensor:
+        x = x + self.embedding(label)
+        for layer in self.layers:
+            x = layer(x)
+        return self.head(x)
+
+
 class ToyModel(nn.Module):
     """Something of all: an embedding, matrices, a head, vectors, dropout and a buffer."""
 
@@ -37,10 +68,13 @@ class ToyStage(StageBase):
     def __init__(self, noise: bool = True, rows: int = 8, nan_at: int = -1) -> None:
         self.noise, self.rows, self.nan_at = noise, rows, nan_at
         generator = torch.Generator().manual_seed(7)
-        self.model = ToyModel(0.1 if noise else 0.0)
+        self.model = self.build(0.1 if noise else 0.0)
         with torch.no_grad():
             for parameter in self.model.parameters():
                 parameter.copy_(torch.randn(parameter.shape, generator=generator) * 0.3)
+
+    def build(self, dropout: float) -> nn.Module:
+        return ToyModel(dropout)
 
     def batch(self, step: int, rank: int, world: int) -> tuple[Tensor, ...]:
         generator = torch.Generator().manual_seed(step)
@@ -62,13 +96,13 @@ class ToyStage(StageBase):
         return mse + 0.1 * l1, {"mse": mse, "l1": l1}
 
     def after_step(self, model: nn.Module, step: int, generator: torch.Generator) -> None:
-        assert isinstance(model, ToyModel)
+        assert isinstance(model, ToyModel | LayeredModel)
         model.count += 1
         if self.noise and step % 3 == 0:
             model.head.bias.add_(0.01 * torch.randn(5, generator=generator))
 
     def validate(self, model: nn.Module, step: int) -> Validation:
-        assert not model.training and isinstance(model, ToyModel)
+        assert not model.training and isinstance(model, ToyModel | LayeredModel)
         norm = model.head.weight.norm().item()
         picture = np.full((8, 6, 3), step % 256, np.uint8)
         return Validation({"norm": norm, "count": model.count.item()}, {"a/b picture": picture})

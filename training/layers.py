@@ -1,0 +1,52 @@
+"""The layers of a model: what activations are recomputed by, and weights are spread over.
+
+A model exposes them by the name of its list: every entry of an `nn.ModuleList` called `layers`, at
+any depth, is one. Such a layer is called, and its parameters are used only while it is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+
+from torch import nn
+from torch.utils.checkpoint import checkpoint
+
+from training.config import ConfigError
+
+NAME = "layers"
+
+
+def layers_of(model: nn.Module, setting: str) -> list[nn.Module]:
+    """All layers of a model.
+
+    Raises:
+        ConfigError: it has none; the message names the setting that asks for them.
+    """
+    found = [
+        layer
+        for name, module in model.named_modules()
+        if name.rpartition(".")[2] == NAME and isinstance(module, nn.ModuleList)
+        for layer in module
+    ]
+    if not found:
+        raise ConfigError(f"{setting}: {type(model).__name__} has no layers, set it back")
+    return found
+
+
+@contextmanager
+def recomputed(model: nn.Module) -> Iterator[None]:
+    """Keep only what goes into each layer, and compute the rest again in the backward pass.
+
+    A third more computation for a fraction of the memory; the gradients are the same bits.
+    Outside of a backward pass, as in validation, nothing changes.
+    """
+    layers = layers_of(model, "train.checkpoint_activations")
+    for layer in layers:
+        layer.forward = partial(checkpoint, layer.forward, use_reentrant=False)
+    try:
+        yield
+    finally:
+        for layer in layers:
+            del layer.forward  # the class's own again
