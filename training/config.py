@@ -107,6 +107,8 @@ class TrainConfig(Config):
     ema_decay: float = Field(default=0.0, ge=0, lt=1)  # 0 = off
     compile: bool = False
     checkpoint_activations: bool = False  # recompute each layer in backward: less memory
+    # fsdp: each of several processes keeps its rows of the layers' weights and optimiser states.
+    sharding: Literal["none", "fsdp"] = "none"
     num_workers: int = Field(default=0, ge=0)  # changes speed only
     log_every: int = Field(default=10, ge=1)
     validate_every: int = Field(default=500, ge=0)  # and once at the end, unless 0

@@ -18,21 +18,24 @@ from training.config import ConfigError
 NAME = "layers"
 
 
-def layers_of(model: nn.Module, setting: str) -> list[nn.Module]:
-    """All layers of a model.
-
-    Raises:
-        ConfigError: it has none; the message names the setting that asks for them.
-    """
-    found = [
+def layers_of(model: nn.Module) -> list[nn.Module]:
+    """All layers of a model, an empty list where it has none."""
+    return [
         layer
         for name, module in model.named_modules()
         if name.rpartition(".")[2] == NAME and isinstance(module, nn.ModuleList)
         for layer in module
     ]
-    if not found:
+
+
+def check_layers(model: nn.Module, setting: str) -> None:
+    """Refuse a model without layers for a setting that is about them.
+
+    Raises:
+        ConfigError: names the setting.
+    """
+    if not layers_of(model):
         raise ConfigError(f"{setting}: {type(model).__name__} has no layers, set it back")
-    return found
 
 
 @contextmanager
@@ -42,7 +45,7 @@ def recomputed(model: nn.Module) -> Iterator[None]:
     A third more computation for a fraction of the memory; the gradients are the same bits.
     Outside of a backward pass, as in validation, nothing changes.
     """
-    layers = layers_of(model, "train.checkpoint_activations")
+    layers = layers_of(model)
     for layer in layers:
         layer.forward = partial(checkpoint, layer.forward, use_reentrant=False)
     try:

@@ -19,19 +19,20 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import send_to_device
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, Dataset
 
 from training import checkpoint
+from training.average import Average
+from training.batches import batches
 from training.checkpoint import Checkpoint
 from training.config import Config, ConfigError, TrainConfig, save_config
-from training.layers import recomputed
+from training.layers import check_layers, recomputed
 from training.logs import ProgressDisplay, RunLog
-from training.optimizer import load_state_tensors, state_tensors
 from training.player import Player
 from training.precision import fast_float32
 from training.processes import share_changed
 from training.rundir import SETTINGS, TrainingError, alone, compare_settings, git_hash, place_of
 from training.seeds import mixed_seed, seed_everything
+from training.sharding import is_spread, spread
 from training.stage import Adversarial, Stage, StageBase, Validation, Weighted
 
 __all__ = ["Adversarial", "Stage", "StageBase", "TrainingError", "Validation", "Weighted", "train"]
@@ -39,7 +40,7 @@ __all__ = ["Adversarial", "Stage", "StageBase", "TrainingError", "Validation", "
 # What may differ when a run is taken up again: it changes no step that was taken.
 MAY_CHANGE = frozenset(
     {"steps", "num_workers", "log_every", "validate_every", "save_every", "keep_checkpoints"}
-    | {"checkpoint_activations"}
+    | {"checkpoint_activations", "sharding"}
 )
 AFTER_STEP = -1  # in the place of a rank: the generator which all ranks share
 
@@ -97,15 +98,29 @@ class Run:
                 f"train.batch_size {config.batch_size} is not divisible by {self.world} processes "
                 f"× grad_accumulation {config.grad_accumulation}"
             )
+        if config.checkpoint_activations:
+            check_layers(stage.model, "train.checkpoint_activations")
+        if config.sharding == "fsdp":
+            check_layers(stage.model, "train.sharding")
         self.weighted = stage if isinstance(stage, Weighted) else None
         self.step = 0
         self.seconds = 0.0  # spent on the run so far, over all processes that worked on it
         self.metrics: dict[str, float] = {}  # of the last validation
         self.sums: dict[str, tuple[Tensor | float, int]] = {}  # since the last log row
         self.model = stage.model.to(self.device)
-        self.ema = copy.deepcopy(self.model).requires_grad_(False) if config.ema_decay else None
-        self.averaged = list(self.model.parameters())
-        self.averages = [] if self.ema is None else list(self.ema.parameters())
+        # what is validated and returned, where that is not the model itself
+        self.copy: nn.Module | None = None
+        spreads = config.sharding == "fsdp" and self.world > 1
+        if config.ema_decay or spreads:
+            self.copy = copy.deepcopy(self.model)
+        if spreads:
+            assert self.copy is not None
+            self.copy.cpu()  # no process holds the whole on its device, but while it validates
+            spread(self.model)
+        self.ema: Average | None = None
+        if config.ema_decay:
+            own = None if spreads else self.copy
+            self.ema = Average(self.model, config.ema_decay, own)
         steps = range(config.steps)
         self.player = Player(self.model, config.optimizer, config.schedule, steps)
         self.adversarial = stage if isinstance(stage, Adversarial) else None
@@ -142,36 +157,38 @@ class Run:
                 f"{path} is already at step {saved.step}, beyond train.steps {self.config.steps}"
             )
         try:
-            self.model.load_state_dict(saved.model)
+            self.player.load(saved.model, saved.optimizer)
             if self.ema is not None:
-                self.ema.load_state_dict(saved.ema)
+                self.ema.load(saved.ema)
             if self.adversary is not None:
-                self.adversary.module.load_state_dict(saved.adversary)
+                self.adversary.load(saved.adversary, saved.adversary_optimizer)
         except RuntimeError as error:  # names or shapes
             raise checkpoint.CheckpointError(f"{path} does not fit the model: {error}") from error
-        load_state_tensors(self.player.optimizers, saved.optimizer)
-        if self.adversary is not None:
-            load_state_tensors(self.adversary.optimizers, saved.adversary_optimizer)
         self.step = saved.step
         self.seconds = saved.state["seconds"]
         self.metrics = saved.state["metrics"]
         self.sums = {k: (value, count) for k, (value, count) in saved.state["sums"].items()}
 
     def result(self) -> nn.Module:
-        """The model to use, in eval mode."""
-        return (self.model if self.ema is None else self.ema).eval()
+        """The model to use, in eval mode; all processes must call this."""
+        if self.copy is None:
+            return self.model.eval()
+        if self.player.is_spread:
+            self.copy.load_state_dict((self.ema or self.player).state())
+            self.copy.to(self.device)
+        elif self.ema is not None:
+            self.ema.copy_buffers()
+        return self.copy.eval()
 
     def _save(self, log: RunLog | None) -> None:
         totals = self._totals()
+        saved = self._checkpoint(totals)
         if log is not None:
             log.sync()
-            saved = self._checkpoint(totals)
             checkpoint.save(self.run_dir, saved, self.config.keep_checkpoints)
         self.accelerator.wait_for_everyone()
 
     def _checkpoint(self, totals: dict[str, float]) -> Checkpoint:
-        if self.ema is not None:
-            self._copy_buffers()
         state = {
             "config": self.resolved.model_dump(mode="json"),
             "git": self.git,
@@ -182,11 +199,11 @@ class Run:
         rival = self.adversary
         return Checkpoint(
             step=self.step,
-            model=self.model.state_dict(),
-            ema={} if self.ema is None else self.ema.state_dict(),
-            optimizer=state_tensors(self.player.optimizers),
-            adversary={} if rival is None else rival.module.state_dict(),
-            adversary_optimizer={} if rival is None else state_tensors(rival.optimizers),
+            model=self.player.state(),
+            ema={} if self.ema is None else self.ema.state(),
+            optimizer=self.player.optimizer_state(),
+            adversary={} if rival is None else rival.state(),
+            adversary_optimizer={} if rival is None else rival.optimizer_state(),
             state=state,
         )
 
@@ -231,18 +248,9 @@ class Run:
         return step == self.config.steps or (every > 0 and step % every == 0)
 
     def _batches(self) -> Iterator[Any]:
-        workers = self.config.num_workers
-        return iter(
-            DataLoader(
-                _Steps(self.stage, self.rank, self.world),
-                batch_size=None,
-                sampler=range(self.step, self.config.steps),  # type: ignore[arg-type]
-                num_workers=workers,
-                pin_memory=self.device.type == "cuda",
-                # a generator of its own: otherwise it takes a number from the global one
-                generator=torch.Generator().manual_seed(0),
-            )
-        )
+        steps = range(self.step, self.config.steps)
+        workers, pinned = self.config.num_workers, self.device.type == "cuda"
+        return batches(self.stage, steps, self.rank, self.world, workers, pinned)
 
     def _optimise(self, batch: Any, check: bool) -> None:
         """One optimiser step of the model and, in its turn, of the adversary."""
@@ -262,8 +270,8 @@ class Run:
             part = send_to_device(part, self.device)
             for player in learners:
                 with ExitStack() as around:
-                    if index < len(parts) - 1:
-                        around.enter_context(self.accelerator.no_sync(player.net))
+                    last = index == len(parts) - 1
+                    around.enter_context(player.part(self.accelerator.no_sync, last))
                     loss, logs = self._loss(player, part, generator, around)
                     if "loss" in logs:
                         raise ValueError(
@@ -336,6 +344,7 @@ class Run:
     def _after_step(self) -> None:
         modules = [player.module for player in self.players] if self.world > 1 else []
         tensors = [tensor for m in modules for tensor in (*m.parameters(), *m.buffers())]
+        tensors = [tensor for tensor in tensors if not is_spread(tensor)]
         versions = [tensor._version for tensor in tensors]
         seed = mixed_seed(self.config.seed, self.step, AFTER_STEP)
         self.stage.after_step(self.model, self.step, torch.Generator().manual_seed(seed))
@@ -343,14 +352,7 @@ class Run:
             changed = [t._version != v for t, v in zip(tensors, versions, strict=True)]
             share_changed(tensors, changed)
         if self.ema is not None:
-            # short runs: an average over the first steps would be mostly initial weights
-            decay = min(self.config.ema_decay, (1 + self.step) / (10 + self.step))
-            torch._foreach_lerp_(self.averages, self.averaged, 1 - decay)  # type: ignore
-
-    def _copy_buffers(self) -> None:
-        assert self.ema is not None
-        for mine, theirs in zip(self.ema.buffers(), self.model.buffers(), strict=True):
-            mine.copy_(theirs)
+            self.ema.follow(self.step)
 
     # --- looking at it ---
 
@@ -377,25 +379,15 @@ class Run:
 
     @torch.no_grad()
     def _validate(self, log: RunLog | None, display: ProgressDisplay) -> None:
+        model = self.result()
         if log is not None:
-            if self.ema is not None:
-                self._copy_buffers()
-            model = self.result()
             found = self.stage.validate(model, self.step)
-            self.model.train()
             self.metrics = {name: float(value) for name, value in found.scalars.items()}
             log.write("validation", self.step, self.metrics)
             log.pictures(self.step, found.images)
             numbers = "  ".join(f"{name} {value:.4g}" for name, value in self.metrics.items())
             display.say(f"validation at step {self.step}  {numbers}")
+        self.model.train()
+        if self.copy is not None and self.player.is_spread:
+            self.copy.cpu()
         self.accelerator.wait_for_everyone()
-
-
-class _Steps(Dataset):
-    """Batch of step i as item i: what a DataLoader makes ahead of time, in order."""
-
-    def __init__(self, stage: Stage, rank: int, world: int) -> None:
-        self.stage, self.rank, self.world = stage, rank, world
-
-    def __getitem__(self, step: int) -> Any:
-        return self.stage.batch(step, self.rank, self.world)

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from training.config import OptimizerConfig
+from training.sharding import is_spread, spread_like
 
 LOOKUP_NAMES = ("embedding", "codebook", "position")  # rows that are looked up, not multiplied
 OUTPUT_NAMES = ("head",)
@@ -60,14 +61,13 @@ def build_optimizers(model: nn.Module, config: OptimizerConfig) -> list[torch.op
     optimizers: list[torch.optim.Optimizer] = []
     if hidden:
         muon_lr = config.lr if config.muon_lr is None else config.muon_lr
-        groups = [_group(hidden, muon_lr, config.weight_decay)]
+        groups = _groups(hidden, muon_lr, config.weight_decay)
         muon = torch.optim.Muon(groups, lr=muon_lr, adjust_lr_fn="match_rms_adamw")
         optimizers.append(muon)
     if rest:
         decayed = [(name, p) for name, p in rest if is_decayed(name, p)]
         plain = [(name, p) for name, p in rest if not is_decayed(name, p)]
-        groups = [_group(decayed, config.lr, config.weight_decay), _group(plain, config.lr, 0.0)]
-        groups = [group for group in groups if group["params"]]
+        groups = _groups(decayed, config.lr, config.weight_decay) + _groups(plain, config.lr, 0.0)
         # fused: one call for all tensors; the default on CPU is a Python loop over them
         fused = all(p.device.type in ("cpu", "cuda") for _, p in rest)
         adamw = torch.optim.AdamW(groups, lr=config.lr, betas=config.betas, fused=fused)
@@ -75,14 +75,22 @@ def build_optimizers(model: nn.Module, config: OptimizerConfig) -> list[torch.op
     return optimizers
 
 
-def _group(named: Sequence[tuple[str, Tensor]], lr: float, decay: float) -> dict:
-    return {
-        "params": [p for _, p in named],
-        "names": [name for name, _ in named],
-        "peak_lr": lr,
-        "lr": lr,
-        "weight_decay": decay,
-    }
+def _groups(named: Sequence[tuple[str, Tensor]], lr: float, decay: float) -> list[dict]:
+    """A group, or two: kernels over many tensors take none together that are spread and whole."""
+    groups = []
+    for kind in (False, True):
+        members = [(name, p) for name, p in named if is_spread(p) == kind]
+        if members:
+            groups.append(
+                {
+                    "params": [p for _, p in members],
+                    "names": [name for name, _ in members],
+                    "peak_lr": lr,
+                    "lr": lr,
+                    "weight_decay": decay,
+                }
+            )
+    return groups
 
 
 def set_rates(optimizers: Sequence[torch.optim.Optimizer], factor: float) -> None:
@@ -112,7 +120,15 @@ def load_state_tensors(
         name, _, key = full.rpartition("::")
         by_name.setdefault(name, {})[key] = value
     for optimizer in optimizers:
-        names = [name for group in optimizer.param_groups for name in group["names"]]
-        state = {i: by_name[name] for i, name in enumerate(names) if name in by_name}
+        named = [
+            pair
+            for group in optimizer.param_groups
+            for pair in zip(group["names"], group["params"], strict=True)
+        ]
+        state = {
+            i: {key: spread_like(value, parameter) for key, value in by_name[name].items()}
+            for i, (name, parameter) in enumerate(named)
+            if name in by_name
+        }
         groups = optimizer.state_dict()["param_groups"]
         optimizer.load_state_dict({"state": state, "param_groups": groups})

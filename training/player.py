@@ -6,15 +6,16 @@ A stage has one player, its model, or a second one, an adversary (`training.stag
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from training.config import OptimizerConfig, ScheduleConfig
-from training.optimizer import build_optimizers, set_rates
+from training.optimizer import build_optimizers, load_state_tensors, set_rates, state_tensors
 from training.schedule import multiplier
+from training.sharding import average_gradients, clip_gradients, is_spread, spread_like, whole
 
 
 class Player:
@@ -27,6 +28,7 @@ class Player:
         steps: of the run, at which it learns.
         prefix: of the names of its loss and gradient norm in the log.
         optimizers: of all its parameters that are trained, `parameters`.
+        is_spread: whether some of these are spread over processes, see `training.sharding`.
     """
 
     def __init__(
@@ -43,10 +45,12 @@ class Player:
         self.config, self.schedule = optimizer, schedule
         self.optimizers = build_optimizers(module, optimizer)
         self.parameters = [p for p in module.parameters() if p.requires_grad]
+        self.is_spread = any(map(is_spread, self.parameters))
 
     def prepare(self, wrap: Callable[[nn.Module], nn.Module], compiled: bool) -> None:
         """Switch to train mode, wrap for several processes, compile."""
-        self.net, self.judge = wrap(self.module.train()), self.module
+        self.module.train()
+        self.net, self.judge = self.module if self.is_spread else wrap(self.module), self.module
         if compiled:
             self.net, self.judge = torch.compile(self.net), torch.compile(self.module)
 
@@ -63,9 +67,26 @@ class Player:
         """The rate of a step of the run, Muon's apart."""
         return self.config.lr * self.factor(step)
 
+    @contextmanager
+    def part(self, no_sync: Callable[[Any], AbstractContextManager], last: bool) -> Iterator[None]:
+        """Forward and backward of a part of a step; the last one joins all processes' gradients.
+
+        Args:
+            no_sync: context in which a net that is wrapped for processes keeps its gradients.
+            last: whether this is the step's last part.
+        """
+        if self.is_spread:
+            self.module.set_requires_gradient_sync(last)  # type: ignore[operator]
+        with nullcontext() if last or self.is_spread else no_sync(self.net):
+            yield
+        if last and self.is_spread:
+            average_gradients(self.parameters)
+
     def clip(self) -> Tensor:
         """Clip the gradient; its global norm before."""
         limit = self.config.grad_clip
+        if self.is_spread:
+            return clip_gradients(self.parameters, limit)
         if limit:
             return nn.utils.clip_grad_norm_(self.parameters, limit).detach()
         gradients = [p.grad for p in self.parameters if p.grad is not None]
@@ -94,3 +115,23 @@ class Player:
             for parameter in self.parameters:
                 parameter.requires_grad_(True)
             self.module.train(training)
+
+    def state(self) -> dict[str, Tensor]:
+        """The module's state dict, whole; all processes must call this."""
+        return {name: whole(value) for name, value in self.module.state_dict().items()}
+
+    def optimizer_state(self) -> dict[str, Tensor]:
+        """The optimisers' state as `state_tensors` names it, whole; likewise."""
+        return {name: whole(value) for name, value in state_tensors(self.optimizers).items()}
+
+    def load(self, state: dict[str, Tensor], optimizer_state: dict[str, Tensor]) -> None:
+        """Put both back.
+
+        Raises:
+            RuntimeError: names or shapes do not fit the module.
+        """
+        own = self.module.state_dict()
+        self.module.load_state_dict(
+            {n: spread_like(value, own[n]) if n in own else value for n, value in state.items()}
+        )
+        load_state_tensors(self.optimizers, optimizer_state)

@@ -1,5 +1,6 @@
-"""A tokenizer and its discriminator, trained by one process and by two; see test_processes.py.
+"""A tokenizer and its discriminator, trained by one process, by two, and spread over two.
 
+See test_processes.py.
 Children are forked after torch is imported. Usage: python duel.py FOLDER
 """
 
@@ -89,26 +90,27 @@ class DuelStage(StageBase):
         self.game.after_step()
 
 
-def one(folder: Path, rank: int, world: int, port: int) -> None:
+def one(run_dir: Path, rank: int, world: int, port: int, sharding: str) -> None:
     """A child's work."""
     if world > 1:
         place = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": world, "MASTER_PORT": port}
         os.environ.update({k: str(v) for k, v in place.items()}, MASTER_ADDR="127.0.0.1")
         os.environ["ACCELERATE_USE_CPU"] = "true"
-    train(DuelStage(), RUN, folder / f"world{world}")
+    train(DuelStage(), RUN.model_copy(update={"sharding": sharding}), run_dir)
 
 
-def main(folder: Path) -> None:
+def together(run_dir: Path, world: int, sharding: str) -> None:
+    """A run of as many processes."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     children = []
-    for rank, world in ((0, 1), (0, 2), (1, 2)):
+    for rank in range(world):
         pid = os.fork()
         if pid == 0:
             code = 1
             try:
-                one(folder, rank, world, port)
+                one(run_dir, rank, world, port, sharding)
                 code = 0
             except BaseException as error:
                 print(f"child: {error!r}", file=sys.stderr)
@@ -116,9 +118,13 @@ def main(folder: Path) -> None:
                 os._exit(code)
         children.append(pid)
     codes = [os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) for pid in children]
-    sys.exit(0 if codes == [0, 0, 0] else f"exit codes {codes}")
+    if any(codes):
+        sys.exit(f"exit codes {codes}")
 
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    main(Path(sys.argv[1]))
+    folder = Path(sys.argv[1])
+    together(folder / "one", 1, "none")
+    together(folder / "two", 2, "none")
+    together(folder / "spread", 2, "fsdp")

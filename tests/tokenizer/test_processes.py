@@ -13,7 +13,7 @@ import pytest
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="the driver forks")
 def test_two_processes_are_one(tmp_path: Path, root: Path) -> None:
-    """The same losses on both sides, with LeCAM's means and an adaptive weight."""
+    """The same losses on both sides, with LeCAM's means, an adaptive weight, spread layers."""
     driver = Path(__file__).with_name("duel.py")
     done = subprocess.run(
         [sys.executable, str(driver), str(tmp_path)],
@@ -23,10 +23,14 @@ def test_two_processes_are_one(tmp_path: Path, root: Path) -> None:
         timeout=240,
     )
     assert done.returncode == 0, done.stderr
-    logs = [(tmp_path / f"world{n}" / "log.jsonl").read_text().splitlines() for n in (1, 2)]
-    one, two = ([json.loads(line) for line in log] for log in logs)
-    assert len(one) == 6 and "lecam" in one[-1] and "adaptive_weight" in one[-1]
-    for ours, theirs in zip(two, one, strict=True):
-        for row in (ours, theirs):
+    logs = {}
+    for run in ("one", "two", "spread"):
+        lines = (tmp_path / run / "log.jsonl").read_text().splitlines()
+        logs[run] = [json.loads(line) for line in lines]
+        for row in logs[run]:
             del row["kind"], row["seconds"], row["steps_per_second"]
-        assert ours == pytest.approx(theirs, rel=1e-4, abs=1e-6)
+    assert len(logs["one"]) == 6
+    assert {"lecam", "adaptive_weight", "adversary_loss"} <= logs["one"][-1].keys()
+    for run in ("two", "spread"):
+        for ours, theirs in zip(logs[run], logs["one"], strict=True):
+            assert ours == pytest.approx(theirs, rel=1e-4, abs=1e-6), run

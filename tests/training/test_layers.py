@@ -32,13 +32,18 @@ def test_finds_layers_at_any_depth(toys: Any) -> None:
     inner = toys.LayeredModel(0.0)
     other = toys.LayeredModel(0.0)
     outer = nn.Sequential(inner, nn.Linear(2, 2), other)
-    assert layers_of(inner, "x") == list(inner.layers)
-    assert layers_of(outer, "x") == [*inner.layers, *other.layers]
+    assert layers_of(inner) == list(inner.layers)
+    assert layers_of(outer) == [*inner.layers, *other.layers]
 
 
-def test_a_model_without_layers(tmp_path: Path, toy_stage: Any) -> None:
-    with pytest.raises(ConfigError, match=r"train\.checkpoint_activations: ToyModel has no layers"):
-        train(toy_stage(), settings(checkpoint_activations=True), tmp_path)
+@pytest.mark.parametrize("setting, value", [("checkpoint_activations", True), ("sharding", "fsdp")])
+def test_a_model_without_layers(
+    tmp_path: Path, toy_stage: Any, setting: str, value: object
+) -> None:
+    with pytest.raises(
+        ConfigError, match=rf"train\.{setting}: ToyModel has no layers, set it back"
+    ):
+        train(toy_stage(), settings(**{setting: value}), tmp_path)
 
 
 @pytest.mark.parametrize("accumulation", [1, 2])
