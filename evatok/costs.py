@@ -82,7 +82,7 @@ def clip_flops(
 def search_flops(model: VideoTokenizer) -> int:
     """Forward of every block of the prefix tree of one clip: m + m² + … + m^T blocks.
 
-    References are projected once a clip in the tree; counted once a block here, 4 % too much.
+    An upper bound: references are projected once a clip in the tree, counted once a block here.
     """
     total = 0
     for depth in range(1, model.num_blocks + 1):
