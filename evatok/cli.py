@@ -220,7 +220,7 @@ def reconstruct_command(
     models = load(model)
     kind = assignment.partition(":")[0]
     router = models.router if kind in ("router", "best") else None
-    proxy = models.proxy if kind in ("best", "threshold") and "proxy" in models.parts else None
+    proxy = models.proxy if kind in ("best", "threshold") else None
     assigner = make_assigner(assignment, models.final, router, proxy, max_tokens)
     codec = Codec(models.final, assigner)
     result = reconstruct_files(
