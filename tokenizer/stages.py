@@ -320,6 +320,9 @@ class RouterTraining(Config):
         fields = RouterConfig.model_fields
         if any(getattr(self.model, name) != fields[name].default for name in ("w_q", "standard")):
             raise ValueError("model.w_q and model.standard are written by the training: set w_q")
+        own = type(self).model_fields
+        if not self.model.preference and self.w_q_range != own["w_q_range"].default:
+            raise ValueError("w_q_range is for a router with model.preference")
         return self
 
 
