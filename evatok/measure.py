@@ -27,7 +27,7 @@ from tokenizer.model import VideoTokenizer
 from tokenizer.strategies import Assigner, make_assigner
 from tokenizer.tokens import Tokens
 from video.clips import to_frames
-from video.dataset import ClipSampler, DataConfig
+from video.dataset import ClipSampler, DataConfig, Window
 
 BATCH = 32
 
@@ -101,15 +101,18 @@ def held_out_sets(data: DataConfig, limit: int, only: str | None = None) -> list
         if only is not None and source.root.name != only:
             continue
         windows = sampler.eval_clips(limit, "all", source=number)
-        parts, labels = [], []
-        for start in range(0, len(windows), BATCH):
-            clips, part = sampler.load(windows[start : start + BATCH])
-            parts.append(to_bytes(clips))
-            labels.append(part)
-        sets.append(
-            ClipSet(source.root.name, torch.cat(parts), torch.cat(labels), sampler.class_names)
-        )
+        sets.append(clip_set(sampler, windows, source.root.name))
     return sets
+
+
+def clip_set(sampler: ClipSampler, windows: Sequence[Window], name: str) -> ClipSet:
+    """Windows of a sampler, read into memory."""
+    parts, labels = [], []
+    for start in range(0, len(windows), BATCH):
+        clips, part = sampler.load(windows[start : start + BATCH])
+        parts.append(to_bytes(clips))
+        labels.append(part)
+    return ClipSet(name, torch.cat(parts), torch.cat(labels), sampler.class_names)
 
 
 def distances(real: ClipSet, fake: ClipSet, networks: Sequence[Network]) -> dict[str, Any]:

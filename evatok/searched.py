@@ -5,7 +5,6 @@ Shape letters: N clips, T blocks, M = m^T candidates.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,13 +12,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from evatok.measure import ClipSet, to_bytes
+from evatok.measure import ClipSet, clip_set
 from evatok.search import SearchConfig
 from tokenizer.assignment import Levels
 from tokenizer.reward import Standard, psnr_of_mse, rewards, standard_of
 from tokenizer.router import Router
 from tokenizer.search import read_table
-from video.dataset import ClipSampler, Window
+from video.dataset import ClipSampler
 
 
 @dataclass(frozen=True)
@@ -80,13 +79,7 @@ def searched_sets(search: SearchConfig, directory: Path, levels: Levels) -> list
     for number, source in enumerate(sampler.sources):
         rows = [i for i, window in enumerate(windows) if window.source == number]
         if rows:
-            real = _clip_set(sampler, [windows[i] for i in rows], source.root.name)
+            real = clip_set(sampler, [windows[i] for i in rows], source.root.name)
             quality = psnr_of_mse(held[rows])
             sets.append(Searched(real.name, real, quality, standard, levels, num_blocks))
     return sets
-
-
-def _clip_set(sampler: ClipSampler, windows: Sequence[Window], name: str) -> ClipSet:
-    parts = [sampler.load(windows[start : start + 32]) for start in range(0, len(windows), 32)]
-    clips = torch.cat([to_bytes(clips) for clips, _ in parts])
-    return ClipSet(name, clips, torch.cat([labels for _, labels in parts]), sampler.class_names)
