@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 # Before torch is imported: waiting threads must not spin on a machine that others use.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
@@ -15,6 +15,22 @@ import typer
 from typer.exceptions import TyperException
 
 from evatok.errors import message_for_user
+from evatok.options import (
+    AsJson,
+    Bar,
+    Config,
+    Model,
+    Output,
+    Overrides,
+    Plain,
+    RunDir,
+    Seed,
+    Temperature,
+    TopK,
+    TopP,
+    feature_networks,
+    note,
+)
 from evatok.output import show
 
 # Everything heavy is imported by the command that needs it, so that --help answers at once.
@@ -26,23 +42,6 @@ app = typer.Typer(
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
-
-AsJson = Annotated[bool, typer.Option("--json", help="One JSON object as the last line of stdout.")]
-Output = Annotated[Path, typer.Option("--output", "-o", help="Folder to write into.")]
-Model = Annotated[str, typer.Option("--model", help="nano, or a folder of trained parts.")]
-Seed = Annotated[int, typer.Option("--seed", min=0, help="Another seed, other results.")]
-Config = Annotated[Path, typer.Argument(help="Settings, a YAML file.")]
-Overrides = Annotated[list[str] | None, typer.Argument(help="key.path=value …")]
-RunDir = Annotated[Path | None, typer.Option("--run-dir", help="Default: runs/FAMILY/STAGE.")]
-Temperature = Annotated[float, typer.Option(min=0.0, help="0 = always the most probable token.")]
-TopK = Annotated[int, typer.Option(min=0, help="Only the k most probable tokens; 0 = all.")]
-TopP = Annotated[float, typer.Option(min=0.0, max=1.0, help="Only this much probability.")]
-Plain = Annotated[bool, typer.Option("--plain", help="The clip alone, without bars, for scoring.")]
-
-
-def note(text: str) -> None:
-    """Say something that is no result."""
-    print(text, file=sys.stderr, flush=True)
 
 
 @app.command("arcade")
@@ -163,7 +162,9 @@ def curves_command(
     """
     from evatok.curves import run_curves
 
-    result = run_curves(config, output, tables, preference, model, _networks(features, model))
+    result = run_curves(
+        config, output, tables, preference, model, feature_networks(features, model)
+    )
     show(result, as_json)
 
 
@@ -227,7 +228,7 @@ def reconstruct_command(
         codec,
         files,
         output,
-        networks=_networks(features, model),
+        networks=feature_networks(features, model),
         plain=plain,
         allow_damaged=allow_damaged,
         progress=None if as_json else lambda name, done, _: note(f"{name}: {done} frames"),
@@ -325,7 +326,7 @@ def fvd_command(
     """
     from evaluation.protocols import score_folders
 
-    networks = _networks(features, model)
+    networks = feature_networks(features, model)
     result = score_folders(
         real,
         fake,
@@ -393,38 +394,6 @@ def demo_command(
 
     result = run_demo(output, model, note)
     show(result, as_json)
-
-
-def _networks(names: str, model: str) -> list[Any]:
-    """Feature networks by their names, with commas between; `nano` is the model's own."""
-    from evaluation.features.load import load_features
-    from evaluation.features.nano import NanoFeatures
-    from evatok.models import load
-
-    return [
-        NanoFeatures(load(model).features) if name == "nano" else load_features(name)
-        for name in names.split(",")
-        if name
-    ]
-
-
-class Bar:
-    """A progress bar on stderr with rate and time left, while a block runs."""
-
-    def __init__(self, title: str) -> None:
-        from rich.console import Console
-        from rich.progress import Progress, TimeElapsedColumn
-
-        columns = (*Progress.get_default_columns(), TimeElapsedColumn())
-        self.progress = Progress(*columns, console=Console(stderr=True))
-        self.task = self.progress.add_task(title, total=None)
-
-    def __enter__(self) -> Callable[[int, int], None]:
-        self.progress.start()
-        return lambda done, total: self.progress.update(self.task, completed=done, total=total)
-
-    def __exit__(self, *_: object) -> None:
-        self.progress.stop()
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

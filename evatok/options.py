@@ -1,0 +1,59 @@
+"""Options that several commands share, and what they say on the way."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+AsJson = Annotated[bool, typer.Option("--json", help="One JSON object as the last line of stdout.")]
+Output = Annotated[Path, typer.Option("--output", "-o", help="Folder to write into.")]
+Model = Annotated[str, typer.Option("--model", help="nano, or a folder of trained parts.")]
+Seed = Annotated[int, typer.Option("--seed", min=0, help="Another seed, other results.")]
+Config = Annotated[Path, typer.Argument(help="Settings, a YAML file.")]
+Overrides = Annotated[list[str] | None, typer.Argument(help="key.path=value …")]
+RunDir = Annotated[Path | None, typer.Option("--run-dir", help="Default: runs/FAMILY/STAGE.")]
+Temperature = Annotated[float, typer.Option(min=0.0, help="0 = always the most probable token.")]
+TopK = Annotated[int, typer.Option(min=0, help="Only the k most probable tokens; 0 = all.")]
+TopP = Annotated[float, typer.Option(min=0.0, max=1.0, help="Only this much probability.")]
+Plain = Annotated[bool, typer.Option("--plain", help="The clip alone, without bars, for scoring.")]
+
+
+def note(text: str) -> None:
+    """Say something that is no result."""
+    print(text, file=sys.stderr, flush=True)
+
+
+def feature_networks(names: str, model: str) -> list[Any]:
+    """Feature networks by their names, with commas between; `nano` is the model's own."""
+    from evaluation.features.load import load_features
+    from evaluation.features.nano import NanoFeatures
+    from evatok.models import load
+
+    return [
+        NanoFeatures(load(model).features) if name == "nano" else load_features(name)
+        for name in names.split(",")
+        if name
+    ]
+
+
+class Bar:
+    """A progress bar on stderr with rate and time left, while a block runs."""
+
+    def __init__(self, title: str) -> None:
+        from rich.console import Console
+        from rich.progress import Progress, TimeElapsedColumn
+
+        columns = (*Progress.get_default_columns(), TimeElapsedColumn())
+        self.progress = Progress(*columns, console=Console(stderr=True))
+        self.task = self.progress.add_task(title, total=None)
+
+    def __enter__(self) -> Callable[[int, int], None]:
+        self.progress.start()
+        return lambda done, total: self.progress.update(self.task, completed=done, total=total)
+
+    def __exit__(self, *_: object) -> None:
+        self.progress.stop()
