@@ -148,7 +148,8 @@ def curves_command(
         Path | None, typer.Option(help="Folder of the search. Default: runs/FAMILY/search.")
     ] = None,
     preference: Annotated[
-        Path | None, typer.Option(help="A router with w_q as an input, to compare.")
+        Path | None,
+        typer.Option(help="Folder of a router with w_q as an input. Default: the model's."),
     ] = None,
     model: Model = "nano",
     features: Annotated[str, typer.Option(help="Also distances, with these: nano,i3d.")] = "",
@@ -219,8 +220,10 @@ def reconstruct_command(
     from tokenizer.strategies import make_assigner
 
     models = load(model)
-    kind = assignment.partition(":")[0]
+    kind, _, value = assignment.partition(":")
     router = models.router if kind in ("router", "best") else None
+    if kind == "router" and value:
+        router = models.steerable
     proxy = models.proxy if kind in ("best", "threshold") else None
     assigner = make_assigner(assignment, models.final, router, proxy, max_tokens)
     codec = Codec(models.final, assigner)

@@ -23,7 +23,7 @@ from torch import Tensor
 
 from evaluation.features.base import FeatureNetwork
 from evatok.measure import Network, distances, reconstruct_set
-from evatok.models import Models, load, load_model
+from evatok.models import PREFERENCE, Models, load, load_model
 from evatok.plots import line_plot
 from evatok.search import SearchConfig
 from evatok.searched import Searched, searched_sets
@@ -194,7 +194,7 @@ def run_curves(
         config: settings of the search.
         output: folder of CSV and pictures.
         tables: of the search; runs/FAMILY/search if None.
-        preference: folder of a router with w_q as an input.
+        preference: folder of a router with w_q as an input; None = the model's, if it has one.
         model: name or folder of the proxy and the router.
         features: networks of distances.
 
@@ -203,14 +203,14 @@ def run_curves(
     """
     search = load_config(SearchConfig, config)
     folder = tables or Path("runs") / config.resolve().parent.name / config.stem
-    wishing: Router | None = None
+    models = load(model)
+    wishing: Router | None = models.preference if PREFERENCE in models.parts else None
     if preference is not None:
-        loaded: Router = load_model(Router, preference)
-        if not loaded.config.preference:
-            raise ValueError(f"{preference}: this router does not take w_q as an input")
-        wishing = loaded
+        wishing = load_model(Router, preference)
+    if wishing is not None and not wishing.config.preference:
+        raise ValueError(f"{preference}: this router does not take w_q as an input")
     networks = [Network(one) for one in features]
-    rows, kept = measure_curves(load(model), search, folder, wishing, networks)
+    rows, kept = measure_curves(models, search, folder, wishing, networks)
     files = write_curves(rows, output)
     return {"curves": rows, "kept": kept, "files": [str(path) for path in files]}
 

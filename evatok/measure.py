@@ -200,16 +200,25 @@ def gate(rows: Sequence[dict[str, Any]], name: str, min_gain: float) -> dict[str
 
 
 def tokenizer_rows(
-    models: Models, sets: Sequence[ClipSet], networks: Sequence[Network]
+    models: Models,
+    sets: Sequence[ClipSet],
+    networks: Sequence[Network],
+    preferences: Sequence[float] = (),
 ) -> list[dict[str, Any]]:
-    """Uniform at the second-highest level and router (proxy), router (final), on every set."""
+    """Uniform at the second-highest level and router (proxy), router (final), on every set.
+
+    Then the final tokenizer under the router that takes w_q, at each of these preferences.
+    """
     proxy, final = models.proxy, models.final
     level = proxy.levels.values[max(0, len(proxy.levels) - 2)]
-    contenders = (
+    contenders = [
         (f"uniform-{level} (proxy)", proxy, make_assigner(f"uniform:{level}", proxy)),
         ("router (proxy)", proxy, make_assigner("router", proxy, models.router)),
         ("router (final)", final, make_assigner("router", final, models.router)),
-    )
+    ]
+    for w_q in preferences:
+        assigner = make_assigner(f"router:{w_q}", final, models.steerable)
+        contenders.append((f"router, w_q {w_q:g} (final)", final, assigner))
     rows = []
     for real in sets:
         for name, model, assigner in contenders:

@@ -25,6 +25,7 @@ from tokenizer.router import Router
 SHIPPED = Path(__file__).resolve().parent / "models"
 FILES = ("config.json", "model.safetensors")
 PARTS = ("features", "proxy", "router", "final", "generator")
+PREFERENCE = "preference"  # a part that nothing else needs: a router with w_q as an input
 
 
 class Models:
@@ -36,7 +37,8 @@ class Models:
     @property
     def parts(self) -> list[str]:
         """Names of the parts that are there."""
-        return [part for part in PARTS if (self.directory / part / "config.json").is_file()]
+        names = (*PARTS, PREFERENCE)
+        return [name for name in names if (self.directory / name / "config.json").is_file()]
 
     @cached_property
     def features(self) -> NanoNet:
@@ -52,6 +54,16 @@ class Models:
     def router(self) -> Router:
         """Clip → assignment."""
         return self._load("router", Router)
+
+    @cached_property
+    def preference(self) -> Router:
+        """Clip and w_q → assignment."""
+        return self._load(PREFERENCE, Router)
+
+    @property
+    def steerable(self) -> Router:
+        """The router to ask with a w_q; the plain one, which refuses, where there is no other."""
+        return self.preference if PREFERENCE in self.parts else self.router
 
     @cached_property
     def final(self) -> VideoTokenizer:

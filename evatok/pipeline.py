@@ -23,7 +23,7 @@ from evaluation.features.base import weights_checksum
 from evaluation.features.nano import FeaturesConfig, NanoNet
 from evatok.gallery import gallery, write_picture
 from evatok.measure import gate, held_out_sets, uniform_rows
-from evatok.models import PARTS, Models, load_model, save_model
+from evatok.models import PARTS, PREFERENCE, Models, load_model, save_model
 from evatok.report import ReportConfig, draw, measure, write_report
 from evatok.search import SearchConfig, search_config
 from evatok.stages import train_config
@@ -103,6 +103,7 @@ FILES: dict[str, type[Config]] = {
     "proxy": ProxyConfig,
     "search": SearchConfig,
     "router": RouterTraining,
+    PREFERENCE: RouterTraining,
     "final": FinalConfig,
     "tokens": TokensConfig,
     "generator": GeneratorConfig,
@@ -123,8 +124,11 @@ class Pipeline:
             raise FileNotFoundError(f"no folder {directory}")
         self.say = say
         self.settings: dict[str, Any] = {
-            name: load_config(schema, directory / f"{name}.yaml") for name, schema in FILES.items()
+            name: load_config(schema, directory / f"{name}.yaml")
+            for name, schema in FILES.items()
+            if name != PREFERENCE or (directory / f"{name}.yaml").is_file()
         }
+        self.parts = [part for part in (*PARTS, PREFERENCE) if part in self.settings]
         self.config: PipelineConfig = self.settings["pipeline"]
         self.run_dir = self.config.run_dir
         self._agree(directory)
@@ -138,6 +142,11 @@ class Pipeline:
             ("router.held_out_table", s["router"].held_out_table, run / "search" / "test"),
             ("router.search_batch", s["router"].search_batch, s["search"].batch_size),
             ("router.search_seed", s["router"].search_seed, s["search"].seed),
+            *[
+                (f"{PREFERENCE}.{key}", getattr(s[PREFERENCE], key), getattr(s["router"], key))
+                for key in ("data", "table", "held_out_table", "search_batch", "search_seed")
+                if PREFERENCE in s
+            ],
             ("final.router", s["final"].router, run / "router" / "model"),
             ("tokens.tokenizer", s["tokens"].tokenizer, run / "final" / "model"),
             ("tokens.router", s["tokens"].router, run / "router" / "model"),
@@ -147,6 +156,8 @@ class Pipeline:
                  if is_ != should]  # fmt: skip
         if s["router"].data != s["search"].data:
             wrong.append("router.data is not search.data, whose clips it loads again")
+        if self.config.report.preferences and PREFERENCE not in s:
+            wrong.append(f"report.preferences asks for a router of {PREFERENCE}.yaml, a new file")
         if wrong:
             raise ConfigError(f"{directory}: {'; '.join(wrong)}")
 
@@ -166,10 +177,11 @@ class Pipeline:
             Step("gate", self.config.gate, ("proxy",), self._gate),
             Step("search", s["search"], ("proxy",), self._search),
             training("router", "search"),
+            *([training(PREFERENCE, "search")] if PREFERENCE in s else []),
             training("final", "router"),
             Step("tokens", s["tokens"], ("final", "router"), self._tokens),
             training("generator", "tokens"),
-            Step("export", None, PARTS, self._export),
+            Step("export", None, tuple(self.parts), self._export),
             Step("report", self.config.report, ("export", "search"), self._report),
         ]
 
@@ -272,6 +284,7 @@ class Pipeline:
             "features": NanoNet,
             "proxy": VideoTokenizer,
             "router": Router,
+            PREFERENCE: Router,
             "final": VideoTokenizer,
             "generator": GPT,
         }
@@ -311,7 +324,7 @@ class Pipeline:
 
     def _export(self) -> dict[str, Any]:
         sizes = {}
-        for part in PARTS:
+        for part in self.parts:
             folder = self.run_dir / "export" / part
             save_model(self._model(part), folder, half=True)
             sizes[part] = sum(file.stat().st_size for file in folder.iterdir())
@@ -332,7 +345,7 @@ class Pipeline:
             self.config.report,
             lambda text: self.say(f"  {text}"),
         )
-        records = {name: _read(self._record_path(name)) for name in FILES if name != "pipeline"}
+        records = {name: _read(self._record_path(name)) for name in s if name != "pipeline"}
         about = {
             "settings": self.config.report.model_dump(mode="json"),
             "features": models.features.class_names,

@@ -41,6 +41,7 @@ class ReportConfig(Config):
     networks: tuple[Literal["nano", "i3d"], ...] = ("nano", "i3d")
     i3d_clips: int = Field(default=256, ge=2)  # I3D takes about a second a clip
     guidance: tuple[float, ...] = (1.0, 2.0)
+    preferences: tuple[float, ...] = ()  # w_q, for the router that takes it as an input
     sampling: SamplingConfig = SamplingConfig()
     seed: int = Field(default=0, ge=0)
 
@@ -83,7 +84,7 @@ def measure(
     say("quality at every uniform level")
     tables["levels"] = uniform_rows(models.proxy, sets)
     say("tokenizers: uniform against router")
-    tables["tokenizers"] = tokenizer_rows(models, sets, networks)
+    tables["tokenizers"] = tokenizer_rows(models, sets, networks, config.preferences)
     if search is not None:
         say("router against the best of all assignments")
         tables["router"] = router_rows(models, search, search_dir, w_q)

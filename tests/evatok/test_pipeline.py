@@ -37,7 +37,7 @@ data:
         "pipeline": f"""
 run_dir: {run_dir}
 gate: {{set: squares, clips: 4, min_gain: -100}}
-report: {{clips: 4, networks: [nano], guidance: [1.0, 2.0]}}
+report: {{clips: 4, networks: [nano], guidance: [1.0, 2.0], preferences: [1.6]}}
 """,
         "features": f"""
 base: data.yaml
@@ -65,6 +65,11 @@ table: {run_dir}/search/train
 held_out_table: {run_dir}/search/test
 search_batch: 4
 train: {TRAIN}  steps: 2
+""",
+        "preference": """
+base: router.yaml
+model: {preference: true}
+w_q_range: [0.4, 2.0]
 """,
         "final": f"""
 base: proxy.yaml
@@ -107,7 +112,7 @@ def check_curves(result: dict[str, Any], folder: Path) -> None:
     dearest = max(by_name["max-reward"], key=lambda row: row["setting"])  # w_q 2: quality alone
     assert dearest["psnr"] == max(row["psnr"] for row in rows)
     assert all(row["fvd[nano]"] >= 0 for row in rows)
-    assert [row["strategy"] for row in result["kept"]] == ["router"]
+    assert [row["strategy"] for row in result["kept"]] == ["router", "router(w_q)"]
     names = {"curves.csv"} | {
         f"{metric}-squares{suffix}"
         for metric in ("psnr", "fvd-nano")
@@ -143,12 +148,13 @@ def test_from_videos_to_report(
 
     # what is there at the end
     models = load(run_dir / "export")
-    assert models.parts == list(PARTS)
+    assert models.parts == [*PARTS, "preference"]
     report = json.loads((run_dir / "report" / "report.json").read_text())
     tables = report["tables"]
     assert list(tables) == ["levels", "tokenizers", "router", "samples", "predictions"]
     assert all(tables.values())
     assert tables["router"][0]["num_clips"] == 8
+    assert tables["tokenizers"][-1]["tokenizer"] == "router, w_q 1.6 (final)"
     assert tables["router"][0]["best_uniform_level"] in (1, 2, 4)
     assert {row["guidance"] for row in tables["samples"]} == {1.0, 2.0}
     text = (run_dir / "report" / "report.md").read_text()
@@ -183,6 +189,11 @@ def test_from_videos_to_report(
     assert main(["pipeline", str(settings)]) == 2
     assert "router was begun with other settings (w_q was 1.2, is 0.5)" in capsys.readouterr().err
     router.write_text(router.read_text().replace("w_q: 0.5\n", ""))
+    preference = (settings / "preference.yaml").read_text()
+    (settings / "preference.yaml").unlink()
+    assert main(["pipeline", str(settings)]) == 2
+    assert "report.preferences asks for a router of preference.yaml" in capsys.readouterr().err
+    (settings / "preference.yaml").write_text(preference)
     proxy = json.loads((run_dir / "steps" / "proxy.json").read_text())
     proxy["result"]["weights"] = "other"
     (run_dir / "steps" / "proxy.json").write_text(json.dumps(proxy))
