@@ -14,6 +14,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 import typer
 from typer.exceptions import TyperException
 
+from evatok.cli_weights import weights_command
 from evatok.errors import message_for_user
 from evatok.options import (
     AsJson,
@@ -379,6 +380,9 @@ def plan_command(
     from evatok.plan import plan
 
     show(plan(path, gpus, gpu, mfu, checkpointing), as_json)
+
+
+app.command("weights")(weights_command)
 
 
 @app.command("demo")
