@@ -5,11 +5,33 @@ Shape letters: B batch, F frames, H W pixels.
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import torch
+from pydantic import Field
 from torch import Tensor
 
+from evaluation.perceptual import PerceptualDistance, PerceptualName, load_perceptual
 from tokenizer.model import Reconstruction
 from training.config import Config
+
+
+class PerceptualConfig(Config):
+    """The distance that a frozen network sees. Weight 0 = nothing is loaded, built or run."""
+
+    network: PerceptualName = "lpips"
+    weight: float = Field(default=0.0, ge=0)
+    path: Path | None = None  # of the network's weights; null = in the cache
+    # So many frames of the clips, drawn anew in each step, instead of all.
+    frames: int | None = Field(default=None, ge=1)
+
+    def load(self) -> PerceptualDistance | None:
+        """The distance, or None where it has no weight.
+
+        Raises:
+            FileNotFoundError: its weights are not here; the message says how to get them.
+        """
+        return load_perceptual(self.network, self.path) if self.weight else None
 
 
 class LossConfig(Config):
@@ -21,6 +43,7 @@ class LossConfig(Config):
     codebook: float = 1.0
     commitment: float = 0.25  # β
     entropy: float = 0.02  # γ
+    perceptual: PerceptualConfig = PerceptualConfig()
 
 
 # log_l2 is floored here: (2 / 255)² / 12, the error of rounding to bytes.
@@ -28,7 +51,11 @@ LOG_FLOOR = (2 / 255) ** 2 / 12
 
 
 def tokenizer_loss(
-    result: Reconstruction, clips: Tensor, config: LossConfig
+    result: Reconstruction,
+    clips: Tensor,
+    config: LossConfig,
+    perceptual: PerceptualDistance | None = None,
+    generator: torch.Generator | None = None,
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """Weighted sum of the terms.
 
@@ -36,9 +63,12 @@ def tokenizer_loss(
         result: of the tokenizer on these clips.
         clips: (B, 3, F, H, W) float32 in [−1, 1].
         config: weights.
+        perceptual: `config.perceptual.load()`.
+        generator: on the CPU, draws its frames where it does not look at all.
 
     Returns:
-        The scalar loss, and every computed term unweighted, detached.
+        The scalar loss, and every computed term unweighted, detached; the perceptual one under its
+        distance's name.
     """
     error = result.clips.float() - clips
     quantized = result.quantized
@@ -56,7 +86,16 @@ def tokenizer_loss(
         terms["commitment"] = quantized.commitment_loss
     if config.entropy:
         terms["entropy"] = quantized.entropy_loss
+    weights = {name: getattr(config, name) for name in terms}
+    if perceptual is not None:
+        seen, real = result.clips, clips
+        if config.perceptual.frames is not None and config.perceptual.frames < clips.shape[2]:
+            order = torch.randperm(clips.shape[2], generator=generator)
+            frames = order[: config.perceptual.frames].sort().values.to(clips.device)
+            seen, real = seen[:, :, frames], real[:, :, frames]
+        terms[perceptual.name] = perceptual(seen, real).mean()
+        weights[perceptual.name] = config.perceptual.weight
     if not terms:
         raise ValueError("every loss weight is 0: nothing to train on")
-    total = torch.stack([getattr(config, name) * value for name, value in terms.items()]).sum()
+    total = torch.stack([weights[name] * value for name, value in terms.items()]).sum()
     return total, {name: value.detach() for name, value in terms.items()}

@@ -104,6 +104,7 @@ class TokenizerStage(StageBase):
         self.sampler = ClipSampler(config.data, "train")
         self.held_out = ClipSampler(config.data, "test")
         self.teacher = self._teacher()
+        self.perceptual = config.loss.perceptual.load()
         torch.manual_seed(self.seed)
         self.model: nn.Module = VideoTokenizer(config.model)
         if self.teacher is not None:
@@ -174,7 +175,7 @@ class TokenizerStage(StageBase):
         result = model(clips, assignment)
         self._last = (result.tokens.ids, result.quantized)
         self._made = None if self.game is None else result.clips
-        total, terms = tokenizer_loss(result, clips, self.config.loss)
+        total, terms = tokenizer_loss(result, clips, self.config.loss, self.perceptual, generator)
         if self.teacher is not None:
             aligned = alignment_loss(result.features, self.teacher(clips))
             total = total + self.config.alignment.weight * aligned

@@ -1,7 +1,7 @@
 """One real optimisation step of every paper config at batch 1, in bf16, each in its own process.
 
-Tokenizers go through their own stage and the training loop, with the alignment and the
-discriminator that their settings ask for. The frozen encoders, which are not at hand, are made at
+Tokenizers go through their own stage and the training loop, with LPIPS, the alignment and the
+discriminator that their settings ask for. The frozen networks, which are not at hand, are made at
 their full size with random weights: a step shows memory, time and gradients, and measures nothing.
 """
 
@@ -16,7 +16,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
+from torch import Tensor
 
+from evaluation.lpips import VGG16
 from tokenizer.router import Router, RouterConfig
 from training.config import read_yaml
 from video.io import write_video
@@ -115,6 +118,7 @@ def stand_ins(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name, net in encoders.items():
         net.save_pretrained(folder / name)
         (folder / name / "preprocessor_config.json").write_text(json.dumps(pixels))
+    save_file(torchvision_names(VGG16().state_dict()), folder / "vgg16.safetensors")
     settings = read_yaml(ROOT / "configs" / "ucf101" / "router.yaml")["model"]
     Router(RouterConfig.model_validate(settings)).save_pretrained(folder / "router")
     rng = np.random.default_rng(0)
@@ -128,6 +132,17 @@ def stand_ins(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+def torchvision_names(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Tensors of `VGG16` as torchvision counts them: ReLUs and pools have numbers too."""
+    names, number, group = {}, -2, "0"
+    for name, tensor in state.items():
+        _, now, _, part = name.split(".")
+        number += 2 * (part == "weight") + (now != group)
+        group = now
+        names[f"features.{number}.{part}"] = tensor
+    return names
+
+
 def overrides_of(path: Path, folder: Path) -> list[str]:
     """A step of batch 1 on the stand-ins, with both sides at play."""
     settings = read_yaml(path)
@@ -139,6 +154,7 @@ def overrides_of(path: Path, folder: Path) -> list[str]:
         f"data.cache_dir={folder / 'cache'}",
         f"data.sources=[{{kind: ucf101, root: {folder / 'data'}}}]",
         "adversarial.start_step=0",
+        f"loss.perceptual.path={folder / 'vgg16.safetensors'}",
         f"alignment.path={folder / 'vjepa2'}",
     ]
     if settings.get("router") is not None:
@@ -160,7 +176,7 @@ def test_one_step(
     if settings["stage"] in TOKENIZERS:
         command = [sys.executable, "-c", TOKENIZER, str(path), str(tmp_path / "run")]
         command += overrides_of(path, stand_ins)
-        expected |= {"l1", "codebook", "commitment", "entropy", "adversarial"}
+        expected |= {"l1", "codebook", "commitment", "entropy", "adversarial", "lpips"}
         if settings["alignment"]["weight"]:
             expected.add("alignment")
     run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)

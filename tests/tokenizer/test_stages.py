@@ -109,7 +109,7 @@ def test_assignments_are_uniform_and_shared_as_configured(data: dict[str, Any]) 
 @pytest.mark.parametrize("term", ["l1", "l2", "log_l2", "codebook", "commitment", "entropy"])
 def test_every_loss_weight_bites(model: VideoTokenizer, clips: Tensor, term: str) -> None:
     result = model.train()(clips, torch.full((5, 3), 4))
-    off = {name: 0.0 for name in LossConfig.model_fields}
+    off = {name: 0.0 for name in LossConfig.model_fields if name != "perceptual"}
     total, terms = tokenizer_loss(result, clips, LossConfig.model_validate(off | {term: 2.0}))
     value = float(total.detach())
     assert list(terms) == [term] and value == pytest.approx(2 * float(terms[term])) != 0
@@ -180,3 +180,55 @@ def test_search_router_and_final_follow_each_other(data: dict[str, Any], tmp_pat
     assert torch.equal(assignment, router.assign(batch))
     model = train(last, final.train, tmp_path / "final", final)
     assert "psnr_router" in last.validate(model, 3).scalars
+
+
+class Seen:
+    """A distance that notes what it was shown: the mean absolute difference."""
+
+    name, checksum = "seen", "0"
+
+    def __init__(self) -> None:
+        self.shapes: list[tuple[int, ...]] = []
+
+    def __call__(self, x: Tensor, y: Tensor) -> Tensor:
+        self.shapes.append(tuple(x.shape))
+        return (x - y).abs().mean((1, 2, 3, 4))
+
+
+def test_the_perceptual_term_bites(model: VideoTokenizer, clips: Tensor) -> None:
+    result = model.train()(clips, torch.full((5, 3), 4))
+    plain, _ = tokenizer_loss(result, clips, LossConfig())
+    distance = Seen()
+    config = LossConfig.model_validate({"perceptual": {"weight": 3.0}})
+    total, terms = tokenizer_loss(result, clips, config, distance)
+    assert float((total - plain).detach()) == pytest.approx(3 * float(terms["seen"]), rel=1e-4)
+    assert distance.shapes == [tuple(clips.shape)]
+
+    config = LossConfig.model_validate({"perceptual": {"weight": 3.0, "frames": 2}})
+    drawn = [
+        float(tokenizer_loss(result, clips, config, distance, random(seed))[1]["seen"])
+        for seed in (0, 0, 1)
+    ]
+    assert distance.shapes[-1] == (*clips.shape[:2], 2, *clips.shape[3:])
+    assert drawn[0] == drawn[1] != drawn[2]
+
+
+def random(seed: int) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def test_a_perceptual_network_is_loaded_only_with_a_weight(
+    data: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[tuple[Any, ...]] = []
+    monkeypatch.setattr(
+        "tokenizer.losses.load_perceptual", lambda *names: asked.append(names) or Seen()
+    )
+    config = ProxyConfig.model_validate(settings(data, 2))
+    assert TokenizerStage(config).perceptual is None and not asked
+    loss = {"perceptual": {"network": "efficientnet-lite0", "weight": 0.5, "path": "here"}}
+    config = ProxyConfig.model_validate(settings(data, 2) | {"loss": loss})
+    stage = TokenizerStage(config)
+    assert asked == [("efficientnet-lite0", Path("here"))]
+    train(stage, config.train, tmp_path / "run", config)
+    assert '"seen":' in (tmp_path / "run" / "log.jsonl").read_text()
