@@ -1,5 +1,4 @@
-"""Clips for training and evaluation: a memory-mapped cache of decoded frames, and a sampler that
-keeps no state.
+"""Clips for training and evaluation: a sampler that keeps no state.
 
 What a step sees is a function of (seed, step): a resumed run needs no sampler state, and any
 number of processes together see what one would.
@@ -9,14 +8,9 @@ Shape letters: B batch, F frames, H W pixels.
 
 from __future__ import annotations
 
-import hashlib
-import json
 import logging
-import os
 import random
-import shutil
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -27,15 +21,12 @@ import torch.nn.functional as F
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
-from video.clips import pad_last, window_starts
-from video.io import VideoError, read_frames
+from video.cache import ClipCache, Store, VideoFiles
+from video.clips import window_starts
+from video.io import VideoError
 from video.lists import Split, VideoItem, read_folder, read_kinetics_csv, read_ucf101
 
 log = logging.getLogger(__name__)
-
-INDEX = "index.json"
-FRAMES = "frames.u8"
-VERSION = 1  # of the cache's format
 
 
 class Settings(BaseModel):
@@ -73,6 +64,9 @@ class DataConfig(Settings):
     sources: tuple[SourceConfig, ...] = Field(min_length=1)
     num_frames: int = Field(default=16, ge=1)
     size: int = Field(default=64, ge=1)  # pixels, square
+    # "decoded": all frames lie in cache_dir, memory-mapped; "files": only their counts, and a clip
+    # is decoded when it is drawn, for sets too large for the first, prepared by `evatok data`.
+    read: Literal["decoded", "files"] = "decoded"
     cache_dir: Path = Path("runs/cache")
     max_damaged: float = Field(default=0.05, ge=0, le=1)  # share of files; more stops the run
     max_frames: int | None = Field(default=None, ge=1)  # kept of each video, from its start
@@ -81,162 +75,6 @@ class DataConfig(Settings):
     flip: bool = False  # half of the training clips mirrored
     color_permute: bool = False  # colour channels of training clips in random order
     zoom: float = Field(default=1.0, ge=1)  # training clips cropped by up to this and enlarged
-
-
-def _decode(job: tuple[Path, int, int | None]) -> np.ndarray | str:
-    """Frames (F, S, S, 3) of one file, or what is wrong with it."""
-    path, size, max_frames = job
-    try:
-        return read_frames(path, 0, max_frames, size).numpy()
-    except VideoError as error:
-        return str(error)
-
-
-class ClipCache:
-    """Decoded frames of a list of videos, memory-mapped: a clip costs one copy of its bytes."""
-
-    def __init__(self, folder: Path) -> None:
-        """Open a finished cache.
-
-        Raises:
-            VideoError: no finished cache of this format there.
-        """
-        self.folder = Path(folder)
-        try:
-            index = json.loads((self.folder / INDEX).read_text())
-        except (OSError, json.JSONDecodeError) as error:
-            raise VideoError(f"{folder}: no finished clip cache ({error})") from error
-        self.size = int(index["size"])
-        self.lengths = np.array(index["lengths"], dtype=np.int64)
-        self.labels = np.array(index["labels"], dtype=np.int64)
-        self.starts = np.cumsum(self.lengths) - self.lengths
-        self.ids: list[str] = index["ids"]
-        self.class_names: list[str] = index["class_names"]
-        self.damaged: list[str] = index["damaged"]
-        shape = (int(self.lengths.sum()), self.size, self.size, 3)
-        if (self.folder / FRAMES).stat().st_size != np.prod(shape):
-            raise VideoError(f"{folder}: {FRAMES} has the wrong size; remove this folder")
-        self.frames = np.memmap(self.folder / FRAMES, np.uint8, "r", shape=shape)
-
-    def __len__(self) -> int:
-        return len(self.lengths)
-
-    def clip(self, video: int, start: int, num_frames: int) -> Tensor:
-        """(num_frames, S, S, 3) uint8 from frame `start`; the last is repeated where it ends."""
-        first = int(self.starts[video]) + start
-        last = min(first + num_frames, int(self.starts[video] + self.lengths[video]))
-        return pad_last(torch.from_numpy(self.frames[first:last].copy()), num_frames)
-
-    @staticmethod
-    def build(
-        items: Sequence[VideoItem],
-        size: int,
-        folder: Path,
-        *,
-        max_damaged: float = 0.05,
-        max_frames: int | None = None,
-        workers: int = 1,
-        progress: Callable[[int, int], None] | None = None,
-    ) -> ClipCache:
-        """Decode all videos once; a finished cache of the same files and settings is reused.
-
-        Args:
-            items: the videos. Damaged ones are left out, named in a warning and counted.
-            size: short side and crop in pixels.
-            folder: parent of the cache, whose own name is a hash of files and settings.
-            max_damaged: share of damaged files above which to stop.
-            max_frames: of each video, from its start.
-            workers: decoding threads.
-            progress: called with videos done and their number.
-
-        Raises:
-            VideoError: too many damaged files, or none left.
-        """
-        target = Path(folder) / _fingerprint(items, size, max_frames)
-        if (target / INDEX).is_file():
-            return ClipCache(target)
-        partial = target.with_name(f"{target.name}.{os.getpid()}.partial")
-        partial.mkdir(parents=True, exist_ok=True)
-        try:
-            index = _fill(
-                partial,
-                items,
-                size,
-                max_damaged,
-                max_frames,
-                workers,
-                progress or (lambda *_: None),
-            )
-            (partial / INDEX).write_text(json.dumps(index))
-            if not target.exists():  # another process may have been faster
-                partial.rename(target)
-        finally:
-            shutil.rmtree(partial, ignore_errors=True)
-        return ClipCache(target)
-
-
-def _fingerprint(items: Sequence[VideoItem], size: int, max_frames: int | None) -> str:
-    digest = hashlib.sha256(f"{VERSION} {size} {max_frames}".encode())
-    for item in items:
-        stat = item.path.stat() if item.path.is_file() else None
-        mark = f"{item.id} {item.label} {stat and (stat.st_size, stat.st_mtime_ns)}\n"
-        digest.update(mark.encode())
-    return digest.hexdigest()[:16]
-
-
-def _decoded(jobs: list[tuple[Path, int, int | None]], workers: int) -> Iterator[np.ndarray | str]:
-    if workers == 1:
-        yield from map(_decode, jobs)
-        return
-    with ThreadPoolExecutor(workers) as pool:  # decoding and resizing release the GIL
-        for first in range(0, len(jobs), 8 * workers):  # bounded: results wait in memory
-            yield from pool.map(_decode, jobs[first : first + 8 * workers])
-
-
-def _fill(
-    folder: Path,
-    items: Sequence[VideoItem],
-    size: int,
-    max_damaged: float,
-    max_frames: int | None,
-    workers: int,
-    progress: Callable[[int, int], None],
-) -> dict[str, object]:
-    kept: list[VideoItem] = []
-    lengths: list[int] = []
-    damaged: list[str] = []
-    results = _decoded([(item.path, size, max_frames) for item in items], workers)
-    with (folder / FRAMES).open("wb") as file:
-        for done, (item, result) in enumerate(zip(items, results, strict=True), 1):
-            if isinstance(result, str):
-                damaged.append(item.id)
-                log.warning("skipped %s", result)
-                if len(damaged) > max_damaged * len(items):
-                    raise VideoError(
-                        f"{len(damaged)} of {len(items)} videos are damaged or missing, more than "
-                        f"max_damaged {max_damaged:g} allows: {', '.join(damaged[:3])} …"
-                    )
-            else:
-                file.write(result.tobytes())
-                kept.append(item)
-                lengths.append(len(result))
-            progress(done, len(items))
-        file.flush()
-        os.fsync(file.fileno())
-    if not kept:
-        raise VideoError("no readable video in the list")
-    if damaged:
-        log.warning("%d of %d videos are damaged and left out", len(damaged), len(items))
-    names = {item.label: item.class_name for item in items if item.label >= 0}
-    return {
-        "version": VERSION,
-        "size": size,
-        "lengths": lengths,
-        "labels": [item.label for item in kept],
-        "ids": [item.id for item in kept],
-        "class_names": [names[label] for label in sorted(names)],
-        "damaged": damaged,
-    }
 
 
 class Window(NamedTuple):
@@ -264,12 +102,13 @@ class ClipSampler:
         self.config = config
         self.split = split
         self.sources: list[SourceConfig] = []
-        self.caches: list[ClipCache] = []
+        self.caches: list[Store] = []
+        build = ClipCache.build if config.read == "decoded" else VideoFiles.build
         for source in config.sources:
             if source.optional and not source.root.is_dir():
                 log.warning("%s is not here: this source is left out", source.root)
                 continue
-            cache = ClipCache.build(
+            cache = build(
                 source.items(split),
                 config.size,
                 config.cache_dir,

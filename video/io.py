@@ -28,6 +28,7 @@ from torch import Tensor
 from video.clips import resize_crop
 
 SUFFIXES = (".mp4", ".avi", ".mov", ".mkv", ".webm", ".gif", ".m4v", ".mpg", ".mpeg")
+GROUPS = "closed groups of frames: "  # then their size: how files for random access are marked
 CHUNK = 32  # frames resized together: bounds the memory of large videos
 
 
@@ -47,7 +48,12 @@ class VideoInfo:
     rotation: int  # degrees that the picture was turned by, a multiple of 90
 
 
-def _open(path: Path) -> tuple[av.container.InputContainer, VideoStream]:
+def open_video(path: Path) -> tuple[av.container.InputContainer, VideoStream]:
+    """A file and its first video stream.
+
+    Raises:
+        VideoError: not a readable video.
+    """
     if not path.is_file():
         raise VideoError(f"{path}: no such file")
     if path.stat().st_size == 0:
@@ -64,7 +70,13 @@ def _open(path: Path) -> tuple[av.container.InputContainer, VideoStream]:
     return container, stream
 
 
-def _upright(frame: av.VideoFrame) -> np.ndarray:
+def group_size(container: av.container.InputContainer) -> int | None:
+    """Frames between key frames of a file that was written for random access; None of others."""
+    start, mark, size = container.metadata.get("comment", "").partition(GROUPS)
+    return int(size) if mark and not start and size.isdigit() else None
+
+
+def upright(frame: av.VideoFrame) -> np.ndarray:
     """One frame as (H, W, 3) uint8 RGB, turned as its metadata asks."""
     picture = frame.to_ndarray(format="rgb24")
     return np.rot90(picture, round(frame.rotation / 90) % 4)
@@ -77,7 +89,7 @@ def probe(path: Path | str) -> VideoInfo:
         VideoError: not a readable video.
     """
     path = Path(path)
-    container, stream = _open(path)
+    container, stream = open_video(path)
     with container:
         try:
             frame = next(container.decode(stream), None)
@@ -85,7 +97,7 @@ def probe(path: Path | str) -> VideoInfo:
             raise VideoError(f"{path}: the first frame is damaged ({error.strerror})") from error
         if frame is None:
             raise VideoError(f"{path}: has no frames")
-        height, width = _upright(frame).shape[:2]
+        height, width = upright(frame).shape[:2]
         rate = stream.average_rate or stream.base_rate or Fraction(25)
         return VideoInfo(
             path, width, height, float(rate), stream.frames or None, int(frame.rotation) % 360
@@ -103,13 +115,13 @@ def iter_frames(path: Path | str, allow_damaged: bool = False) -> Iterator[np.nd
         VideoError: not a video, no frame at all, or damaged on the way.
     """
     path = Path(path)
-    container, stream = _open(path)
+    container, stream = open_video(path)
     count = 0
     with container:
         try:
             for frame in container.decode(stream):
                 count += 1
-                yield _upright(frame)
+                yield upright(frame)
         except (av.error.FFmpegError, ValueError) as error:
             if count == 0 or not allow_damaged:
                 raise VideoError(f"{path}: damaged after {count} frames ({error})") from error
@@ -170,6 +182,8 @@ def write_video(
     frames: Tensor | np.ndarray | Iterable[np.ndarray],
     fps: float = 25.0,
     crf: int = 18,
+    keyframe_every: int | None = None,
+    preset: str = "medium",
 ) -> None:
     """Write frames as H.264 mp4 (plays everywhere) or GIF, by suffix; the same bytes every time.
 
@@ -182,6 +196,8 @@ def write_video(
         frames: (F, H, W, 3) uint8 RGB, F ≥ 1, or an iterable of (H, W, 3) uint8 of one size.
         fps: frames a second.
         crf: quality of H.264, 0 (lossless) to 51.
+        keyframe_every: exactly one key frame in so many, for random access; None = x264's choice.
+        preset: of x264: how long it looks for a smaller file.
 
     Raises:
         VideoError: wrong shape or type of frames, or an unknown suffix.
@@ -204,7 +220,11 @@ def write_video(
         if path.suffix.lower() == ".gif":
             iio.imwrite(partial, np.stack(list(pictures)), duration=1000 / fps, loop=0)
         else:
-            _write_h264(partial, pictures, first.shape[0], first.shape[1], fps, crf)
+            options = {"crf": str(crf), "preset": preset}
+            if keyframe_every is not None:
+                every = str(keyframe_every)
+                options |= {"g": every, "keyint_min": every, "sc_threshold": "0"}
+            _write_h264(partial, pictures, first.shape[0], first.shape[1], fps, options)
         partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)
@@ -225,16 +245,23 @@ def _checked(path: Path, pictures: Iterable[np.ndarray]) -> Iterator[np.ndarray]
 
 
 def _write_h264(
-    path: Path, pictures: Iterable[np.ndarray], height: int, width: int, fps: float, crf: int
+    path: Path,
+    pictures: Iterable[np.ndarray],
+    height: int,
+    width: int,
+    fps: float,
+    options: dict[str, str],
 ) -> None:
     margin = ((0, height % 2), (0, width % 2), (0, 0))
     with av.open(str(path), "w", container_options={"fflags": "+bitexact"}) as container:
+        if "g" in options:
+            container.metadata["comment"] = GROUPS + options["g"]
         stream = container.add_stream("libx264", rate=Fraction(fps).limit_denominator(1001))
         stream.height, stream.width = height + height % 2, width + width % 2
         stream.pix_fmt = "yuv420p"
         stream.codec_context.thread_count = 1  # more threads change the bytes
         # x264's macroblock tree reads memory that nobody has written: other bytes now and then
-        stream.options = {"crf": str(crf), "mbtree": "0", "flags": "+bitexact"}
+        stream.options = {**options, "mbtree": "0", "flags": "+bitexact"}
         for picture in pictures:
             even = np.ascontiguousarray(np.pad(picture, margin, mode="edge"))
             container.mux(stream.encode(av.VideoFrame.from_ndarray(even, format="rgb24")))

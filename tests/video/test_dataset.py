@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from video.dataset import ClipCache, ClipSampler, DataConfig, SourceConfig
+from video.cache import ClipCache
+from video.dataset import ClipSampler, DataConfig, SourceConfig
 from video.io import VideoError, write_video
 from video.lists import read_folder, read_kinetics_csv, read_ucf101
 
@@ -207,3 +208,23 @@ def test_folders(tmp_path: Path) -> None:
     write_video(tmp_path / "b" / "x.mp4", picture(0, 3))
     write_video(tmp_path / "a.gif", picture(0, 3))
     assert [item.id for item in read_folder(tmp_path)] == ["a.gif", "b/x.mp4"]
+
+
+def test_files_and_frames_decoded_ahead_give_the_same_clips(
+    ucf: Path, config: Callable[..., DataConfig]
+) -> None:
+    ahead, drawn = (ClipSampler(config(read=how), "train") for how in ("decoded", "files"))
+    for step in range(3):
+        a, b = (sampler.batch(step, 4, 7) for sampler in (ahead, drawn))
+        assert torch.equal(a[0], b[0]) and torch.equal(a[1], b[1]) and a[2] == b[2]
+    assert not list(drawn.caches[0].folder.glob("*.u8"))
+
+
+def test_a_file_that_breaks_after_it_was_counted_is_named(
+    ucf: Path, config: Callable[..., DataConfig]
+) -> None:
+    sampler = ClipSampler(config(read="files"), "train")
+    for path in ucf.rglob("*.avi"):
+        path.write_bytes(path.read_bytes()[:300])
+    with pytest.raises(VideoError, match=r"v_.*\.avi"):
+        sampler.batch(0, 4, 7)

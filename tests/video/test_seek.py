@@ -1,0 +1,63 @@
+"""Windows from anywhere in a file are the frames that decoding from the start gives."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import av
+import pytest
+import torch
+from torch import Tensor
+
+from video.io import VideoError, read_frames, write_video
+from video.seek import count_frames, read_window
+
+
+def moving(frames: int, seed: int = 0) -> Tensor:
+    """(F, 32, 48, 3) uint8: noise that drifts, so that every frame differs."""
+    generator = torch.Generator().manual_seed(seed)
+    noise = torch.randint(0, 256, (32, 48 + frames, 3), generator=generator, dtype=torch.uint8)
+    return torch.stack([noise[:, i : i + 48] for i in range(frames)])
+
+
+@pytest.mark.parametrize("fps", [25, 29.97, 12.5, 23.976])
+def test_every_window_of_a_prepared_file(tmp_path: Path, fps: float) -> None:
+    path = tmp_path / "a.mp4"
+    write_video(path, moving(43), fps, keyframe_every=16)
+    whole = read_frames(path)
+    assert count_frames(path) == len(whole) == 43
+    for start in range(43):
+        assert torch.equal(read_window(path, start, 16), whole[start : start + 16])
+    small = read_window(path, 20, 5, size=16)
+    assert torch.equal(small, read_frames(path, 20, 5, size=16))
+    with pytest.raises(VideoError, match="ends before frame 43"):
+        read_window(path, 43, 16)
+
+
+def test_key_frames_are_where_they_were_asked_for(tmp_path: Path) -> None:
+    cut = torch.cat([moving(20), moving(30, seed=1)])  # a new scene asks for one of its own
+    write_video(tmp_path / "a.mp4", cut, keyframe_every=16)
+    with av.open(str(tmp_path / "a.mp4")) as container:
+        packets = [packet for packet in container.demux(video=0) if packet.size]
+    packets.sort(key=lambda packet: packet.pts or 0)
+    assert [i for i, packet in enumerate(packets) if packet.is_keyframe] == [0, 16, 32, 48]
+
+
+def test_other_files_are_read_from_the_start(shared: Path) -> None:
+    """Among them files whose key frames are no safe beginnings."""
+    for path in sorted((shared / "data" / "natural").glob("*.*"))[:6]:
+        whole = read_frames(path, size=32)
+        assert count_frames(path) == len(whole)
+        for start in (0, len(whole) // 2, len(whole) - 3):
+            assert torch.equal(read_window(path, start, 16, size=32), whole[start : start + 16])
+
+
+def test_damage_is_told(tmp_path: Path) -> None:
+    write_video(tmp_path / "a.mp4", moving(64), keyframe_every=16)
+    content = bytearray((tmp_path / "a.mp4").read_bytes())
+    start = content.index(b"mdat") + 4000
+    content[start : start + 6000] = bytes(6000)
+    (tmp_path / "bad.mp4").write_bytes(content)
+    with pytest.raises(VideoError, match=r"bad\.mp4"):
+        for frame in range(0, 64, 16):
+            read_window(tmp_path / "bad.mp4", frame, 16)

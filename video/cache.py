@@ -1,0 +1,271 @@
+"""Where clips come from: frames that were decoded ahead, memory-mapped, or the files themselves.
+
+Decoded ahead, a clip costs one copy of its bytes, and no training waits for a decoder; it takes
+H · W · 3 bytes a frame. Sets for which there is no such room (Kinetics) are prepared for random
+access (`evatok data`) and read when a clip is drawn.
+
+Shape letters: F frames, S pixels of a side.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from video.clips import pad_last
+from video.io import VideoError, read_frames
+from video.lists import VideoItem
+from video.seek import count_frames, read_window
+
+log = logging.getLogger(__name__)
+
+INDEX = "index.json"
+FRAMES = "frames.u8"
+VERSION = 1  # of the cache's format
+
+Progress = Callable[[int, int], None]
+
+
+class Store:
+    """The readable videos of a list, and how long they are.
+
+    Attributes:
+        lengths: (N,) int64 frames of each.
+        labels: (N,) int64 classes, −1 without.
+        ids: of each.
+        class_names: what labels count.
+        damaged: ids of those that are left out.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        """Open a finished store.
+
+        Raises:
+            VideoError: no finished store there.
+        """
+        self.folder = Path(folder)
+        try:
+            self.index: dict[str, Any] = json.loads((self.folder / INDEX).read_text())
+        except (OSError, json.JSONDecodeError) as error:
+            raise VideoError(f"{folder}: no finished clip cache ({error})") from error
+        self.size = int(self.index["size"])
+        self.lengths = np.array(self.index["lengths"], dtype=np.int64)
+        self.labels = np.array(self.index["labels"], dtype=np.int64)
+        self.ids: list[str] = self.index["ids"]
+        self.class_names: list[str] = self.index["class_names"]
+        self.damaged: list[str] = self.index["damaged"]
+
+    def __len__(self) -> int:
+        return len(self.lengths)
+
+    def clip(self, video: int, start: int, num_frames: int) -> Tensor:
+        """(num_frames, S, S, 3) uint8 from frame `start`; the last is repeated where it ends."""
+        raise NotImplementedError
+
+
+class ClipCache(Store):
+    """Decoded frames of a list of videos, memory-mapped: a clip costs one copy of its bytes."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder)
+        self.starts = np.cumsum(self.lengths) - self.lengths
+        shape = (int(self.lengths.sum()), self.size, self.size, 3)
+        if (self.folder / FRAMES).stat().st_size != np.prod(shape):
+            raise VideoError(f"{folder}: {FRAMES} has the wrong size; remove this folder")
+        self.frames = np.memmap(self.folder / FRAMES, np.uint8, "r", shape=shape)
+
+    def clip(self, video: int, start: int, num_frames: int) -> Tensor:
+        """See `Store`."""
+        first = int(self.starts[video]) + start
+        last = min(first + num_frames, int(self.starts[video] + self.lengths[video]))
+        return pad_last(torch.from_numpy(self.frames[first:last].copy()), num_frames)
+
+    @staticmethod
+    def build(
+        items: Sequence[VideoItem],
+        size: int,
+        folder: Path,
+        *,
+        max_damaged: float = 0.05,
+        max_frames: int | None = None,
+        workers: int = 1,
+        progress: Progress | None = None,
+    ) -> ClipCache:
+        """Decode all videos once; a finished cache of the same files and settings is reused.
+
+        Args:
+            items: the videos. Damaged ones are left out, named in a warning and counted.
+            size: short side and crop in pixels.
+            folder: parent of the cache, whose own name is a hash of files and settings.
+            max_damaged: share of damaged files above which to stop.
+            max_frames: of each video, from its start.
+            workers: decoding threads.
+            progress: called with videos done and their number.
+
+        Raises:
+            VideoError: too many damaged files, or none left.
+        """
+        target = Path(folder) / _fingerprint(items, size, max_frames)
+
+        def decode(item: VideoItem) -> Tensor:
+            return read_frames(item.path, 0, max_frames, size)
+
+        def fill(partial: Path) -> dict[str, Any]:
+            with (partial / FRAMES).open("wb") as file:
+
+                def keep(frames: Tensor) -> int:
+                    file.write(frames.numpy().tobytes())
+                    return len(frames)
+
+                index = _each(items, decode, keep, max_damaged, workers, progress)
+                file.flush()
+                os.fsync(file.fileno())
+            return index | {"size": size}
+
+        _build(target, fill)
+        return ClipCache(target)
+
+
+class VideoFiles(Store):
+    """The files themselves: a clip is decoded when it is drawn, and decoded anew the next time."""
+
+    def __init__(self, folder: Path, items: Sequence[VideoItem]) -> None:
+        super().__init__(folder)
+        paths = {item.id: item.path for item in items}
+        self.paths = [paths[name] for name in self.ids]
+
+    def clip(self, video: int, start: int, num_frames: int) -> Tensor:
+        """See `Store`.
+
+        Raises:
+            VideoError: the file is damaged there, which its headers did not tell.
+        """
+        count = min(num_frames, int(self.lengths[video]) - start)
+        return pad_last(read_window(self.paths[video], start, count, self.size), num_frames)
+
+    @staticmethod
+    def build(
+        items: Sequence[VideoItem],
+        size: int,
+        folder: Path,
+        *,
+        max_damaged: float = 0.05,
+        max_frames: int | None = None,
+        workers: int = 1,
+        progress: Progress | None = None,
+    ) -> VideoFiles:
+        """Count the frames of all videos once; see `ClipCache.build`."""
+        target = Path(folder) / f"{_fingerprint(items, size, max_frames)}-files"
+
+        def count(item: VideoItem) -> int:
+            frames = count_frames(item.path)
+            return frames if max_frames is None else min(frames, max_frames)
+
+        def fill(_: Path) -> dict[str, Any]:
+            return _each(items, count, int, max_damaged, workers, progress) | {"size": size}
+
+        _build(target, fill)
+        return VideoFiles(target, items)
+
+
+def _fingerprint(items: Sequence[VideoItem], size: int, max_frames: int | None) -> str:
+    digest = hashlib.sha256(f"{VERSION} {size} {max_frames}".encode())
+    for item in items:
+        stat = item.path.stat() if item.path.is_file() else None
+        mark = f"{item.id} {item.label} {stat and (stat.st_size, stat.st_mtime_ns)}\n"
+        digest.update(mark.encode())
+    return digest.hexdigest()[:16]
+
+
+def _build(target: Path, fill: Callable[[Path], dict[str, Any]]) -> None:
+    """Make a folder with an index, whole or not at all; a finished one stays."""
+    if (target / INDEX).is_file():
+        return
+    partial = target.with_name(f"{target.name}.{os.getpid()}.partial")
+    partial.mkdir(parents=True, exist_ok=True)
+    try:
+        (partial / INDEX).write_text(json.dumps(fill(partial)))
+        if not target.exists():  # another process may have been faster
+            partial.rename(target)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def _each(
+    items: Sequence[VideoItem],
+    read: Callable[[VideoItem], Any],
+    keep: Callable[[Any], int],
+    max_damaged: float,
+    workers: int,
+    progress: Progress | None,
+) -> dict[str, Any]:
+    """Read all files: the index of those that could be.
+
+    Args:
+        items: the files.
+        read: what is done with one in a thread; raises VideoError for a damaged one.
+        keep: what is done with its result, in order; tells how many frames it has.
+        max_damaged: share of damaged files above which to stop.
+        workers: threads.
+        progress: called with files done and their number.
+    """
+    kept: list[VideoItem] = []
+    lengths: list[int] = []
+    damaged: list[str] = []
+
+    def tried(item: VideoItem) -> Any:
+        try:
+            return read(item)
+        except VideoError as error:
+            return error
+
+    results = _parallel(tried, items, workers)
+    for done, (item, result) in enumerate(zip(items, results, strict=True), 1):
+        if isinstance(result, VideoError):
+            damaged.append(item.id)
+            log.warning("skipped %s", result)
+            if len(damaged) > max_damaged * len(items):
+                raise VideoError(
+                    f"{len(damaged)} of {len(items)} videos are damaged or missing, more than "
+                    f"max_damaged {max_damaged:g} allows: {', '.join(damaged[:3])} …"
+                )
+        else:
+            lengths.append(keep(result))
+            kept.append(item)
+        if progress is not None:
+            progress(done, len(items))
+    if not kept:
+        raise VideoError("no readable video in the list")
+    if damaged:
+        log.warning("%d of %d videos are damaged and left out", len(damaged), len(items))
+    names = {item.label: item.class_name for item in items if item.label >= 0}
+    return {
+        "version": VERSION,
+        "lengths": lengths,
+        "labels": [item.label for item in kept],
+        "ids": [item.id for item in kept],
+        "class_names": [names[label] for label in sorted(names)],
+        "damaged": damaged,
+    }
+
+
+def _parallel(
+    work: Callable[[VideoItem], Any], items: Sequence[VideoItem], workers: int
+) -> Iterator[Any]:
+    if workers == 1:
+        yield from map(work, items)
+        return
+    with ThreadPoolExecutor(workers) as pool:  # decoding and resizing release the GIL
+        for first in range(0, len(items), 8 * workers):  # bounded: results wait in memory
+            yield from pool.map(work, items[first : first + 8 * workers])
