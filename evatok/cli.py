@@ -14,6 +14,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 import typer
 from typer.exceptions import TyperException
 
+from evatok.cli_data import data_app
 from evatok.cli_weights import weights_command
 from evatok.errors import message_for_user
 from evatok.options import (
@@ -382,6 +383,7 @@ def plan_command(
     show(plan(path, gpus, gpu, mfu, checkpointing), as_json)
 
 
+app.add_typer(data_app, name="data")
 app.command("weights")(weights_command)
 
 

@@ -114,14 +114,25 @@ def iter_frames(path: Path | str, allow_damaged: bool = False) -> Iterator[np.nd
     Raises:
         VideoError: not a video, no frame at all, or damaged on the way.
     """
+    for _, picture in iter_timed(path, allow_damaged):
+        yield picture
+
+
+def iter_timed(
+    path: Path | str, allow_damaged: bool = False
+) -> Iterator[tuple[Fraction, np.ndarray]]:
+    """As `iter_frames`, each with its time in seconds; where none is told, at the mean rate."""
     path = Path(path)
     container, stream = open_video(path)
     count = 0
+    rate = stream.average_rate or stream.base_rate or Fraction(25)
     with container:
         try:
             for frame in container.decode(stream):
+                pts, unit = frame.pts, frame.time_base
+                time = count / rate if pts is None or unit is None else pts * unit
                 count += 1
-                yield upright(frame)
+                yield time, upright(frame)
         except (av.error.FFmpegError, ValueError) as error:
             if count == 0 or not allow_damaged:
                 raise VideoError(f"{path}: damaged after {count} frames ({error})") from error

@@ -1,0 +1,262 @@
+"""Copies of videos for training: small, at one rate if asked, a key frame every few frames.
+
+Each file is written under a temporary name and renamed; a journal says what is finished, so that a
+run which was killed goes on, with any number of processes. Nothing of the originals is changed.
+
+Shape letters: F frames, H W pixels.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import asdict, dataclass
+from fractions import Fraction
+from itertools import groupby, islice
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from video.io import VideoError, iter_timed, probe, write_video
+from video.seek import count_frames
+
+JOURNAL = "prepared.jsonl"
+CHUNK = 32  # frames resized together
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How a file is rewritten.
+
+    Attributes:
+        size: pixels of the short side; the aspect stays.
+        keyframe_every: frames from one key frame to the next.
+        crf: quality of H.264, 0 (lossless) to 51.
+        preset: of x264.
+        fps: frames a second, by nearest time; None = as they are.
+    """
+
+    size: int = 128
+    keyframe_every: int = 16
+    crf: int = 18
+    preset: str = "medium"
+    fps: float | None = None
+
+
+@dataclass(frozen=True)
+class Done:
+    """One file's fate: frames written, or why not."""
+
+    file: str
+    frames: int
+    error: str = ""
+
+
+def target_size(height: int, width: int, size: int) -> tuple[int, int]:
+    """Short side `size`, the long one in proportion, as `resize_crop` makes it."""
+    scale = max(size / height, size / width)
+    return max(size, round(height * scale)), max(size, round(width * scale))
+
+
+def resize(frames: Tensor, height: int, width: int) -> Tensor:
+    """(F, H, W, 3) uint8 to another size, bilinear and antialiased, as the loader does."""
+    if frames.shape[1:3] == (height, width):
+        return frames.contiguous()
+    x = F.interpolate(
+        frames.permute(0, 3, 1, 2).float(), (height, width), mode="bilinear", antialias=True
+    )
+    return x.round_().clamp_(0, 255).to(torch.uint8).permute(0, 2, 3, 1).contiguous()
+
+
+def resampled(frames: Iterable[tuple[Fraction, np.ndarray]], fps: float) -> Iterator[np.ndarray]:
+    """At k / fps after the first frame the frame that is nearest in time, the earlier of two.
+
+    Args:
+        frames: (time in seconds, picture), in order of time.
+        fps: frames a second that come out, up to the time of the last frame.
+    """
+    step = 1 / Fraction(fps).limit_denominator(1001)
+    start: Fraction | None = None
+    before: tuple[Fraction, np.ndarray] | None = None
+    number = 0
+    for time, picture in frames:
+        if start is None:
+            start = time
+        while (wanted := start + number * step) <= time:
+            if before is not None and wanted - before[0] <= time - wanted:
+                yield before[1]
+            else:
+                yield picture
+            number += 1
+        before = (time, picture)
+
+
+def rewrite(source: Path, target: Path, recipe: Recipe) -> int:
+    """Write one file and return its frames, counted in what was written.
+
+    Raises:
+        VideoError: the source is damaged, anywhere.
+    """
+    info = probe(source)
+    height, width = target_size(info.height, info.width, recipe.size)
+    written = 0
+
+    def pictures() -> Iterator[np.ndarray]:
+        nonlocal written
+        timed = iter_timed(source)
+        plain = (
+            (picture for _, picture in timed)
+            if recipe.fps is None
+            else resampled(timed, recipe.fps)
+        )
+        while chunk := list(islice(plain, CHUNK)):
+            for _, run in groupby(chunk, key=np.shape):  # a file may change its size on the way
+                for frame in resize(torch.from_numpy(np.stack(list(run))), height, width).numpy():
+                    written += 1
+                    # H.264 wants even sides. Without its last row or column an odd picture has
+                    # its centre crop where it was.
+                    yield frame[: height // 2 * 2, : width // 2 * 2]
+
+    rate = info.fps if recipe.fps is None else recipe.fps
+    write_video(target, pictures(), rate, recipe.crf, recipe.keyframe_every, recipe.preset)
+    found = count_frames(target)
+    if found != written:
+        target.unlink()
+        raise VideoError(f"{source}: {written} frames written, {found} are in the copy")
+    return found
+
+
+def prepared_name(file: str) -> str:
+    """The copy's name: the original's, as .mp4."""
+    return str(Path(file).with_suffix(".mp4").as_posix())
+
+
+def prepare(
+    files: Sequence[str],
+    root: Path,
+    output: Path,
+    recipe: Recipe,
+    *,
+    max_damaged: float = 0.05,
+    workers: int = 1,
+    progress: Callable[[int, int], None] | None = None,
+) -> list[Done]:
+    """Rewrite all files below another folder; goes on where it was.
+
+    Args:
+        files: below `root`.
+        root: of the originals.
+        output: folder of the copies, of its journal.
+        recipe: the same for all of a folder.
+        max_damaged: share of damaged files above which to stop.
+        workers: processes; no change to the bytes.
+        progress: called with files done and their number.
+
+    Returns:
+        A row for each file, in order.
+
+    Raises:
+        VideoError: too many damaged files, two files of one name, or copies of another recipe.
+    """
+    names = [prepared_name(file) for file in files]
+    if len(set(names)) < len(names):
+        twice = next(name for name in names if names.count(name) > 1)
+        raise VideoError(f"{root}: two files become {twice}: rename one")
+    output.mkdir(parents=True, exist_ok=True)
+    journal = output / JOURNAL
+    finished = _read_journal(journal, recipe)
+    finished = {
+        file: done
+        for file, done in finished.items()
+        if done.error or (output / prepared_name(file)).is_file()
+    }
+    todo = [file for file in files if file not in finished]
+    jobs = [(root / file, output / prepared_name(file), file, recipe) for file in todo]
+    count, damaged = (
+        len(files) - len(todo),
+        sum(bool(finished[f].error) for f in files if f in finished),
+    )
+    if progress is not None:
+        progress(count, len(files))
+    with journal.open("a", encoding="utf-8") as log:
+        for done in in_processes(_job, jobs, workers):
+            finished[done.file] = done
+            log.write(json.dumps(asdict(done)) + "\n")
+            log.flush()
+            count, damaged = count + 1, damaged + bool(done.error)
+            if damaged > max_damaged * len(files):
+                raise VideoError(
+                    f"{damaged} of {len(files)} videos are damaged, more than max_damaged "
+                    f"{max_damaged:g} allows; {journal} names them, the last: {done.error}"
+                )
+            if progress is not None:
+                progress(count, len(files))
+    return [finished[file] for file in files]
+
+
+def _job(job: tuple[Path, Path, str, Recipe]) -> Done:
+    source, target, file, recipe = job
+    torch.set_num_threads(1)
+    try:
+        return Done(file, rewrite(source, target, recipe))
+    except VideoError as error:
+        return Done(file, 0, str(error))
+
+
+def _read_journal(path: Path, recipe: Recipe) -> dict[str, Done]:
+    """What is finished. The first line holds the recipe; a torn last line is forgotten."""
+    wanted = asdict(recipe)
+    if not path.is_file():
+        partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+        partial.write_text(json.dumps(wanted) + "\n", encoding="utf-8")
+        os.replace(partial, path)
+        return {}
+    text = path.read_text(encoding="utf-8")
+    whole = text[: text.rfind("\n") + 1]
+    if whole != text:  # killed while it wrote a line
+        with path.open("r+", encoding="utf-8") as file:
+            file.truncate(len(whole.encode()))
+    first, *rest = whole.splitlines()
+    if json.loads(first) != wanted:
+        raise VideoError(
+            f"{path.parent} holds copies of other settings ({first}): choose another folder or "
+            "the same settings"
+        )
+    rows: list[dict[str, Any]] = [json.loads(line) for line in rest]
+    return {row["file"]: Done(**row) for row in rows}
+
+
+def in_processes(work: Callable[[T], R], jobs: Sequence[T], workers: int) -> Iterator[R]:
+    """Results in the order of the jobs, by this process (1) or by others."""
+    if workers == 1 or len(jobs) < 2:
+        yield from map(work, jobs)
+        return
+    pool = ProcessPoolExecutor(workers, mp_context=get_context("spawn"))
+    try:
+        yield from pool.map(work, jobs)
+    finally:  # also when the one who asks stops
+        pool.shutdown(cancel_futures=True)
+
+
+def check_file(job: tuple[Path, bool]) -> str:
+    """What is wrong with a file, "" if nothing; looks at its first frame, or (True) at all."""
+    path, is_full = job
+    try:
+        if is_full:
+            for _ in iter_timed(path):
+                pass
+        else:
+            probe(path)
+    except VideoError as error:
+        return str(error)
+    return ""
