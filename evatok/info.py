@@ -10,6 +10,7 @@ from torch import nn
 
 from evaluation.features.masked import MaskedConfig, masked_model
 from evaluation.features.nano import FeaturesConfig, NanoNet
+from evatok.apart import training_only
 from evatok.models import load
 from evatok.stages import load_training
 from generator.gpt import GPT
@@ -19,14 +20,15 @@ from generator.train import GeneratorConfig
 from tokenizer.assignment import Levels
 from tokenizer.model import VideoTokenizer
 from tokenizer.router import Router
-from tokenizer.stages import FinalConfig, ProxyConfig, RouterTraining
+from tokenizer.stages import FinalConfig, ProxyConfig, RouterTraining, TokenizerTraining
 
 
 def describe(model_or_config: str) -> dict[str, Any]:
     """Describe trained parts by name or folder, or what a settings file would train.
 
     Returns:
-        JSON-able: `parts`, a row each, and for every part its parameters by module.
+        JSON-able: `parts`, a row each, and for every part its parameters by module; for the
+        settings of a tokenizer also `training_only`, what is no part of it.
 
     Raises:
         FileNotFoundError: neither models nor a file.
@@ -37,7 +39,10 @@ def describe(model_or_config: str) -> dict[str, Any]:
         config: Any = load_training(path)
         with torch.device("meta"):  # sizes only
             model = model_of(config)
-        return {"config": str(path)} | _describe({config.stage: model})
+        out = {"config": str(path)} | _describe({config.stage: model})
+        if isinstance(config, TokenizerTraining):
+            out["training_only"] = training_only(config)
+        return out
     models = load(model_or_config)
     return {"model": str(models.directory)} | _describe(
         {part: getattr(models, part) for part in models.parts}

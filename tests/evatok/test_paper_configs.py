@@ -6,7 +6,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
+from evatok.apart import SHAPES
 from evatok.info import describe
 from evatok.search import SearchConfig
 from evatok.stages import KINDS
@@ -97,3 +99,37 @@ def test_a_final_tokenizer_has_one_way_to_assign() -> None:
     for override in ("uniform=null", "router=runs/router", "uniform=100"):
         with pytest.raises(ValueError, match=r"router or a uniform level|not one of levels"):
             load_config(FinalConfig, path, [override])
+
+
+def test_what_only_training_holds_is_listed_apart() -> None:
+    full = describe(str(ROOT / "webvid/final-semantic.yaml"))
+    sizes = {row["part"]: row["parameters"] for row in full["training_only"]}
+    assert list(sizes) == [
+        "alignment head φ",
+        "discriminator, semantic",
+        "vjepa2-l, frozen",
+        "videomae, frozen",
+        "lpips, frozen",
+    ]
+    assert sum(row["parameters"] for row in full["training_only"] if row["trained"]) < 25e6
+    plain = describe(str(ROOT / "ucf101/uniform-400k-unaligned.yaml"))
+    parts = [row["part"] for row in plain["training_only"]]
+    assert parts == ["discriminator, patch", "lpips, frozen"]
+    nano = describe(str(ROOT / "nano/proxy.yaml"))
+    assert nano["training_only"] == []
+
+
+def test_published_shapes_are_transformers_own() -> None:
+    transformers = pytest.importorskip("transformers", reason="needs the extra encoders")
+    nets = {
+        "videomae": (transformers.VideoMAEConfig(), transformers.VideoMAEModel),
+        "vjepa2-l": (transformers.VJEPA2Config(), transformers.VJEPA2Model),
+    }
+    for name, (config, kind) in nets.items():
+        with torch.device("meta"):
+            net = kind(config)
+        shape = SHAPES[name]
+        assert (shape.num_layers, shape.channels) == (config.num_hidden_layers, config.hidden_size)
+        assert shape.tube == (config.tubelet_size, config.patch_size, config.patch_size)
+        body = net.encoder if name == "vjepa2-l" else net
+        assert shape.parameters == sum(p.numel() for p in body.parameters())
