@@ -117,7 +117,11 @@ def test_written_commands_exist() -> None:
             continue
         words = line.split("#")[0].split()
         assert words[1] in commands or words[1] == "--help", f"{page}: {line}"
-        known = {o for p in commands[words[1]].params for o in (*p.opts, *p.secondary_opts)}
+        command = commands[words[1]]
+        if hasattr(command, "commands"):
+            assert words[2] in command.commands, f"{page}: {line}"
+            command = command.commands[words[2]]
+        known = {o for p in command.params for o in (*p.opts, *p.secondary_opts)}
         for word in words[2:]:
             if re.fullmatch(r"--?[a-z][a-z-]*", word):
                 assert word in known | {"--help"}, f"{page}: {line}: no option {word}"
