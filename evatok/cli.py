@@ -15,6 +15,7 @@ import typer
 from typer.exceptions import TyperException
 
 from evatok.cli_data import data_app
+from evatok.cli_export import export_llama_command, import_llama_command
 from evatok.cli_weights import weights_command
 from evatok.errors import message_for_user
 from evatok.options import (
@@ -383,6 +384,8 @@ def plan_command(
     show(plan(path, gpus, gpu, mfu, checkpointing), as_json)
 
 
+app.command("export-llama")(export_llama_command)
+app.command("import-llama")(import_llama_command)
 app.add_typer(data_app, name="data")
 app.command("weights")(weights_command)
 

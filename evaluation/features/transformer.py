@@ -27,8 +27,12 @@ IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
 
-def transformers() -> ModuleType:
+def transformers(needed_by: str = "video transformers", extra: str = "encoders") -> ModuleType:
     """The package, imported late: it is optional and takes seconds.
+
+    Args:
+        needed_by: what needs it, for the error.
+        extra: of ours that brings it.
 
     Raises:
         ImportError: it is not installed; the message says how to mend that.
@@ -37,7 +41,7 @@ def transformers() -> ModuleType:
         import transformers as package
     except ImportError as error:
         raise ImportError(
-            'video transformers need transformers; install it with pip install "evatok[encoders]"'
+            f'{needed_by} need transformers; install it with pip install "evatok[{extra}]"'
         ) from error
     return package
 
