@@ -22,6 +22,9 @@ from evatok.options import (
     AsJson,
     Bar,
     Config,
+    LengthBias,
+    Lengths,
+    MaxTokens,
     Model,
     Output,
     Overrides,
@@ -31,6 +34,7 @@ from evatok.options import (
     Temperature,
     TopK,
     TopP,
+    budget_of,
     feature_networks,
     note,
 )
@@ -257,6 +261,9 @@ def sample_command(
     temperature: Temperature = 1.0,
     top_k: TopK = 0,
     top_p: TopP = 1.0,
+    max_tokens: MaxTokens = None,
+    lengths: Lengths = "",
+    quality: LengthBias = 0.0,
     model: Model = "nano",
     plain: Plain = False,
     as_json: AsJson = False,
@@ -271,7 +278,13 @@ def sample_command(
     from evatok.sampling import sample_files
     from generator.engine import SamplingConfig
 
-    settings = SamplingConfig(guidance=guidance, temperature=temperature, top_k=top_k, top_p=top_p)
+    settings = SamplingConfig(
+        guidance=guidance,
+        temperature=temperature,
+        top_k=top_k,
+        top_p=top_p,
+        budget=budget_of(max_tokens, lengths, quality),
+    )
     result = sample_files(
         load(model), class_names or (), count, seed, settings, output, plain=plain
     )
@@ -288,6 +301,9 @@ def predict_command(
     temperature: Temperature = 1.0,
     top_k: TopK = 0,
     top_p: TopP = 1.0,
+    max_tokens: MaxTokens = None,
+    lengths: Lengths = "",
+    quality: LengthBias = 0.0,
     model: Model = "nano",
     plain: Plain = False,
     as_json: AsJson = False,
@@ -302,7 +318,12 @@ def predict_command(
     from evatok.sampling import predict_file
     from generator.engine import SamplingConfig
 
-    settings = SamplingConfig(temperature=temperature, top_k=top_k, top_p=top_p)
+    settings = SamplingConfig(
+        temperature=temperature,
+        top_k=top_k,
+        top_p=top_p,
+        budget=budget_of(max_tokens, lengths, quality),
+    )
     result = predict_file(
         load(model), file, count, seed, settings, output, start=start, plain=plain
     )

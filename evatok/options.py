@@ -19,12 +19,36 @@ RunDir = Annotated[Path | None, typer.Option("--run-dir", help="Default: runs/FA
 Temperature = Annotated[float, typer.Option(min=0.0, help="0 = always the most probable token.")]
 TopK = Annotated[int, typer.Option(min=0, help="Only the k most probable tokens; 0 = all.")]
 TopP = Annotated[float, typer.Option(min=0.0, max=1.0, help="Only this much probability.")]
+MaxTokens = Annotated[
+    int | None, typer.Option("--max-tokens", min=1, help="The most that a clip may take.")
+]
+Lengths = Annotated[
+    str, typer.Option("--lengths", help="Of each generated block: 64,16,8,8; default: its choice.")
+]
+LengthBias = Annotated[
+    float, typer.Option("--quality", help="Above 0 for longer blocks, below for shorter.")
+]
 Plain = Annotated[bool, typer.Option("--plain", help="The clip alone, without bars, for scoring.")]
 
 
 def note(text: str) -> None:
     """Say something that is no result."""
     print(text, file=sys.stderr, flush=True)
+
+
+def budget_of(max_tokens: int | None, lengths: str, quality: float) -> Any:
+    """A `BudgetConfig` from options.
+
+    Raises:
+        ValueError: lengths that are no numbers.
+    """
+    from generator.budget import BudgetConfig
+
+    words = [word for word in lengths.split(",") if word]
+    if not all(word.strip().isdigit() for word in words):
+        raise ValueError(f"--lengths {lengths}: numbers with commas between, such as 64,16,8,8")
+    chosen = tuple(int(word) for word in words) or None
+    return BudgetConfig(max_tokens=max_tokens, lengths=chosen, quality=quality)
 
 
 def feature_networks(names: str, model: str) -> list[Any]:

@@ -17,14 +17,17 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
 
+from generator.budget import BudgetConfig, Budgets
 from generator.cache import KVCache
 from generator.conditions import FrameCondition, class_prompt, frames_prompt
 from generator.gpt import GPT
@@ -42,12 +45,20 @@ class SamplingConfig(Config):
         temperature: logits are divided by it; 0 = always the most probable token.
         top_k: only the k most probable tokens; 0 = all.
         top_p: only the most probable tokens that together reach this probability; 1 = all.
+        guidance_schedule: scale at block b of T: 1 + (s − 1) w, t = b / (T − 1); constant: w = 1,
+            linear: w = t, cosine: w = (1 − cos πt) / 2.
+        budget: how many tokens blocks may take.
     """
 
     guidance: float = Field(default=1.0, ge=0)
     temperature: float = Field(default=1.0, ge=0)
     top_k: int = Field(default=0, ge=0)
     top_p: float = Field(default=1.0, gt=0, le=1)
+    guidance_schedule: Literal["constant", "linear", "cosine"] = "constant"
+    budget: BudgetConfig = BudgetConfig()
+
+
+SCHEDULES = ("constant", "linear", "cosine")
 
 
 @dataclass(frozen=True)
@@ -73,6 +84,11 @@ class Request:
     def __post_init__(self) -> None:
         if self.settings.guidance != 1 and self.null_prompt is None:
             raise ValueError("guidance needs a null condition, which given frames do not have")
+
+    @property
+    def given_tokens(self) -> int:
+        """Codes of the given blocks."""
+        return sum(map(len, self.given))
 
     @property
     def is_guided(self) -> bool:
@@ -131,21 +147,30 @@ def frame_requests(
     ]
 
 
-def sample(gpt: GPT, requests: Sequence[Request], batch_size: int = 32) -> Tokens:
+OnBlock = Callable[[int, int, Tensor], None]
+
+
+def sample(
+    gpt: GPT, requests: Sequence[Request], batch_size: int = 32, on_block: OnBlock | None = None
+) -> Tokens:
     """Generate a clip for each request.
 
     Args:
         gpt: the model; put it in eval mode first.
         requests: at least one, of any mixture.
         batch_size: requests at work at the same time.
+        on_block: told of each block as soon as its codes are out: number of the request, of the
+            block in the clip (given ones are not told), its ids (k,) int64.
 
     Returns:
         Tokens of the clips in the order of the requests, given blocks included.
 
     Raises:
-        ValueError: a request of more tokens than the model holds.
+        ValueError: a request of more tokens than the model holds, or a budget that none can obey.
     """
     for request in requests:
+        budget = request.settings.budget
+        budget.check(gpt.vocabulary, request.num_blocks, request.given_tokens)
         needed = len(request.prompt) + gpt.vocabulary.longest(request.num_blocks)
         if needed > gpt.max_tokens:
             raise ValueError(f"a request of {needed} tokens; the model holds {gpt.max_tokens}")
@@ -154,6 +179,8 @@ def sample(gpt: GPT, requests: Sequence[Request], batch_size: int = 32) -> Token
         mine = [i for i, request in enumerate(requests) if request.is_guided == is_guided]
         mine.sort(key=lambda i: len(requests[i].prompt))  # equal prompts make equal rows
         batch = _Batch(gpt, [requests[i] for i in mine], 1 + is_guided)
+        if on_block is not None:
+            batch.on_block = partial(_told, on_block, mine, requests)
         with torch.inference_mode():
             ids = batch.run(batch_size)
         for index, generated in zip(mine, ids, strict=True):
@@ -161,6 +188,14 @@ def sample(gpt: GPT, requests: Sequence[Request], batch_size: int = 32) -> Token
             given = [block.cpu() for block in requests[index].given]
             clips[index] = given + gpt.vocabulary.decode_blocks(generated)
     return Tokens.from_blocks([clips[i] for i in range(len(requests))])
+
+
+def _told(
+    on_block: OnBlock, mine: list[int], requests: Sequence[Request], number: int, ids: list[Tensor]
+) -> None:
+    """Tell of the last block of a request of one kind by its own number."""
+    index = mine[number]
+    on_block(index, len(requests[index].given) + len(ids) - 1, ids[-1])
 
 
 def choose(
@@ -198,6 +233,20 @@ def choose(
     return torch.searchsorted(total, target, right=True)[:, 0]
 
 
+def scheduled(guidance: Tensor, schedule: Tensor, block: Tensor, blocks: Tensor) -> Tensor:
+    """Guidance scales (N,) at block b of T; see `SamplingConfig.guidance_schedule`.
+
+    Args:
+        guidance: (N,) float, s.
+        schedule: (N,) float, place in `SCHEDULES`.
+        block: (N,) int64, b from 0.
+        blocks: (N,) float, T.
+    """
+    t = block / (blocks - 1).clamp(min=1)
+    weight = torch.where(schedule == 1, t, 0.5 - 0.5 * (math.pi * t).cos())
+    return torch.where(schedule == 0, guidance, 1 + (guidance - 1) * weight)
+
+
 class _Batch:
     """Requests of one kind (all guided or none) on their way through the model.
 
@@ -218,8 +267,10 @@ class _Batch:
         self.count = none  # (N,) tokens generated
         self.ids = none.view(0, 1).repeat(1, self.steps)  # (N, S)
         self.uniform = self.ids.double()  # (N, S)
-        # guidance, temperature, top_k, top_p
-        self.settings = torch.zeros(0, 4, device=self.device)
+        # guidance, temperature, top_k, top_p, schedule, blocks
+        self.settings = torch.zeros(0, 6, device=self.device)
+        self.budgets = Budgets(gpt.vocabulary, self.device)
+        self.on_block: Callable[[int, list[Tensor]], None] | None = None
 
     def run(self, batch_size: int) -> list[list[int]]:
         """Ids of every request."""
@@ -267,27 +318,51 @@ class _Batch:
         ]
         self.uniform = torch.cat([self.uniform, torch.stack(draws).to(self.device)])
         settings = [
-            [s.guidance, s.temperature, s.top_k, s.top_p] for s in (r.settings for r in requests)
+            [
+                s.guidance,
+                s.temperature,
+                s.top_k,
+                s.top_p,
+                SCHEDULES.index(s.guidance_schedule),
+                r.num_blocks,
+            ]
+            for r in requests
+            for s in [r.settings]
         ]
+        given = [request.given_tokens for request in requests]
+        self.budgets.extend([request.settings.budget for request in requests], given)
         self.settings = torch.cat([self.settings, torch.tensor(settings, device=self.device)])
 
     def _step(self) -> None:
         """One token for every request at work."""
         logits = self.gpt.step(self.next, self.waves).float()  # (R, V)
-        guidance, temperature, top_k, top_p = self.settings.unbind(1)
+        guidance, temperature, top_k, top_p, schedule, blocks = self.settings.unbind(1)
         if self.rows_each == 2:
             c, u = logits.unflatten(0, (-1, 2)).unbind(1)
-            logits = u + guidance[:, None] * (c - u)  # (N, V)
+            scale = scheduled(guidance, schedule, self.grammar.block(), blocks)
+            logits = u + scale[:, None] * (c - u)  # (N, V)
         logits = logits.masked_fill(~self.grammar.allowed(), -math.inf)
+        logits = self.budgets.apply(logits, self.grammar.blocks_left)
         at = self.count[:, None]
         tokens = choose(logits, self.uniform.gather(1, at)[:, 0], temperature, top_k.long(), top_p)
         self.ids.scatter_(1, at, tokens[:, None])
         self.count += 1
         self.grammar.advance(tokens)
+        self.budgets.advance(tokens)
+        if self.on_block is not None:
+            self._tell()
         self.next = tokens.repeat_interleave(self.rows_each)
         finished = self.grammar.finished()
         if bool(finished.any()):
             self._retire(finished.tolist())
+
+    def _tell(self) -> None:
+        """Report the blocks that this step has completed."""
+        assert self.on_block is not None
+        counts = self.count.tolist()
+        for place in (self.grammar.codes_left == 0).nonzero()[:, 0].tolist():
+            blocks = self.gpt.vocabulary.decode_blocks(self.ids[place, : counts[place]])
+            self.on_block(self.active[place], blocks)
 
     def _retire(self, finished: list[bool]) -> None:
         """Hand over what is complete and free its rows."""
@@ -308,6 +383,7 @@ class _Batch:
         self.active = [self.active[place] for place in order]
         index = torch.tensor(order, dtype=torch.int64, device=self.device)
         self.grammar.select(index)
+        self.budgets.select(index)
         self.count, self.ids = self.count[index], self.ids[index]
         self.uniform, self.settings = self.uniform[index], self.settings[index]
         self.next = self.next.view(-1, self.rows_each)[index].flatten()

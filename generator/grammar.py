@@ -166,12 +166,16 @@ class Grammar:
         """
         self._kinds = vocabulary.kinds.to(num_blocks.device)
         self._counts = vocabulary.counts.to(num_blocks.device)
-        self.blocks_left = num_blocks.clone()
+        self._blocks, self.blocks_left = num_blocks.clone(), num_blocks.clone()
         self.codes_left = torch.zeros_like(num_blocks)
 
     def finished(self) -> Tensor:
         """(B,) bool, rows in which every block is complete."""
         return (self.blocks_left + self.codes_left) == 0
+
+    def block(self) -> Tensor:
+        """(B,) int64, number from 0 of the block that the next token belongs to."""
+        return self._blocks - self.blocks_left - (self.codes_left > 0).to(torch.int64)
 
     def due(self) -> Tensor:
         """(B,) int8, the kind of token that must come: CODE, LENGTH or DONE."""
@@ -192,8 +196,10 @@ class Grammar:
     def select(self, rows: Tensor) -> None:
         """Keep only these rows (N,) int64, in this order."""
         self.blocks_left, self.codes_left = self.blocks_left[rows], self.codes_left[rows]
+        self._blocks = self._blocks[rows]
 
     def extend(self, num_blocks: Tensor) -> None:
         """Add rows with so many blocks to come, (N,) int64."""
         self.blocks_left = torch.cat([self.blocks_left, num_blocks])
+        self._blocks = torch.cat([self._blocks, num_blocks])
         self.codes_left = torch.cat([self.codes_left, torch.zeros_like(num_blocks)])

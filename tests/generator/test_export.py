@@ -8,6 +8,7 @@ import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -40,10 +41,11 @@ def exported(gpt: GPT, tmp_path: Path) -> Path:
     return tmp_path / "llama"
 
 
-def load_llama(directory: Path):
+def load_llama(directory: Path) -> Any:
     from transformers import LlamaForCausalLM
 
-    return LlamaForCausalLM.from_pretrained(directory).eval()
+    model: Any = LlamaForCausalLM.from_pretrained(directory)
+    return model.eval()
 
 
 def conditions(gpt: GPT, count: int) -> Tokens:
