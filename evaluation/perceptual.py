@@ -107,15 +107,24 @@ class FeatureDistance:
 
     def _frames(self, a: Tensor, b: Tensor) -> Tensor:
         """(N,) of frames (N, 3, H, W)."""
-        features = self._net(torch.cat([a, b]))
         total = a.new_zeros(len(a), dtype=torch.float32)
-        for depth, feature in enumerate(features):
-            square = (self._unit(feature[: len(a)]) - self._unit(feature[len(a) :])).square()
+        depths = list(zip(self._features(a), self._features(b), strict=True))
+        for depth, (p, q) in enumerate(depths):
+            square = (p - q).square()
             if self._weights is None:
-                total = total + square.sum(1).mean((1, 2)) / len(features)
+                total = total + square.sum(1).mean((1, 2)) / len(depths)
             else:
                 total = total + (square * self._weights[depth]).sum(1).mean((1, 2))
         return total
+
+    def _features(self, frames: Tensor) -> list[Tensor]:
+        """Float32 features of unit length, depth by depth.
+
+        Those of real clips get no gradient: what backward would need of them, half of the memory
+        of a loss, is not kept.
+        """
+        with torch.set_grad_enabled(torch.is_grad_enabled() and frames.requires_grad):
+            return [self._unit(feature) for feature in self._net(frames)]
 
     def _unit(self, feature: Tensor) -> Tensor:
         feature = feature.float()

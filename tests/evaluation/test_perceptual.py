@@ -91,6 +91,30 @@ def test_gradients_reach_the_clip_and_no_weight(trunk_file: Path) -> None:
         torch.testing.assert_close(distance(x, y), distance(x, y), rtol=0, atol=0)
 
 
+def kept_for_backward(distance: FeatureDistance, x: Tensor, y: Tensor) -> int:
+    """Bytes that autograd holds after a forward, without the network's own weights."""
+    own = {p.untyped_storage().data_ptr() for p in distance._net.parameters()}
+    kept: dict[int, int] = {}
+
+    def keep(tensor: Tensor) -> Tensor:
+        kept[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        total = distance(x, y).sum()
+    size = sum(size for place, size in kept.items() if place not in own)
+    total.backward()
+    return size
+
+
+def test_nothing_is_kept_of_what_gets_no_gradient(trunk_file: Path) -> None:
+    distance = ours.load_lpips(trunk_file)
+    x, y, z = clips(1).requires_grad_(), clips(2), clips(2).requires_grad_()
+    one, both = kept_for_backward(distance, x, y), kept_for_backward(distance, x, z)
+    assert one < 0.6 * both
+    assert z.grad is not None and z.grad.abs().sum() > 0
+
+
 def test_many_frames_go_through_in_parts(trunk_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     distance, x, y = ours.load_lpips(trunk_file), clips(5), clips(6)
     whole = distance(x, y)
