@@ -24,8 +24,8 @@ class Quantized:
         codes: (L, D) float32, unit length, with the straight-through gradient.
         ids: (L,) int64 in [0, K).
         unit: (L, D) float32, the normalised input.
-        codebook_loss: scalar, mean squared distance that moves the codes.
-        commitment_loss: scalar, mean squared distance that moves the encoder.
+        codebook_loss: scalar, squared distance (a sum over D), mean over tokens; moves the codes.
+        commitment_loss: the same value; moves the encoder.
         entropy_loss: scalar, mean entropy a token − entropy of the batch mean, in nats.
     """
 

@@ -101,6 +101,13 @@ def test_a_final_tokenizer_has_one_way_to_assign() -> None:
             load_config(FinalConfig, path, [override])
 
 
+def test_codes_are_weighed_as_means_over_their_numbers() -> None:
+    """Our losses are sums over a code's numbers; the weights 1 and 0.25 are of means."""
+    config = load_config(FinalConfig, ROOT / "webvid/final.yaml")
+    width = config.model.code_dim
+    assert (config.loss.codebook * width, config.loss.commitment * width) == (1.0, 0.25)
+
+
 def test_what_only_training_holds_is_listed_apart() -> None:
     full = describe(str(ROOT / "webvid/final-semantic.yaml"))
     sizes = {row["part"]: row["parameters"] for row in full["training_only"]}
