@@ -19,6 +19,8 @@ import torch
 from torch import Tensor
 from torchmetrics.functional.image import structural_similarity_index_measure
 
+from evaluation.perceptual import PerceptualDistance
+
 PSNR_CAP = 100.0  # dB
 SSIM_WINDOW = 11  # pixels: the Gaussian of σ = 1.5, cut at 3.5 σ
 RANGE_SLACK = 1e-3
@@ -75,7 +77,9 @@ def flicker(x: Tensor, y: Tensor) -> Tensor:
 class Quality:
     """Means over many batches of reconstructions, under the names at the head of this file."""
 
-    def __init__(self) -> None:
+    def __init__(self, perceptual: PerceptualDistance | None = None) -> None:
+        """Measure `perceptual` too, under its own name, where it is given."""
+        self.perceptual = perceptual
         self.clips: dict[str, list[Tensor]] = {"psnr": [], "ssim": [], "flicker": []}
         self.frames: list[Tensor] = []
         self.error, self.count = 0.0, 0
@@ -89,9 +93,13 @@ class Quality:
         self.clips["ssim"].append(ssim(x, y).cpu())
         self.clips["flicker"].append(flicker(x, y).cpu())
         self.frames.append(_decibel(error.mean((1, 3, 4))).flatten().cpu())
+        if self.perceptual is not None:
+            with torch.no_grad():
+                seen = self.perceptual(x, y).double().cpu()
+            self.clips.setdefault(self.perceptual.name, []).append(seen)
 
     def compute(self) -> dict[str, float]:
-        """psnr, psnr_frame, psnr_pooled (dB), ssim, flicker and num_clips."""
+        """psnr, psnr_frame, psnr_pooled (dB), ssim, flicker, num_clips; the distance."""
         if not self.frames:
             raise ValueError("no clips were given to measure")
         values = {name: torch.cat(parts) for name, parts in self.clips.items()}

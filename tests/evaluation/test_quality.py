@@ -6,9 +6,10 @@ import math
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torchmetrics.functional.image import peak_signal_noise_ratio
 
+from evaluation.perceptual import FeatureDistance
 from evaluation.quality import (
     PSNR_CAP,
     Quality,
@@ -102,6 +103,24 @@ def test_means_do_not_depend_on_batches() -> None:
     )
     with pytest.raises(ValueError, match="no clips"):
         Quality().compute()
+
+
+def test_a_perceptual_distance_keeps_its_own_name() -> None:
+    """Of some network, never called LPIPS; a clip counts as one, whatever the batches."""
+
+    class Pooled(nn.Module):
+        def forward(self, frames: Tensor) -> list[Tensor]:
+            return [nn.functional.avg_pool2d(frames, 4)]
+
+    distance = FeatureDistance("pooled", "0", Pooled())
+    x = clips(5)
+    y = (x + 0.1 * torch.randn(x.shape)).clamp(-1, 1)
+    quality = Quality(distance)
+    for some in torch.arange(5).split(2):
+        quality.update(y[some], x[some])
+    values = quality.compute()
+    assert values["pooled"] == pytest.approx(float(distance(y, x).mean()), rel=1e-5)
+    assert values["num_clips"] == 5 and "pooled" not in Quality().clips
 
 
 def test_refusals() -> None:
