@@ -255,7 +255,7 @@ class _Batch:
 
     def __init__(self, gpt: GPT, requests: Sequence[Request], rows_each: int) -> None:
         self.gpt, self.requests, self.rows_each = gpt, requests, rows_each
-        self.device = gpt.head.weight.device
+        self.device = gpt.embedding.weight.device
         self.queue = deque(range(len(requests)))
         self.results: list[list[int]] = [[] for _ in requests]
         self.waves: list[KVCache] = []

@@ -183,7 +183,7 @@ class GPT(
 
     def new_cache(self, rows: int, places: int) -> KVCache:
         """An empty cache for so many rows of at most so many tokens."""
-        weight, size = self.head.weight, self.size
+        weight, size = self.embedding.weight, self.size
         return KVCache(
             size.layers,
             rows,

@@ -1,0 +1,197 @@
+"""Sampling speed against Transformers' Llama and against the floor that memory sets.
+
+    python -m benchmarks.generate --json
+
+A GPT-B of random weights, the paper's vocabulary, classifier-free guidance on (two rows a clip),
+two threads, everything in one run: medians of repeated, interleaved measurements. Transformers runs
+the same network (`LlamaForCausalLM.generate`, bfloat16, the same number of rows, no guidance
+arithmetic). The floor reads the same bytes of weights and of filled cache once a token.
+
+| key | meaning |
+| --- | --- |
+| b1x256_vs_transformers | 1 clip × 256 tokens: their time ÷ ours |
+| b1x256_vs_floor | our time ÷ the floor's |
+| b8x1024_vs_transformers | 8 clips × 1 024 tokens: their time ÷ ours |
+| int8_vs_bf16 | 1 clip: our bfloat16 time ÷ our time with int8 weights |
+| refill_speedup | 64 clips of uneven lengths: without ÷ with refilled slots |
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+
+from evatok.models import load
+from generator.budget import BudgetConfig
+from generator.engine import Request, SamplingConfig, class_requests, sample
+from generator.gpt import GPT, GPTConfig
+from generator.grammar import Vocabulary
+from generator.quantize import int8
+
+LEVELS = (32, 64, 128, 256, 512)
+
+
+def paper_gpt(dtype: torch.dtype) -> GPT:
+    """GPT-B of random weights; its head too, or every token would be equally likely."""
+    torch.manual_seed(0)
+    vocabulary = Vocabulary(
+        codebook_size=8192,
+        levels=LEVELS,
+        num_blocks=4,
+        class_names=tuple(f"class {i}" for i in range(101)),
+    )
+    gpt = GPT(GPTConfig(width=768, layers=12, heads=12, hidden=2048), vocabulary)
+    torch.nn.init.normal_(gpt.head.weight, std=0.02)
+    return gpt.eval().to(dtype)
+
+
+def requests_of(gpt: GPT, plans: Sequence[tuple[int, ...]]) -> list[Request]:
+    """Guided requests for clips of these lengths."""
+    out = []
+    for seed, lengths in enumerate(plans):
+        settings = SamplingConfig(guidance=2.5, budget=BudgetConfig(lengths=lengths))
+        out += class_requests(gpt.vocabulary, [seed % 101], [seed], settings)
+    return out
+
+
+def seconds(work: Callable[[], Any]) -> float:
+    """Of one call."""
+    start = time.perf_counter()
+    work()
+    return time.perf_counter() - start
+
+
+def interleaved(works: dict[str, Callable[[], Any]], repeats: int) -> dict[str, float]:
+    """Median seconds of each, measured in turn."""
+    for work in works.values():
+        work()
+    times: dict[str, list[float]] = {name: [] for name in works}
+    for _ in range(repeats):
+        for name, work in works.items():
+            times[name].append(seconds(work))
+    return {name: statistics.median(values) for name, values in times.items()}
+
+
+def transformers_of(gpt: GPT) -> Any:
+    """The same network in Transformers, bfloat16."""
+    import tempfile
+    from pathlib import Path
+
+    from transformers import LlamaForCausalLM
+
+    from generator.export import export_llama
+
+    with tempfile.TemporaryDirectory() as folder:
+        export_llama(gpt, Path(folder) / "llama")
+        model: Any = LlamaForCausalLM.from_pretrained(Path(folder) / "llama", dtype=torch.bfloat16)
+    return model.eval()
+
+
+def their_sampling(model: Any, rows: int, tokens: int) -> Callable[[], Any]:
+    """`generate` for exactly so many tokens in each of so many rows."""
+    ids = torch.zeros(rows, 1, dtype=torch.int64)
+
+    def work() -> None:
+        model.generate(
+            ids,
+            attention_mask=torch.ones_like(ids),
+            min_new_tokens=tokens,
+            max_new_tokens=tokens,
+            do_sample=True,
+        )
+
+    return work
+
+
+def floor(gpt: GPT, rows: int, tokens: int) -> Callable[[], Any]:
+    """Read all weights that a step multiplies with, and the filled float32 cache, once a token."""
+    matrices = [p for n, p in gpt.named_parameters() if p.ndim == 2 and "embedding" not in n]
+    weights = torch.cat([p.detach().flatten() for p in matrices]).view(torch.int32)
+    size = gpt.size
+    cache = torch.zeros(2 * size.layers * rows * size.width * tokens, dtype=torch.int32)
+
+    def work() -> None:
+        for count in range(1, tokens + 1):
+            weights.sum()
+            cache[: cache.numel() // tokens * count].sum()
+
+    return work
+
+
+def nano_lengths(count: int) -> list[tuple[int, ...]]:
+    """Assignments that the nano generator draws, its levels taken to the paper's eight times."""
+    gpt = load("nano").generator
+    labels = [i % len(gpt.vocabulary.class_names) for i in range(count)]
+    requests = class_requests(gpt.vocabulary, labels, list(range(count)), SamplingConfig())
+    return [tuple(8 * k for k in row) for row in sample(gpt, requests).assignment.tolist()]
+
+
+def main() -> None:
+    """Run everything."""
+    parser = argparse.ArgumentParser(description="Sampling speed against peers and the floor.")
+    parser.add_argument("--quick", action="store_true", help="few tokens: does it run?")
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--json", action="store_true", help="one object as the last line")
+    arguments = parser.parse_args()
+    torch.set_num_threads(2)
+    gpt = paper_gpt(torch.bfloat16)
+    theirs = transformers_of(gpt)
+    small = int8(paper_gpt(torch.float32))
+    one, eight = ((32,) * 4, 128) if arguments.quick else ((64,) * 4, 256), 8
+    plan, tokens = one
+    long_plan = (32,) * 4 if arguments.quick else (256,) * 4
+    long_tokens = sum(long_plan)
+    repeats = 1 if arguments.quick else arguments.repeats
+
+    def ours(model: GPT, plans: Sequence[tuple[int, ...]], batch: int) -> Callable[[], Any]:
+        requests = requests_of(model, plans)
+        return lambda: sample(model, requests, batch)
+
+    result: dict[str, float] = {}
+    with torch.inference_mode():
+        single = interleaved(
+            {
+                "ours": ours(gpt, [plan], 1),
+                "int8": ours(small, [plan], 1),
+                "theirs": their_sampling(theirs, 2, tokens + 4),
+                "floor": floor(gpt, 2, tokens + 4),
+            },
+            repeats,
+        )
+        result["b1x256_vs_transformers"] = single["theirs"] / single["ours"]
+        result["b1x256_vs_floor"] = single["ours"] / single["floor"]
+        result["int8_vs_bf16"] = single["ours"] / single["int8"]
+        result["b1x256_ms_a_token"] = 1000 * single["ours"] / (tokens + 4)
+        many = interleaved(
+            {
+                "ours": ours(gpt, [long_plan] * eight, eight),
+                "int8": ours(small, [long_plan] * eight, eight),
+                "theirs": their_sampling(theirs, 2 * eight, long_tokens + 4),
+            },
+            max(1, repeats - 2),
+        )
+        result["b8x1024_vs_transformers"] = many["theirs"] / many["ours"]
+        result["int8_b8x1024_vs_transformers"] = many["theirs"] / many["int8"]
+        result["b8x1024_ms_a_step"] = 1000 * many["ours"] / (long_tokens + 4)
+        plans = nano_lengths(8 if arguments.quick else 64)
+        requests = requests_of(small, plans)
+        groups = [requests[i : i + 8] for i in range(0, len(requests), 8)]
+        uneven = interleaved(
+            {
+                "with": lambda: sample(small, requests, 8),
+                "without": lambda: [sample(small, group, 8) for group in groups],
+            },
+            1,
+        )
+        result["refill_speedup"] = uneven["without"] / uneven["with"]
+    print(json.dumps(result) if arguments.json else result)
+
+
+if __name__ == "__main__":
+    main()
