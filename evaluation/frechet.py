@@ -25,12 +25,12 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from torchmetrics import Metric
+
+from evaluation.metric import FeatureMetric, check_finite
 
 logger = logging.getLogger(__name__)
 
 TOLERANCE = 1e-9  # of the scale; rounding is some 1e-15 of it
-SAME_CLIP = 1e-2  # features of one clip, computed twice, may differ by this share of their size
 
 
 @dataclass(frozen=True)
@@ -90,15 +90,8 @@ def _matrix(x: Tensor | np.ndarray, what: str) -> Tensor:
         raise ValueError(f"{what} has shape {tuple(features.shape)}; features are (N, D)")
     if len(features) < 2:
         raise ValueError(f"{what} has {len(features)} rows; a covariance needs 2 or more")
-    _check_finite(features, what)
+    check_finite(features, what)
     return features
-
-
-def _check_finite(features: Tensor, what: str, ids: Tensor | None = None) -> None:
-    bad = (~features.isfinite().all(1)).nonzero().flatten()
-    if len(bad):
-        row = f"row {int(bad[0])}" if ids is None else f"id {int(ids[bad[0]])}"
-        raise ValueError(f"features of {what}: {row} is NaN or infinite ({len(bad)} such in all)")
 
 
 def _moments(features: Tensor, biased: bool) -> Moments:
@@ -137,7 +130,7 @@ class StreamingMoments:
         rows = torch.as_tensor(features).detach().cpu().double()
         if rows.ndim != 2 or rows.shape[1] != self.dim:
             raise ValueError(f"features are (N, {self.dim}), not {tuple(rows.shape)}")
-        _check_finite(rows, "this update")
+        check_finite(rows, "this update")
         if len(rows):
             origin = rows.mean(0)
             ones = torch.ones(len(rows), 1, dtype=torch.float64)
@@ -171,104 +164,15 @@ class StreamingMoments:
         return distance_between(self.compute(biased), other.compute(biased))
 
 
-class FrechetDistance(Metric):
-    """Fréchet distance as a metric that survives sharding, bit for bit.
-
-    Features are kept (float32, 16 MB for 10 000 of 400) with the ids of their clips. `compute`
-    gathers them, sorts by id and drops repeated ids, so that neither the number of processes, nor
-    the order, nor the copies with which a distributed sampler fills up its last batch can change
-    the result.
-    """
-
-    full_state_update = False
-    higher_is_better = False
-    is_differentiable = False
-
-    real_features: list[Tensor]
-    real_ids: list[Tensor]
-    fake_features: list[Tensor]
-    fake_ids: list[Tensor]
+class FrechetDistance(FeatureMetric):
+    """Fréchet distance as a metric that survives sharding, bit for bit; see `FeatureMetric`."""
 
     def __init__(self, dim: int, biased: bool = True, **kwargs: Any) -> None:
         """Args: dim: D; biased: as in `frechet_distance`; others: those of torchmetrics."""
-        super().__init__(**kwargs)
-        self.dim, self.biased = dim, biased
-        for side in ("real", "fake"):
-            self.add_state(f"{side}_features", default=[], dist_reduce_fx="cat")
-            self.add_state(f"{side}_ids", default=[], dist_reduce_fx="cat")
+        super().__init__(dim, **kwargs)
+        self.biased = biased
 
-    def update(self, features: Tensor, ids: Tensor, real: bool) -> None:
-        """Take in features of clips.
-
-        Args:
-            features: (N, D), kept as float32.
-            ids: (N,) int64, one for each clip of a side.
-            real: which side they belong to.
-        """
-        if features.ndim != 2 or features.shape[1] != self.dim or ids.shape != features.shape[:1]:
-            raise ValueError(
-                f"features are (N, {self.dim}) with ids (N,), not {tuple(features.shape)} with "
-                f"{tuple(ids.shape)}"
-            )
-        side = "real" if real else "fake"
-        features = features.detach().float()
-        _check_finite(features, f"the {side} side", ids)
-        getattr(self, f"{side}_features").append(features)
-        getattr(self, f"{side}_ids").append(ids.detach().long())
-
-    def compute(self) -> Tensor:
+    def score(self, real: Tensor, fake: Tensor) -> Tensor:
         """The distance, float64 scalar."""
-        sides = []
-        for side in ("real", "fake"):
-            features, ids = self._joined(side)
-            sides.append(_unique(features.cpu(), ids.cpu()))
-        distance = frechet_distance(*sides, biased=self.biased)
+        distance = frechet_distance(real, fake, biased=self.biased)
         return torch.tensor(distance, dtype=torch.float64)
-
-    def sync(self, *args: Any, **kwargs: Any) -> None:
-        """Gather; a process that has seen nothing takes part with matrices of no rows."""
-        if not self._is_synced:
-            for side in ("real", "fake"):
-                features, ids = self._joined(side)
-                setattr(self, f"{side}_features", [features])
-                setattr(self, f"{side}_ids", [ids])
-        super().sync(*args, **kwargs)
-
-    def set_dtype(self, dst_type: Any) -> FrechetDistance:
-        """Refused: half precision would spoil the result without a word."""
-        raise ValueError(f"features are kept as float32; {dst_type} is not possible")
-
-    def _joined(self, side: str) -> tuple[Tensor, Tensor]:
-        """All features (N, D) and ids (N,) of a side; a synced state is a tensor, not a list."""
-        features = getattr(self, f"{side}_features")
-        ids = getattr(self, f"{side}_ids")
-        if isinstance(features, Tensor):
-            return features, ids
-        nothing = torch.zeros(0, self.dim, device=self.device)
-        return torch.cat([nothing, *features]), torch.cat([nothing[:, 0].long(), *ids])
-
-
-def _unique(features: Tensor, ids: Tensor) -> Tensor:
-    """Features (N', D) in order of ids, one row an id.
-
-    Two copies of a clip can differ in their last bits, when batches or processors did. The one
-    that is kept must not depend on the order, so it is the lexicographically smallest.
-    """
-    repeated = ids.unique(return_counts=True)
-    again = torch.isin(ids, repeated[0][repeated[1] > 1])
-    singles, copies = features[~again], features[again]
-    names = ids[again]
-    if len(copies):
-        order = torch.from_numpy(np.lexsort((*copies.numpy().T[::-1], names.numpy())))
-        copies, names = copies[order], names[order]
-        starts = torch.cat([torch.ones(1, dtype=torch.bool), names[1:] != names[:-1]])
-        kept = copies[starts][starts.cumsum(0) - 1]  # for each copy the one that is kept
-        apart = (copies - kept).abs().amax(1) > SAME_CLIP * kept.abs().amax(1)
-        if apart.any():
-            raise ValueError(
-                f"id {int(names[apart][0])} was given to clips with different features; "
-                "an id must belong to one clip of a side"
-            )
-        copies, names = copies[starts], names[starts]
-    order = torch.cat([ids[~again], names]).argsort()
-    return torch.cat([singles, copies])[order]

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
-import json
 import logging
 import math
 import random
@@ -21,6 +19,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from evaluation.frechet import FrechetDistance, StreamingMoments, frechet_distance
+from tests.evaluation.golden import load_golden
 
 CASES = (
     *("iso16", "corr32", "corr64", "full400", "uneq400", "decay400", "rankdef400", "rankdef256"),
@@ -31,16 +30,7 @@ CASES = (
 
 @pytest.fixture(scope="module")
 def golden(shared: Path) -> tuple[ModuleType, dict[str, dict[str, Any]]]:
-    """The script that makes the features, and the true distances."""
-    folder = shared / "golden"
-    with pytest.MonkeyPatch.context() as patch:
-        for name in ("scipy", "scipy.linalg", "mpmath"):  # only its other functions use them
-            patch.setitem(sys.modules, name, ModuleType(name))
-        spec = importlib.util.spec_from_file_location("golden_distances", folder / "distances.py")
-        assert spec is not None and spec.loader is not None
-        script = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(script)
-    return script, json.loads((folder / "distances.json").read_text())["cases"]
+    return load_golden(shared)
 
 
 def test_golden_cases_are_all_here(golden: Any) -> None:
