@@ -37,12 +37,12 @@ from generator.quantize import int8
 LEVELS = (32, 64, 128, 256, 512)
 
 
-def paper_gpt(dtype: torch.dtype) -> GPT:
+def paper_gpt(dtype: torch.dtype, levels: tuple[int, ...] = LEVELS) -> GPT:
     """GPT-B of random weights; its head too, or every token would be equally likely."""
     torch.manual_seed(0)
     vocabulary = Vocabulary(
         codebook_size=8192,
-        levels=LEVELS,
+        levels=levels,
         num_blocks=4,
         class_names=tuple(f"class {i}" for i in range(101)),
     )
@@ -67,9 +67,11 @@ def seconds(work: Callable[[], Any]) -> float:
     return time.perf_counter() - start
 
 
-def interleaved(works: dict[str, Callable[[], Any]], repeats: int) -> dict[str, float]:
-    """Median seconds of each, measured in turn."""
-    for work in works.values():
+def interleaved(
+    works: dict[str, Callable[[], Any]], repeats: int, warm: bool = True
+) -> dict[str, float]:
+    """Median seconds of each, measured in turn, after one call of each where they are cold."""
+    for work in works.values() if warm else ():
         work()
     times: dict[str, list[float]] = {name: [] for name in works}
     for _ in range(repeats):
@@ -125,11 +127,11 @@ def floor(gpt: GPT, rows: int, tokens: int) -> Callable[[], Any]:
 
 
 def nano_lengths(count: int) -> list[tuple[int, ...]]:
-    """Assignments that the nano generator draws, its levels taken to the paper's eight times."""
+    """Assignments that the nano generator draws, all levels doubled."""
     gpt = load("nano").generator
     labels = [i % len(gpt.vocabulary.class_names) for i in range(count)]
     requests = class_requests(gpt.vocabulary, labels, list(range(count)), SamplingConfig())
-    return [tuple(8 * k for k in row) for row in sample(gpt, requests).assignment.tolist()]
+    return [tuple(2 * k for k in row) for row in sample(gpt, requests).assignment.tolist()]
 
 
 def main() -> None:
@@ -164,6 +166,7 @@ def main() -> None:
             },
             repeats,
         )
+        print(single, flush=True)
         result["b1x256_vs_transformers"] = single["theirs"] / single["ours"]
         result["b1x256_vs_floor"] = single["ours"] / single["floor"]
         result["int8_vs_bf16"] = single["ours"] / single["int8"]
@@ -175,11 +178,14 @@ def main() -> None:
                 "theirs": their_sampling(theirs, 2 * eight, long_tokens + 4),
             },
             max(1, repeats - 2),
+            warm=False,
         )
         result["b8x1024_vs_transformers"] = many["theirs"] / many["ours"]
         result["int8_b8x1024_vs_transformers"] = many["theirs"] / many["int8"]
         result["b8x1024_ms_a_step"] = 1000 * many["ours"] / (long_tokens + 4)
+        print(result, flush=True)
         plans = nano_lengths(8 if arguments.quick else 64)
+        small = int8(paper_gpt(torch.float32, (8, 16, 32, 64, 128)))
         requests = requests_of(small, plans)
         groups = [requests[i : i + 8] for i in range(0, len(requests), 8)]
         uneven = interleaved(
@@ -188,6 +194,7 @@ def main() -> None:
                 "without": lambda: [sample(small, group, 8) for group in groups],
             },
             1,
+            warm=False,
         )
         result["refill_speedup"] = uneven["without"] / uneven["with"]
     print(json.dumps(result) if arguments.json else result)

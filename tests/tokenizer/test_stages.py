@@ -232,3 +232,30 @@ def test_a_perceptual_network_is_loaded_only_with_a_weight(
     assert asked == [("efficientnet-lite0", Path("here"))]
     train(stage, config.train, tmp_path / "run", config)
     assert '"seen":' in (tmp_path / "run" / "log.jsonl").read_text()
+
+
+def test_training_settings_bite(data: dict[str, Any], tmp_path: Path) -> None:
+    """The decay of the average, augmentation, rate and seed: each changes the trained weights."""
+    changes: list[tuple[str, dict[str, Any]]] = [
+        ("train", {}),
+        ("train", {"ema_decay": 0.5}),
+        ("train", {"ema_decay": 0.9}),
+        ("train", {"seed": 1}),
+        ("train", {"grad_accumulation": 2, "batch_size": 4}),
+        ("train", {"optimizer": {"lr": 3e-3, "weight_decay": 0.5}}),
+        ("train", {"optimizer": {"lr": 3e-3, "grad_clip": 1e-3}}),
+        ("train", {"optimizer": {"lr": 3e-3}, "schedule": {"name": "cosine"}}),
+        ("data", {"flip": True}),
+        ("codebook", {"revive_every": 0}),
+        ("loss", {"l1": 0.5, "l2": 1.0, "entropy": 0.5}),
+    ]
+    trained = []
+    for number, (part, change) in enumerate(changes):
+        base = settings(data, 12)
+        config = ProxyConfig.model_validate(base | {part: base[part] | change})
+        stage = TokenizerStage(config)
+        model = stage.exported(train(stage, config.train, tmp_path / str(number), config))
+        trained.append(torch.cat([p.detach().flatten() for p in model.parameters()]))
+    for number, weights in enumerate(trained):
+        for other in range(number):
+            assert not torch.equal(weights, trained[other]), (changes[number], changes[other])
