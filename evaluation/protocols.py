@@ -11,15 +11,16 @@ from __future__ import annotations
 
 import logging
 import random
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
+from evaluation.distances import METRICS, scores
 from evaluation.features.base import FeatureNetwork
-from evaluation.frechet import frechet_distance
+from evaluation.records import Record, versions
 from video.clips import pad_last, to_clip, window_starts
 from video.io import SUFFIXES, VideoError, read_frames
 
@@ -37,10 +38,11 @@ def score_clips(
     networks: Sequence[FeatureNetwork],
     *,
     biased: bool = True,
+    metrics: Sequence[str] = ("fvd",),
     batch_size: int = 16,
     progress: Progress | None = None,
 ) -> dict[str, Any]:
-    """Fréchet distances between two sets of clips, one for each network.
+    """Distances between two sets of clips, with each network.
 
     Args:
         real, fake: each yields clips (3, F, H, W) or batches (B, 3, F, H, W), float in [-1, 1];
@@ -48,19 +50,23 @@ def score_clips(
             sizes alone moves a distance by hundreds of points.
         networks: from `evaluation.features.load.load_features`.
         biased: as in `evaluation.frechet.frechet_distance`.
+        metrics: names of `evaluation.distances.METRICS`.
         batch_size: clips given to a network at a time.
         progress: called after each batch with "real" or "fake" and the number of clips done.
 
     Returns:
-        `fvd[<name>]` for each network; `num_real`, `num_fake`, `num_frames`, `size` ([H, W]);
-        `biased`; `networks`, a dict of checksums by name.
+        `<metric>[<network>]` for each of both; `num_real`, `num_fake`, `num_frames`,
+        `size` ([H, W]); `biased`; `networks`, a dict of checksums by name.
 
     Raises:
-        ValueError: no network, fewer than 2 clips on a side, clips out of range or of several
-            sizes, features that are not finite.
+        ValueError: no network, no such metric, fewer than 2 clips on a side, clips out of range or
+            of several sizes, features that are not finite.
     """
     if not networks:
         raise ValueError("no feature network was given to score with")
+    unknown = sorted(set(metrics) - set(METRICS))
+    if unknown or not metrics:
+        raise ValueError(f"no metric {', '.join(unknown)}; there are {', '.join(METRICS)}")
     sides: dict[str, list[Tensor]] = {}
     shapes: set[tuple[int, ...]] = set()
     for side, clips in (("real", real), ("fake", fake)):
@@ -79,7 +85,8 @@ def score_clips(
         sides[side] = [torch.cat(part) for part in parts]
     result: dict[str, Any] = {}
     for network, x, y in zip(networks, sides["real"], sides["fake"], strict=True):
-        result[f"fvd[{network.name}]"] = frechet_distance(x, y, biased)
+        found = scores(x, y, metrics, biased)
+        result |= {f"{metric}[{network.name}]": value for metric, value in found.items()}
     (_, num_frames, *size) = shapes.pop()
     return result | {
         "num_real": len(sides["real"][0]),
@@ -219,6 +226,7 @@ def score_folders(
     window: Window = "first",
     seed: int = 42,
     biased: bool = True,
+    metrics: Sequence[str] = ("fvd",),
     batch_size: int = 16,
     progress: Progress | None = None,
 ) -> dict[str, Any]:
@@ -237,6 +245,7 @@ def score_folders(
         folders["fake"],
         networks,
         biased=biased,
+        metrics=metrics,
         batch_size=batch_size,
         progress=progress,
     )
@@ -246,3 +255,36 @@ def score_folders(
         result[f"damaged_{side}"] = clips.damaged
         result[f"padded_{side}"] = clips.padded
     return result
+
+
+def folder_records(
+    result: Mapping[str, Any], networks: Sequence[FeatureNetwork], name: str
+) -> list[Record]:
+    """Records of what `score_folders` returned, one for each network and distance.
+
+    Args:
+        result: of `score_folders`.
+        networks: that it was given.
+        name: of the fake side.
+    """
+    damaged = {f"{side}/{file}": reason for side in ("real", "fake")
+               for file, reason in result[f"damaged_{side}"].items()}  # fmt: skip
+    counts = {side: result[f"num_{side}"] for side in ("real", "fake")}
+    settings = {key: result[key] for key in ("window", "seed", "biased", "num_frames", "size")}
+    return [
+        Record(
+            name=name,
+            protocol="folder",
+            metric=metric,
+            value=result[f"{metric}[{network.name}]"],
+            network=network.name,
+            checksum=network.checksum,
+            num_clips=min(counts.values()),
+            damaged=damaged,
+            settings=settings | counts,
+            versions=versions(),
+        )
+        for network in networks
+        for metric in ("fvd", "fvd-infinity", "kvd", "jedi")  # those that are lower for better
+        if f"{metric}[{network.name}]" in result
+    ]

@@ -16,6 +16,7 @@ from typer.exceptions import TyperException
 
 from evatok.cli_data import data_app
 from evatok.cli_export import export_llama_command, import_llama_command
+from evatok.cli_leaderboard import leaderboard_app
 from evatok.cli_weights import weights_command
 from evatok.errors import message_for_user
 from evatok.options import (
@@ -343,15 +344,24 @@ def fvd_command(
     unbiased: Annotated[
         bool, typer.Option("--unbiased", help="Covariance by n − 1, not n.")
     ] = False,
+    metrics: Annotated[
+        str,
+        typer.Option(help="fvd, fvd-infinity, kvd, jedi, precision, recall, density, coverage"),
+    ] = "fvd",
+    record: Annotated[
+        Path | None, typer.Option(help="Also a record for the leaderboard, one a network.")
+    ] = None,
+    name: Annotated[str, typer.Option(help="What the record calls the second folder.")] = "",
     as_json: AsJson = False,
 ) -> None:
-    """Fréchet video distance between two folders of anyone's videos.
+    """Fréchet video distance, and others, between two folders of anyone's videos.
 
     \b
     Example:
         evatok fvd data/arcade/Frogger out/samples --features nano --size 64
     """
-    from evaluation.protocols import score_folders
+    from evaluation.protocols import folder_records, score_folders
+    from evaluation.records import write_records
 
     networks = feature_networks(features, model)
     result = score_folders(
@@ -363,7 +373,10 @@ def fvd_command(
         window=window,  # type: ignore[arg-type]  # checked there, with the names that there are
         seed=seed,
         biased=not unbiased,
+        metrics=[word for word in metrics.split(",") if word],
     )
+    if record is not None:
+        write_records(record, folder_records(result, networks, name or fake.name))
     show(result, as_json)
 
 
@@ -408,6 +421,7 @@ def plan_command(
 app.command("export-llama")(export_llama_command)
 app.command("import-llama")(import_llama_command)
 app.add_typer(data_app, name="data")
+app.add_typer(leaderboard_app, name="leaderboard")
 app.command("weights")(weights_command)
 
 

@@ -244,7 +244,7 @@ def test_training_settings_bite(data: dict[str, Any], tmp_path: Path) -> None:
         ("train", {"grad_accumulation": 2, "batch_size": 4}),
         ("train", {"optimizer": {"lr": 3e-3, "weight_decay": 0.5}}),
         ("train", {"optimizer": {"lr": 3e-3, "grad_clip": 1e-3}}),
-        ("train", {"optimizer": {"lr": 3e-3}, "schedule": {"name": "cosine"}}),
+        ("train", {"optimizer": {"lr": 3e-3}, "schedule": {"name": "constant"}}),
         ("data", {"flip": True}),
         ("codebook", {"revive_every": 0}),
         ("loss", {"l1": 0.5, "l2": 1.0, "entropy": 0.5}),
