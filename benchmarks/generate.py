@@ -29,10 +29,10 @@ import torch
 
 from evatok.models import load
 from generator.budget import BudgetConfig
+from generator.decoding import for_sampling
 from generator.engine import Request, SamplingConfig, class_requests, sample
 from generator.gpt import GPT, GPTConfig
 from generator.grammar import Vocabulary
-from generator.quantize import int8
 
 LEVELS = (32, 64, 128, 256, 512)
 
@@ -114,9 +114,10 @@ def their_sampling(model: Any, rows: int, tokens: int) -> Callable[[], Any]:
 def floor(gpt: GPT, rows: int, tokens: int) -> Callable[[], Any]:
     """Read all weights that a step multiplies with, and the filled float32 cache, once a token."""
     matrices = [p for n, p in gpt.named_parameters() if p.ndim == 2 and "embedding" not in n]
-    weights = torch.cat([p.detach().flatten() for p in matrices]).view(torch.int32)
+    # summed as int64, whose kernel reads at the speed of memory
+    weights = torch.cat([p.detach().flatten() for p in matrices]).bfloat16().view(torch.int64)
     size = gpt.size
-    cache = torch.zeros(2 * size.layers * rows * size.width * tokens, dtype=torch.int32)
+    cache = torch.zeros(2 * size.layers * rows * size.width * tokens, dtype=torch.float32)
 
     def work() -> None:
         for count in range(1, tokens + 1):
@@ -142,9 +143,9 @@ def main() -> None:
     parser.add_argument("--json", action="store_true", help="one object as the last line")
     arguments = parser.parse_args()
     torch.set_num_threads(2)
-    gpt = paper_gpt(torch.bfloat16)
-    theirs = transformers_of(gpt)
-    small = int8(paper_gpt(torch.float32))
+    plain = paper_gpt(torch.float32)
+    theirs = transformers_of(plain)
+    gpt, small = for_sampling(plain, "bfloat16"), for_sampling(plain, "int8")
     one, eight = ((32,) * 4, 128) if arguments.quick else ((64,) * 4, 256), 8
     plan, tokens = one
     long_plan = (32,) * 4 if arguments.quick else (256,) * 4
@@ -162,7 +163,7 @@ def main() -> None:
                 "ours": ours(gpt, [plan], 1),
                 "int8": ours(small, [plan], 1),
                 "theirs": their_sampling(theirs, 2, tokens + 4),
-                "floor": floor(gpt, 2, tokens + 4),
+                "floor": floor(plain, 2, tokens + 4),
             },
             repeats,
         )
@@ -185,7 +186,7 @@ def main() -> None:
         result["b8x1024_ms_a_step"] = 1000 * many["ours"] / (long_tokens + 4)
         print(result, flush=True)
         plans = nano_lengths(8 if arguments.quick else 64)
-        small = int8(paper_gpt(torch.float32, (8, 16, 32, 64, 128)))
+        small = for_sampling(paper_gpt(torch.float32, (8, 16, 32, 64, 128)), "int8")
         requests = requests_of(small, plans)
         groups = [requests[i : i + 8] for i in range(0, len(requests), 8)]
         uneven = interleaved(

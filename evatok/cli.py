@@ -266,6 +266,9 @@ def sample_command(
     lengths: Lengths = "",
     quality: LengthBias = 0.0,
     model: Model = "nano",
+    weights: Annotated[
+        str, typer.Option(help="float32, bfloat16 or int8 (rounded by batch; large models).")
+    ] = "float32",
     plain: Plain = False,
     as_json: AsJson = False,
 ) -> None:
@@ -277,6 +280,7 @@ def sample_command(
     """
     from evatok.models import load
     from evatok.sampling import sample_files
+    from generator.decoding import for_sampling, weights_of
     from generator.engine import SamplingConfig
 
     settings = SamplingConfig(
@@ -286,9 +290,10 @@ def sample_command(
         top_p=top_p,
         budget=budget_of(max_tokens, lengths, quality),
     )
-    result = sample_files(
-        load(model), class_names or (), count, seed, settings, output, plain=plain
-    )
+    models = load(model)
+    if weights != "float32":
+        models.generator = for_sampling(models.generator, weights_of(weights))
+    result = sample_files(models, class_names or (), count, seed, settings, output, plain=plain)
     show(result, as_json)
 
 
