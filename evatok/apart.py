@@ -7,12 +7,14 @@ Shape letters: T' H' W' cells of an encoder's grid.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
 
 from evaluation.efficientnet import EfficientNetLite0
 from evaluation.features.encoder import EncoderConfig, Grid, VideoEncoder
@@ -69,6 +71,65 @@ SHAPES = {
 def encoder_of(config: EncoderConfig) -> VideoEncoder:
     """The encoder's shape, or the encoder itself where its weights are shipped or fetched."""
     return SHAPES.get(config.encoder) or load_encoder(config)
+
+
+def training_only_flops(config: TokenizerTraining) -> dict[str, int]:
+    """Operations of a clip in a step, by part; none of what has weight 0.
+
+    A frozen network is run forward, and backward to its input where a gradient passes; what is
+    trained is run backward to its weights too. The discriminator plays in every step.
+    """
+    model, out = config.model, {}
+    clips = torch.zeros(1, 3, model.num_frames, model.size, model.size, device="meta")
+    perceptual = config.loss.perceptual
+    if perceptual.weight:
+        frames = min(perceptual.frames or model.num_frames, model.num_frames)
+        with torch.device("meta"):
+            net = VGG16() if perceptual.network == "lpips" else EfficientNetLite0()
+        once = _counted(net, torch.zeros(frames, 3, model.size, model.size, device="meta"))
+        out[perceptual.network] = 3 * once  # both sides forward, one backward
+    if config.alignment.weight:
+        encoder = encoder_of(config.alignment)
+        layer = config.alignment.teacher_layer or encoder.num_layers
+        out["alignment"] = _encoder_flops(encoder, layer, clips)
+        (head,) = (r for r in training_only(config) if r["part"] == "alignment head φ")
+        cells = model.num_frames * model.size**2
+        for edge in model.patch:
+            cells //= edge
+        out["alignment"] += 3 * 2 * head["parameters"] * cells
+    if config.adversarial.weight:
+        settings = config.adversarial.discriminator
+        if isinstance(settings, PatchDiscriminatorConfig):
+            with torch.device("meta"):
+                judge = Adversary(config.adversarial, model.num_frames, model.size)
+            out["discriminator"] = 8 * _counted(judge, clips)
+        else:
+            encoder, last = encoder_of(settings), max(settings.layers)
+            out["discriminator"] = 4 * _encoder_flops(encoder, last, clips)
+            with torch.device("meta"):
+                heads = SemanticDiscriminator(settings, encoder).heads
+            for head_, layer in zip(heads, settings.layers, strict=True):
+                tokens = math.prod(encoder.grid(layer, model.num_frames))
+                shape = torch.zeros(1, encoder.width(layer), tokens, device="meta")
+                out["discriminator"] += 8 * _counted(head_, shape)
+    return out
+
+
+def _counted(net: nn.Module, x: Tensor) -> int:
+    """Operations of a forward pass, by torch's own counter."""
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        net(x)
+    return counter.get_total_flops()
+
+
+def _encoder_flops(encoder: VideoEncoder, layer: int, clips: Tensor) -> int:
+    """Forward up to a layer: counted, or of plain transformer layers where only sizes are known."""
+    if not isinstance(encoder, Shape):
+        with FlopCounterMode(display=False) as counter, torch.no_grad():
+            encoder.hidden(torch.zeros_like(clips, device="cpu"), [layer])
+        return counter.get_total_flops()
+    tokens, width = math.prod(encoder.grid(layer, clips.shape[2])), encoder.channels
+    return layer * (2 * 12 * width**2 * tokens + 4 * tokens**2 * width)
 
 
 def training_only(config: TokenizerTraining) -> list[dict[str, Any]]:

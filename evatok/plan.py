@@ -2,7 +2,8 @@
 
 Operations are counted (`evatok.costs`), memory is counted but for the activations, which are
 estimated, and hours follow from an assumed utilisation. Networks that only a loss uses
-(perceptual, alignment, discriminators) are not part of the sums yet.
+(perceptual, alignment, discriminators) are part of operations and of memory without their
+activations.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import torch
 from torch import nn
 
 from evatok import costs
+from evatok.apart import training_only, training_only_flops
 from evatok.info import model_of
 from evatok.search import SearchConfig
 from evatok.stages import KINDS, load_training
@@ -24,7 +26,7 @@ from generator.shards import TokenSet
 from generator.train import GeneratorConfig
 from tokenizer.model import TokenizerConfig, VideoTokenizer
 from tokenizer.router import Router, RouterConfig
-from tokenizer.stages import FinalConfig, ProxyConfig
+from tokenizer.stages import FinalConfig, ProxyConfig, TokenizerTraining
 from training.config import TrainConfig, load_config, read_yaml
 
 ROUTED = (512, 128, 64, 64)  # 768 tokens, near the paper's 721 and 774: what a router may choose
@@ -104,12 +106,14 @@ def plan(
         step += rows * sum(v for name, v in per_row.items() if name.startswith("forward/"))
     hours = step * train.steps / (num_gpus * GPUS[gpu].peak * mfu) / 3600
     per_gpu = -(-rows // (num_gpus * train.grad_accumulation))
-    memory = _memory(model, train, per_gpu, places, checkpointing)
+    apart = training_only(config) if isinstance(config, TokenizerTraining) else []
+    memory = _memory(model, train, per_gpu, places, checkpointing, apart)
     return (
         {"config": str(path), "stage": config.stage}
         | assumed
         | {
             "parameters": _parameters(model),
+            **({"training_only": apart} if apart else {}),
             "flops_a_step": {
                 **{n.partition("/")[2]: rows * v for n, v in per_row.items() if n[:6] == "train/"},
                 "all": step,
@@ -147,6 +151,8 @@ def _row_costs(config: Any, model: nn.Module) -> tuple[Counter[str], int, dict[s
         per_row = Counter({name: value // len(assignments) for name, value in costs_.items()})
         if isinstance(config, FinalConfig) and config.router is not None:
             per_row["train/router"] = _router_forward(model)  # frozen: no gradient
+        for name, value in training_only_flops(config).items():
+            per_row[f"train/{name}"] = value
         tokens = sum(map(sum, assignments)) / len(assignments)
         cells, size = model.num_cells * model.num_blocks, model.config
         places = {
@@ -212,8 +218,12 @@ def _memory(
     rows: int,
     places: dict[str, float],
     checkpointing: bool,
+    apart: list[dict[str, Any]],
 ) -> dict[str, float]:
     """GiB of one process: float32 weights, gradients, AdamW's two moments, the average.
+
+    What only the loss uses is one part, `training_only`: weights, and for what is trained of it
+    gradients and moments; not its activations.
 
     Activations: 34 bytes for a place of a plain layer in 16 bits (Korthikanti et al.,
     arXiv:2205.05198, without attention scores), a third more for a Q-Former's; 4 with
@@ -229,6 +239,7 @@ def _memory(
         "gradients": 4 * count,
         "optimizer": 8 * count,
         "average": 4 * count if train.ema_decay else 0,
+        "training_only": sum(row["parameters"] * (16 if row["trained"] else 4) for row in apart),
         "activations": rows * layers,
         "tables": rows * 4 * places.get("scores", 0.0),
     }

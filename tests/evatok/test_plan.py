@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from evatok.apart import training_only_flops
 from evatok.costs import clip_flops
 from evatok.info import model_of
 from evatok.plan import GPUS, plan
@@ -22,6 +24,10 @@ def test_a_uniform_tokenizer() -> None:
     assert isinstance(model, VideoTokenizer)
     costs = clip_flops(model, (256,) * 4)
     step = 128 * sum(v for name, v in costs.items() if name.startswith("train/"))
+    config: Any = load_training(path)
+    apart = training_only_flops(config)
+    assert list(apart) == ["lpips", "alignment", "discriminator"]
+    step += 128 * sum(apart.values())
     assert result["flops_a_step"]["all"] == step
     assert result["hours"] == pytest.approx(step * 400e3 / (64 * 125e12 * 0.5) / 3600, rel=0.01)
     count = sum(p.numel() for p in model.parameters())
@@ -31,6 +37,24 @@ def test_a_uniform_tokenizer() -> None:
     assert memory["rows_a_gpu"] == 2
     assert memory["optimizer"] == pytest.approx(8 * count / 1024**3, abs=0.01)
     assert result["bytes"]["checkpoint"] == 16 * count  # weights, two moments, average
+
+
+def test_networks_of_the_loss_are_counted() -> None:
+    """By hand: VGG16's products at 128 × 128, V-JEPA 2-L's layers on 2 048 tokens."""
+    full: Any = load_training(ROOT / "webvid/final-semantic.yaml")
+    plain: Any = load_training(ROOT / "ucf101/uniform-400k-unaligned.yaml")
+    nano: Any = load_training(ROOT / "nano/proxy.yaml")
+    flops = training_only_flops(full)
+    widths = [3, 64, 64, 128, 128, 256, 256, 256, 512, 512, 512, 512, 512, 512]
+    sides = [128, 128, 64, 64, 32, 32, 32, 16, 16, 16, 8, 8, 8]
+    vgg = sum(2 * 9 * a * b * s * s for a, b, s in zip(widths, widths[1:], sides, strict=False))
+    assert flops["lpips"] == 3 * 16 * vgg
+    teacher = 24 * (2 * 12 * 1024**2 * 2048 + 4 * 2048**2 * 1024)
+    assert teacher < flops["alignment"] < 1.1 * teacher
+    student = 12 * (2 * 12 * 768**2 * 1568 + 4 * 1568**2 * 768)
+    assert 4 * student < flops["discriminator"] < 4.5 * student
+    assert list(training_only_flops(plain)) == ["lpips", "discriminator"]
+    assert training_only_flops(nano) == {}
 
 
 def test_checkpointing_trades_operations_for_memory() -> None:
