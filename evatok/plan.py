@@ -26,7 +26,7 @@ from generator.shards import TokenSet
 from generator.train import GeneratorConfig
 from tokenizer.model import TokenizerConfig, VideoTokenizer
 from tokenizer.router import Router, RouterConfig
-from tokenizer.stages import FinalConfig, ProxyConfig, TokenizerTraining
+from tokenizer.stages import FinalConfig, ProxyConfig
 from training.config import TrainConfig, load_config, read_yaml
 
 ROUTED = (512, 128, 64, 64)  # 768 tokens, near the paper's 721 and 774: what a router may choose
@@ -106,7 +106,7 @@ def plan(
         step += rows * sum(v for name, v in per_row.items() if name.startswith("forward/"))
     hours = step * train.steps / (num_gpus * GPUS[gpu].peak * mfu) / 3600
     per_gpu = -(-rows // (num_gpus * train.grad_accumulation))
-    apart = training_only(config) if isinstance(config, TokenizerTraining) else []
+    apart = training_only(config) if isinstance(model, VideoTokenizer) else []
     memory = _memory(model, train, per_gpu, places, checkpointing, apart)
     return (
         {"config": str(path), "stage": config.stage}
