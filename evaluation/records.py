@@ -70,7 +70,7 @@ class Record(BaseModel):
     settings: dict[str, Any] = {}
     data: str = ""
     model: str = ""
-    extra: dict[str, float | str] = {}
+    extra: dict[str, int | float | str] = {}
     versions: dict[str, str] = {}
     seconds: float | None = None
     reference: str = ""
