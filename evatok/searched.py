@@ -17,7 +17,7 @@ from evatok.search import SearchConfig
 from tokenizer.assignment import Levels
 from tokenizer.reward import Standard, psnr_of_mse, rewards, standard_of
 from tokenizer.router import Router
-from tokenizer.search import read_table
+from tokenizer.search import check_clips, read_table
 from video.dataset import ClipSampler
 
 
@@ -69,12 +69,14 @@ def searched_sets(search: SearchConfig, directory: Path, levels: Levels) -> list
         levels: of the tokenizer that searched.
     """
     errors, _, _ = read_table(directory / "train")
-    held, _, places = read_table(directory / "test")
+    held, names, places = read_table(directory / "test")
     num_blocks = round(np.log(held.shape[1]) / np.log(len(levels)))
     standard = standard_of(psnr_of_mse(errors), levels.candidates(num_blocks).sum(1))
     sampler = ClipSampler(search.data, "test")
     drawn = sampler.eval_clips(len(places))  # the same draw as that search
-    windows = [drawn[batch * search.batch_size + row] for batch, row in places]
+    numbers = [batch * search.batch_size + row for batch, row in places]
+    windows = [drawn[number % len(drawn)] for number in numbers]  # beyond: the names will differ
+    check_clips(directory / "test", names, [sampler.name(window) for window in windows])
     sets = []
     for number, source in enumerate(sampler.sources):
         rows = [i for i, window in enumerate(windows) if window.source == number]

@@ -79,6 +79,27 @@ def model_hash(model: torch.nn.Module) -> str:
     return digest.hexdigest()[:16]
 
 
+def check_clips(directory: Path, recorded: list[str], drawn: list[str]) -> None:
+    """Refuse a table whose clips are not those that the settings draw: their names tell.
+
+    Args:
+        directory: of the table, for the message.
+        recorded: names in the table.
+        drawn: names of the clips that would be taken for them.
+
+    Raises:
+        ValueError: they differ.
+    """
+    wrong = next(
+        (i for i, pair in enumerate(zip(recorded, drawn, strict=True)) if len(set(pair)) > 1), None
+    )
+    if wrong is not None:
+        raise ValueError(
+            f"{directory} is unfinished or of other settings: its clip {recorded[wrong]} would be "
+            f"taken for {drawn[wrong]}; run `evatok search` to its end, or anew in another folder"
+        )
+
+
 def curate(
     model: VideoTokenizer,
     batch: Callable[[int], tuple[Tensor, list[str]]],

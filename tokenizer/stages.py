@@ -33,7 +33,7 @@ from tokenizer.model import TokenizerConfig, VideoTokenizer
 from tokenizer.quantizer import Quantized
 from tokenizer.reward import best_uniform, percentile, psnr_of_mse, rewards, standard_of
 from tokenizer.router import Router, RouterConfig
-from tokenizer.search import read_table
+from tokenizer.search import check_clips, read_table
 from training.config import Config, TrainConfig
 from training.loop import StageBase, Validation
 from video.clips import to_frames
@@ -339,7 +339,7 @@ class RouterStage(StageBase):
             config.model.num_frames // config.model.patch[0],
         )
         self.lengths = levels.candidates(blocks).sum(1)
-        errors, _, places = read_table(config.table)
+        errors, names, places = read_table(config.table)
         self.quality = psnr_of_mse(errors)
         self.standard = standard_of(self.quality, self.lengths)
         torch.manual_seed(config.train.seed)
@@ -348,28 +348,33 @@ class RouterStage(StageBase):
         )
         self.model: nn.Module = router
         self.sampler = ClipSampler(config.data, "train")
-        self.frames = self._load(places)
+        self.frames = self._load(places, names)
         if config.start_from_data:
             initialise_router(router, self.frames[: self.START_CLIPS].float() / 127.5 - 1)
         self.held_out: tuple[Tensor, Tensor] | None = None
         if config.held_out_table is not None:
-            held, _, places = read_table(config.held_out_table)
+            held, names, places = read_table(config.held_out_table)
             sampler = ClipSampler(config.data, "test")
             wanted = sampler.eval_clips(len(places))  # the same draw as that search
             rows = [number * config.search_batch + row for number, row in places]
-            clips, _ = sampler.load([wanted[row] for row in rows])
+            windows = [wanted[row % len(wanted)] for row in rows]  # beyond: the names will differ
+            check_clips(config.held_out_table, names, [sampler.name(w) for w in windows])
+            clips, _ = sampler.load(windows)
             self.held_out = clips, psnr_of_mse(held)
 
-    def _load(self, places: list[tuple[int, int]]) -> Tensor:
+    def _load(self, places: list[tuple[int, int]], names: list[str]) -> Tensor:
         """The searched clips again, (N, 3, F, H, W) uint8: batches are pure functions."""
         out: list[Tensor] = []
+        drawn: list[str] = []
         numbers = sorted({number for number, _ in places})
         for number in numbers:
-            clips, _, _ = self.sampler.batch(
+            clips, _, windows = self.sampler.batch(
                 number, self.config.search_batch, self.config.search_seed
             )
             rows = [row for n, row in places if n == number]
             out.append(((clips[rows] + 1) * 127.5).round().to(torch.uint8))
+            drawn += [self.sampler.name(windows[row]) for row in rows]
+        check_clips(self.config.table, names, drawn)
         return torch.cat(out)
 
     def batch(self, step: int, rank: int, world: int) -> tuple[Tensor, Tensor, Tensor]:

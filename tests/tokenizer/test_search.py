@@ -10,7 +10,7 @@ from torch import Tensor
 
 from tokenizer.model import VideoTokenizer
 from tokenizer.reward import best_uniform, percentile, psnr_of_mse, rewards, standard_of
-from tokenizer.search import candidate_errors, curate, read_table
+from tokenizer.search import candidate_errors, check_clips, curate, read_table
 from tokenizer.stream import BlockDecoder, BlockEncoder, Past
 
 
@@ -81,3 +81,9 @@ def test_rewards_follow_the_paper(model: VideoTokenizer) -> None:
 def test_psnr_of_known_errors() -> None:
     got = psnr_of_mse(torch.tensor([4.0, 0.04, 0.0]))
     torch.testing.assert_close(got, torch.tensor([0.0, 20.0, 100.0]))
+
+
+def test_clips_of_another_draw_are_refused(tmp_path: Path) -> None:
+    check_clips(tmp_path, ["a#0", "b#4"], ["a#0", "b#4"])
+    with pytest.raises(ValueError, match=r"unfinished or of other settings: its clip b#4 .* b#0"):
+        check_clips(tmp_path, ["a#0", "b#4"], ["a#0", "b#0"])
