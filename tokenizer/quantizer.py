@@ -15,6 +15,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from training.processes import num_processes, sum_over_processes
+
 
 @dataclass
 class Quantized:
@@ -27,6 +29,10 @@ class Quantized:
         codebook_loss: scalar, squared distance (a sum over D), mean over tokens; moves the codes.
         commitment_loss: the same value; moves the encoder.
         entropy_loss: scalar, mean entropy a token − entropy of the batch mean, in nats.
+
+    In training with several processes "mean" is over the tokens of all: the losses' mean over
+    processes, and its gradient, are those of one process with the whole batch, although processes
+    hold different numbers of tokens.
     """
 
     codes: Tensor
@@ -65,20 +71,24 @@ class VectorQuantizer(nn.Module):
             cosine = unit @ book.T  # (L, K)
             ids = cosine.argmax(-1)
             codes = book[ids]
+            share, total = 1.0, len(z)  # of this process's tokens, times the processes
+            if self.training and num_processes() > 1:  # validation is one process's affair
+                total = int(sum_over_processes(torch.tensor(len(z), device=z.device)))
+                share = num_processes() * len(z) / total
             entropy = torch.zeros((), device=z.device)
             if self.training and self.entropy_temperature > 0:
                 # squared distance of unit vectors is 2 − 2 cos: softmax(−d / τ)
                 log_p = F.log_softmax(cosine * (2 / self.entropy_temperature), -1)
                 p = log_p.exp()
-                mean = p.mean(0)
-                per_token = -(p * log_p).sum(-1).mean()
+                mean = p.mean(0) if total == len(z) else sum_over_processes(p.sum(0)) / total
+                per_token = -(p * log_p).sum(-1).mean() * share
                 entropy = per_token + (mean * (mean + 1e-5).log()).sum()
             return Quantized(
                 codes=unit + (codes - unit).detach(),
                 ids=ids,
                 unit=unit,
-                codebook_loss=(codes - unit.detach()).square().sum(-1).mean(),
-                commitment_loss=(codes.detach() - unit).square().sum(-1).mean(),
+                codebook_loss=(codes - unit.detach()).square().sum(-1).mean() * share,
+                commitment_loss=(codes.detach() - unit).square().sum(-1).mean() * share,
                 entropy_loss=entropy,
             )
 

@@ -3,18 +3,55 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, distributed
 
 
+def num_processes() -> int:
+    """Processes of this run."""
+    if not (distributed.is_available() and distributed.is_initialized()):
+        return 1
+    return distributed.get_world_size()
+
+
+class _Sum(torch.autograd.Function):
+    """Σ over processes, whose gradient is the sum of all processes' gradients of it."""
+
+    @staticmethod
+    def forward(ctx: Any, tensor: Tensor) -> Tensor:
+        total = tensor.clone()
+        distributed.all_reduce(total)
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
+        total = gradients[0].clone()
+        distributed.all_reduce(total)
+        return total
+
+
+def sum_over_processes(tensor: Tensor) -> Tensor:
+    """The sum of a tensor over all processes, with gradient; every process must call this.
+
+    What a loss does with it counts once on every process, so that gradients that are averaged over
+    processes, as a training's are, come out as those of one process with the whole batch.
+    """
+    if num_processes() == 1:
+        return tensor
+    total = _Sum.apply(tensor)
+    assert isinstance(total, Tensor)
+    return total
+
+
 def mean_over_processes(tensor: Tensor) -> Tensor:
     """The mean of a tensor over all processes; every process must call this."""
-    if not (distributed.is_available() and distributed.is_initialized()):
+    if num_processes() == 1:
         return tensor
     total = tensor.detach().clone()
     distributed.all_reduce(total)
-    return total / distributed.get_world_size()
+    return total / num_processes()
 
 
 def share_changed(tensors: Sequence[Tensor], changed: Sequence[bool]) -> None:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ from torch import Tensor
 from generator.conditions import FrameCondition
 from generator.gpt import GPT, GPTConfig
 from generator.grammar import Vocabulary
+from training.layers import recomputed
 
 
 def packed(lengths: list[int]) -> Tensor:
@@ -162,3 +164,18 @@ def test_errors_name_the_rule(gpt: GPT, vocabulary: Vocabulary) -> None:
             vocabulary,
             FrameCondition(prefix=(5, 3)),
         )
+
+
+def test_recomputed_layers_give_the_same_gradients(gpt: GPT) -> None:
+    """`train.checkpoint_activations`, with dropout on: the same bits."""
+    ids = torch.randint(gpt.vocabulary.size, (20,), generator=torch.Generator().manual_seed(0))
+    bounds = torch.tensor([0, 12, 20], dtype=torch.int32)
+    gradients = []
+    for around in (nullcontext(), recomputed(gpt)):
+        gpt.train().zero_grad()
+        torch.manual_seed(3)
+        with around:
+            gpt(ids, bounds).square().sum().backward()
+        gradients.append([p.grad.clone() for p in gpt.parameters() if p.grad is not None])
+    assert len(gradients[0]) == len(list(gpt.parameters()))
+    assert all(torch.equal(a, b) for a, b in zip(*gradients, strict=True))

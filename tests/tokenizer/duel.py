@@ -13,17 +13,20 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from frozen import ToyEncoder  # the script's own folder
 from torch import Tensor, nn
 
+import tokenizer.semantic
 from tokenizer.adversarial import AdversarialConfig, make_game
 from tokenizer.losses import LossConfig, tokenizer_loss
 from tokenizer.model import TokenizerConfig, VideoTokenizer
 from tokenizer.qformer import QFormerConfig
+from tokenizer.semantic import SemanticDiscriminatorConfig
 from training.config import TrainConfig
 from training.loop import StageBase, train
 
-# The entropy term is left out: it is a function of the whole batch, not a mean over its rows.
-LOSS = LossConfig(entropy=0.0)
+LOSS = LossConfig()  # the entropy term too, which is a function of the whole batch
+ASSIGNMENT = torch.tensor([[4, 4], [1, 4], [4, 1], [1, 1]])  # 13 tokens of rows 0, 2; 7 of 1, 3
 TOKENIZER = TokenizerConfig(
     levels=(1, 4),
     num_frames=8,
@@ -49,22 +52,29 @@ RUN = TrainConfig.model_validate(
 )
 
 
+SEMANTIC = GAME.model_copy(
+    update={
+        "discriminator": SemanticDiscriminatorConfig(layers=(1, 3), width=8, groups=2, kernel=5)
+    }
+)
+tokenizer.semantic.load_encoder = lambda config: ToyEncoder((2, 3, 3))
+
+
 class DuelStage(StageBase):
     """Random clips; the wiring of `TokenizerStage` without its videos."""
 
-    adversary_config = GAME
-
-    def __init__(self) -> None:
+    def __init__(self, kind: str) -> None:
+        self.adversary_config = GAME if kind == "patch" else SEMANTIC
         torch.manual_seed(0)
         self.model: nn.Module = VideoTokenizer(TOKENIZER)
-        self.game = make_game(GAME, TOKENIZER.num_frames, TOKENIZER.size)
+        self.game = make_game(self.adversary_config, TOKENIZER.num_frames, TOKENIZER.size)
         assert self.game is not None
         self.adversary: nn.Module | None = self.game.adversary
         self.made: Tensor | None = None
 
     def batch(self, step: int, rank: int, world: int) -> tuple[Tensor, Tensor]:
         clips = torch.rand(4, 3, 8, 16, 16, generator=torch.Generator().manual_seed(step)) * 2 - 1
-        return clips[rank::world], torch.full((4, 2), 4)[rank::world]
+        return clips[rank::world], ASSIGNMENT[rank::world]
 
     def loss(self, model: nn.Module, batch: Any, generator: torch.Generator) -> Any:
         result = model(*batch)
@@ -90,16 +100,16 @@ class DuelStage(StageBase):
         self.game.after_step()
 
 
-def one(run_dir: Path, rank: int, world: int, port: int, sharding: str) -> None:
+def one(run_dir: Path, rank: int, world: int, port: int, sharding: str, kind: str) -> None:
     """A child's work."""
     if world > 1:
         place = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": world, "MASTER_PORT": port}
         os.environ.update({k: str(v) for k, v in place.items()}, MASTER_ADDR="127.0.0.1")
         os.environ["ACCELERATE_USE_CPU"] = "true"
-    train(DuelStage(), RUN.model_copy(update={"sharding": sharding}), run_dir)
+    train(DuelStage(kind), RUN.model_copy(update={"sharding": sharding}), run_dir)
 
 
-def together(run_dir: Path, world: int, sharding: str) -> None:
+def together(run_dir: Path, world: int, sharding: str, kind: str = "patch") -> None:
     """A run of as many processes."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -110,7 +120,7 @@ def together(run_dir: Path, world: int, sharding: str) -> None:
         if pid == 0:
             code = 1
             try:
-                one(run_dir, rank, world, port, sharding)
+                one(run_dir, rank, world, port, sharding, kind)
                 code = 0
             except BaseException as error:
                 print(f"child: {error!r}", file=sys.stderr)
@@ -128,3 +138,5 @@ if __name__ == "__main__":
     together(folder / "one", 1, "none")
     together(folder / "two", 2, "none")
     together(folder / "spread", 2, "fsdp")
+    together(folder / "semantic-one", 1, "none", "semantic")
+    together(folder / "semantic-two", 2, "none", "semantic")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import math
 from pathlib import Path
@@ -31,6 +32,12 @@ from video.io import write_video
 
 REAL, FAKE = torch.tensor([[2.0], [-0.5]]), torch.tensor([[-3.0], [0.25]])
 SMALL = {"width": 24, "layers": 1, "heads": 2}
+
+
+spec = importlib.util.spec_from_file_location("frozen", Path(__file__).with_name("frozen.py"))
+assert spec is not None and spec.loader is not None
+frozen = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(frozen)
 
 
 def log1pexp(x: float) -> float:
@@ -292,9 +299,18 @@ def test_weight_0_builds_nothing(data: dict[str, Any], tmp_path: Path) -> None:
     assert not any(name.startswith("advers") for name in {*rows[0], *weights})
 
 
-def test_killed_and_resumed(data: dict[str, Any], tmp_path: Path) -> None:
+@pytest.mark.parametrize("discriminator", ["patch", "semantic"])
+def test_killed_and_resumed(
+    data: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, discriminator: str
+) -> None:
     """Broken off at step 8, three steps behind the checkpoint: the same bits, LeCAM's means too."""
-    config = settings(data, lecam=0.01, kind="non_saturating", smoothing=0.1, every=2)
+    changes: dict[str, Any] = {"lecam": 0.01, "smoothing": 0.1, "every": 2}
+    if discriminator == "semantic":
+        monkeypatch.setattr("tokenizer.semantic.load_encoder", lambda _: frozen.ToyEncoder())
+        changes["discriminator"] = {
+            "kind": "semantic", "layers": [1, 3], "width": 8, "groups": 2, "kernel": 5,
+        }  # fmt: skip
+    config = settings(data, kind="non_saturating", **changes)
     _, whole = run(config, tmp_path / "whole")
     stage = TokenizerStage(config)
     after_step = stage.after_step
