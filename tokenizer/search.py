@@ -1,8 +1,6 @@
-"""Every candidate of every clip: the exact prefix tree, brute force, and the table on disk.
+"""Every candidate of every clip: by the exact prefix tree or brute force; the table on disk.
 
-Block t depends on the clip and on (k₁ … k_t) only, so the m^T assignments are the leaves of a tree
-of m + m² + … + m^T blocks (780 instead of 2 500 for m = 5, T = 4). The tree is walked depth first
-for a whole batch of clips at once; brute force is kept as its slow twin.
+The tree is `tokenizer.tree`; brute force is kept as its slow twin.
 
 Shape letters: B batch, T blocks, M = m^T candidates.
 """
@@ -11,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Literal
 
@@ -21,7 +19,7 @@ import torch
 from torch import Tensor
 
 from tokenizer.model import VideoTokenizer
-from tokenizer.stream import BlockDecoder, BlockEncoder, Past
+from tokenizer.tree import Measure, PrefixTree
 
 log = logging.getLogger(__name__)
 
@@ -40,34 +38,37 @@ def candidate_errors(model: VideoTokenizer, clips: Tensor, method: Method = "tre
     Returns:
         (B, M) float32, error of clamped reconstructions, values in [−1, 1].
     """
-    if method == "brute":
-        return _brute_errors(model, clips)
-    patch_frames = model.config.patch[0]
-    encoder, decoder = BlockEncoder(model, clips), BlockDecoder(model)
-    leaves: list[Tensor] = []
-
-    def walk(encoded: Past, decoded: Past, error: Tensor) -> None:
-        t = encoded.num_blocks
-        if t == model.num_blocks:
-            leaves.append(error / t)
-            return
-        target = clips[:, :, t * patch_frames : (t + 1) * patch_frames]
-        for rank in range(len(model.levels)):
-            ids, next_encoded = encoder.step(encoded, rank)
-            pixels, next_decoded = decoder.step(decoded, ids)
-            block = (pixels.float().clamp(-1, 1) - target).square().mean((1, 2, 3, 4))
-            walk(next_encoded, next_decoded, error + block)
-
-    walk(Past(), Past(), torch.zeros(len(clips), device=clips.device))
-    return torch.stack(leaves, 1)
+    return candidate_measures(model, clips, {}, method)["mse"]
 
 
-def _brute_errors(model: VideoTokenizer, clips: Tensor) -> Tensor:
-    out = []
-    for candidate in model.levels.candidates(model.num_blocks):
+@torch.no_grad()
+def candidate_measures(
+    model: VideoTokenizer,
+    clips: Tensor,
+    measures: Mapping[str, Measure],
+    method: Method = "tree",
+) -> dict[str, Tensor]:
+    """As `candidate_errors`, with further measures of quality that are means over frames.
+
+    Args:
+        model: in eval mode.
+        clips: (B, 3, F, H, W) float32 in [−1, 1], whole clips.
+        measures: such as LPIPS, by name.
+        method: "tree" or "brute"; equal up to rounding.
+
+    Returns:
+        (B, M) float32 for "mse" and each of the measures.
+    """
+    if method == "tree":
+        return PrefixTree(model, clips, measures).measure()
+    out: dict[str, list[Tensor]] = {name: [] for name in ("mse", *measures)}
+    for candidate in model.levels.candidates(clips.shape[2] // model.config.patch[0]):
         result = model(clips, candidate.expand(len(clips), -1).to(clips.device))
-        out.append((result.clips.float().clamp(-1, 1) - clips).square().mean((1, 2, 3, 4)))
-    return torch.stack(out, 1)
+        made = result.clips.float().clamp(-1, 1)
+        out["mse"].append((made - clips).square().mean((1, 2, 3, 4)))
+        for name, measure in measures.items():
+            out[name].append(measure(made, clips).float())
+    return {name: torch.stack(columns, 1) for name, columns in out.items()}
 
 
 def model_hash(model: torch.nn.Module) -> str:

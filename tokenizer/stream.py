@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from tokenizer.masks import block_causal_attention
+from tokenizer.masks import attend
 from tokenizer.model import VideoTokenizer
 from tokenizer.qformer import KeyValue, QFormer, QFormerLayer
 
@@ -26,7 +26,7 @@ class Past:
     """What later blocks may look at.
 
     Attributes:
-        own: for each layer keys and values (B, rows, Hd, Dh) of the queries so far.
+        own: for each layer keys and values (B, Hd, rows, Dh) of the queries so far.
         references: for each layer those of the references so far (decoder only).
     """
 
@@ -36,13 +36,16 @@ class Past:
 
 
 def _attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    return block_causal_attention(q, k, v, (q.shape[1],), (k.shape[1],))
+    """q (B, Q, Hd, Dh) over heads-first keys and values, which need no copy; (B, Q, Hd, Dh)."""
+    return attend(q.transpose(1, 2), k, v).transpose(1, 2)
 
 
 def _append(past: tuple[KeyValue, ...], layer: int, k: Tensor, v: Tensor) -> KeyValue:
+    """New keys and values (B, N, Hd, Dh) behind those of the past, heads first."""
+    k, v = k.transpose(1, 2), v.transpose(1, 2)
     if not past:
-        return k, v
-    return torch.cat([past[layer][0], k], 1), torch.cat([past[layer][1], v], 1)
+        return k.contiguous(), v.contiguous()
+    return torch.cat([past[layer][0], k], 2), torch.cat([past[layer][1], v], 2)
 
 
 def _run(
@@ -72,7 +75,23 @@ class BlockEncoder:
         self.embeddings = model.patch_in(model.patches(clips))  # (B, T·N, D)
         blocks = self.embeddings.shape[1] // model.num_cells
         places = model.encoder_places.blocks(blocks)
-        self.references = model.encoder.references(self.embeddings + places)
+        whole = model.encoder.references(self.embeddings + places)
+        # What serves every past is computed once: references up to each block, heads first …
+        ends = [model.num_cells * (t + 1) for t in range(blocks)]
+        self.references = [
+            [tuple(x[:, :end].transpose(1, 2).contiguous() for x in pair) for pair in whole]
+            for end in ends
+        ]
+        self._queries: dict[tuple[int, int], Tensor] = {}  # … and queries of a block at a level
+
+    def queries(self, t: int, rank: int) -> Tensor:
+        """(B, k, D) what block t starts from at the level of this rank."""
+        if (t, rank) not in self._queries:
+            model, n = self.model, self.model.num_cells
+            pooled = model.encoder_places.pool(rank) @ self.embeddings[:, t * n : (t + 1) * n]
+            places = model.encoder_places.of_block(t, rank)
+            self._queries[t, rank] = model.query_map(pooled) + places
+        return self._queries[t, rank]
 
     def step(self, past: Past, rank: int, rows: Tensor | None = None) -> tuple[Tensor, Past]:
         """Encode the next block at the level of this rank.
@@ -80,20 +99,15 @@ class BlockEncoder:
         Args:
             past: of the same clips.
             rank: of the level.
-            rows: (n,) int64, which of the clips; all if None.
+            rows: (n,) int64, which of the clips, in any order and more than once; all if None.
 
         Returns:
             ids (B, k) int64, and the past with this block.
         """
-        model, t, n = self.model, past.num_blocks, self.model.num_cells
+        model, t = self.model, past.num_blocks
         everything = slice(None) if rows is None else rows
-        block = self.embeddings[:, t * n : (t + 1) * n][everything]
-        pooled = model.encoder_places.pool(rank) @ block
-        x = model.query_map(pooled) + model.encoder_places.of_block(t, rank)  # (B, k, D)
-        seen = [
-            (k[:, : (t + 1) * n][everything], v[:, : (t + 1) * n][everything])
-            for k, v in self.references
-        ]
+        seen = [(k[everything], v[everything]) for k, v in self.references[t]]
+        x = self.queries(t, rank)[everything]
         x, own = _run(model.encoder, x, past, lambda index, _: seen[index])
         unit = F.normalize(model.code_in(x).float(), dim=-1)
         ids = model.quantizer.nearest(unit.flatten(0, 1)).unflatten(0, unit.shape[:2])
@@ -105,6 +119,13 @@ class BlockDecoder:
 
     def __init__(self, model: VideoTokenizer) -> None:
         self.model = model
+        self._places: dict[tuple[int, int], Tensor] = {}
+
+    def places(self, t: int, rank: int) -> Tensor:
+        """(k, D) of the tokens of block t at the level of this rank."""
+        if (t, rank) not in self._places:
+            self._places[t, rank] = self.model.decoder_places.of_block(t, rank)
+        return self._places[t, rank]
 
     def step(self, past: Past, ids: Tensor) -> tuple[Tensor, Past]:
         """Decode the next block.
@@ -116,14 +137,19 @@ class BlockDecoder:
         Returns:
             pixels (B, 3, 4, H, W), not clamped, and the past with this block.
         """
+        patches, past = self.patches(past, ids)
+        return self.model.pixels(patches), past
+
+    def patches(self, past: Past, ids: Tensor) -> tuple[Tensor, Past]:
+        """As `step`, but pixels as `VideoTokenizer.patches` orders them: (B, N, patch voxels)."""
         model, t = self.model, past.num_blocks
         places = model.decoder_places
-        rank = int(model.levels.ranks(torch.tensor([ids.shape[1]]))[0])
+        rank = model.levels.values.index(ids.shape[1])
         tokens = model.code_out(model.quantizer.lookup(ids))  # (B, k, D)
         start = places.spread(rank, model.config.decoder_start) @ tokens
         position = places.position[t * model.num_cells : (t + 1) * model.num_cells]
         x = model.start_map(start) + position  # (B, N, D)
-        codes = model.decoder.norm_references(tokens + places.of_block(t, rank))
+        codes = model.decoder.norm_references(tokens + self.places(t, rank))
         seen: list[KeyValue] = []
 
         def references(index: int, layer: QFormerLayer) -> KeyValue:
@@ -132,4 +158,4 @@ class BlockDecoder:
             return seen[-1]
 
         x, own = _run(model.decoder, x, past, references)
-        return model.pixels(model.patch_head(x)), Past(t + 1, own, tuple(seen))
+        return model.patch_head(x), Past(t + 1, own, tuple(seen))

@@ -10,7 +10,13 @@ from torch import Tensor
 
 from tokenizer.model import VideoTokenizer
 from tokenizer.reward import best_uniform, percentile, psnr_of_mse, rewards, standard_of
-from tokenizer.search import candidate_errors, check_clips, curate, read_table
+from tokenizer.search import (
+    candidate_errors,
+    candidate_measures,
+    check_clips,
+    curate,
+    read_table,
+)
 from tokenizer.stream import BlockDecoder, BlockEncoder, Past
 
 
@@ -20,6 +26,25 @@ def test_tree_equals_brute_force(model: VideoTokenizer, clips: Tensor) -> None:
     assert tree.shape == (5, 64)
     torch.testing.assert_close(tree, brute, rtol=1e-4, atol=0)
     assert torch.equal(tree.argmin(1), brute.argmin(1))
+
+
+@pytest.mark.parametrize("kept", [1 << 30, 0])
+@pytest.mark.parametrize("rows", [1, 7, 1000])
+def test_any_batching_of_the_tree(
+    model: VideoTokenizer, clips: Tensor, rows: int, kept: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Rows of a step and memory change nothing; a second measure goes along."""
+    monkeypatch.setattr("tokenizer.tree.ROWS", rows)
+    monkeypatch.setattr("tokenizer.tree.KEPT_BYTES", kept)
+
+    def worst(made: Tensor, clip: Tensor) -> Tensor:  # a mean over frames
+        return (made - clip).abs().amax((1, 3, 4)).mean(1)
+
+    tree = candidate_measures(model, clips[:2], {"worst": worst}, "tree")
+    brute = candidate_measures(model, clips[:2], {"worst": worst}, "brute")
+    assert tree.keys() == brute.keys() == {"mse", "worst"}
+    for name, table in tree.items():
+        torch.testing.assert_close(table, brute[name], rtol=1e-4, atol=1e-6)
 
 
 @torch.no_grad()
