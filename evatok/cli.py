@@ -122,12 +122,9 @@ def search_command(
     Example:
         evatok search configs/nano/search.yaml clips=2000
     """
-    from evatok.search import run_search
+    from evatok.search import Pace, run_search
 
-    def progress(split: str, done: int, total: int) -> None:
-        note(f"{split}: {done} of {total} clips")
-
-    show(run_search(config, overrides or (), run_dir, progress), as_json)
+    show(run_search(config, overrides or (), run_dir, Pace(note)), as_json)
 
 
 @app.command("tokens")

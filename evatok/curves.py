@@ -106,16 +106,19 @@ def curve_rows(
     uniform: list[tuple[float, float]] = []
     candidates = clips.levels.candidates(clips.num_blocks)
     for choice in choices_of(clips, router, wishing):
-        psnr = float(clips.quality.gather(1, choice.chosen[:, None]).double().mean())
+        means = {
+            name: float(table.gather(1, choice.chosen[:, None]).double().mean())
+            for name, table in clips.measures.items()
+        }
         tokens = float(clips.lengths[choice.chosen].double().mean())
         if choice.strategy == "uniform":
-            uniform.append((tokens, psnr))
+            uniform.append((tokens, means["psnr"]))
         row: dict[str, Any] = {
             "set": clips.name,
             "strategy": choice.strategy,
             "setting": choice.setting,
             "mean_tokens": tokens,
-            "psnr": psnr,
+            **means,
         }
         if choice.w_q is not None:
             row["percentile"] = percentile(clips.rewards(choice.w_q), choice.chosen)

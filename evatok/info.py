@@ -20,7 +20,8 @@ from generator.train import GeneratorConfig
 from tokenizer.assignment import Levels
 from tokenizer.model import VideoTokenizer
 from tokenizer.router import Router
-from tokenizer.stages import FinalConfig, ProxyConfig, RouterTraining, TokenizerTraining
+from tokenizer.router_stage import RouterTraining
+from tokenizer.stages import FinalConfig, ProxyConfig, TokenizerTraining
 
 
 def describe(model_or_config: str) -> dict[str, Any]:

@@ -32,7 +32,8 @@ from generator.gpt import GPT
 from generator.train import GeneratorConfig
 from tokenizer.model import VideoTokenizer
 from tokenizer.router import Router
-from tokenizer.stages import FinalConfig, ProxyConfig, RouterTraining
+from tokenizer.router_stage import RouterTraining
+from tokenizer.stages import FinalConfig, ProxyConfig
 from training.config import Config, ConfigError, load_config
 from training.loop import MAY_CHANGE
 from training.rundir import alone

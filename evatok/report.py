@@ -26,7 +26,7 @@ from evatok.plots import line_plot
 from evatok.search import SearchConfig
 from evatok.searched import searched_sets
 from generator.engine import SamplingConfig
-from tokenizer.stages import router_scores
+from tokenizer.router_stage import router_scores
 from training.config import Config
 from video.dataset import DataConfig
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import time
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from datetime import timedelta
 from functools import partial
 from multiprocessing import get_context, parent_process
 from multiprocessing.connection import wait
@@ -14,15 +17,37 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
+from evaluation.perceptual import load_perceptual
 from evatok.models import load_model
 from tokenizer.model import VideoTokenizer
-from tokenizer.search import Method, curate
+from tokenizer.search import Method
+from tokenizer.table import Recorded, curate
 from training.config import Config, load_config
 from training.precision import fast_float32
+from training.processes import launched_as
 from video.dataset import ClipSampler, DataConfig, Window
 from video.lists import Split
 
+DECIDING = ("batch_size", "seed", "precision")
 Progress = Callable[[str, int, int], None]  # "train" or "test", clips done, clips in all
+
+
+class Pace:
+    """Tells how a search gets on: clips done, clips a second, time left."""
+
+    def __init__(self, tell: Callable[[str], None]) -> None:
+        self.tell = tell
+        # When and how many, the last few times: shards that were there already cost nothing.
+        self._last: dict[str, deque[tuple[float, int]]] = {}
+
+    def __call__(self, split: str, done: int, total: int) -> None:
+        """A `Progress`."""
+        last = self._last.setdefault(split, deque(maxlen=20))
+        last.append((time.monotonic(), done))
+        seconds, clips = (b - a for a, b in zip(last[0], last[-1], strict=True))
+        rate = clips / seconds if clips and seconds else 0.0
+        left = f", {rate:.2f} clips/s, {timedelta(seconds=round((total - done) / rate))} left"
+        self.tell(f"{split}: {done} of {total} clips{left if rate else ''}")
 
 
 class SearchConfig(Config):
@@ -37,8 +62,14 @@ class SearchConfig(Config):
     batch_size: int = Field(default=32, ge=1)
     seed: int = Field(default=0, ge=0)
     method: Method = "tree"
+    quality: tuple[Recorded, ...] = ()  # columns beside "mse", which gives PSNR
     precision: Literal["fp32", "bf16"] = "fp32"
     processes: int = Field(default=1, ge=1)  # that share the batches; changes speed only
+
+    def decides(self) -> dict[str, Any]:
+        """What else than the model and the clip decides the numbers of a shard; JSON-able."""
+        data = self.data.model_dump(mode="json", exclude={"cache_dir"})
+        return {"data": data} | {key: getattr(self, key) for key in DECIDING}
 
 
 def run_search(
@@ -65,25 +96,36 @@ def search_config(
         raise FileNotFoundError(f"model: no tokenizer in {config.model}: train the proxy first")
     model: VideoTokenizer = load_model(VideoTokenizer, config.model)
     result: dict[str, Any] = {"candidates": model.levels.num_candidates(model.num_blocks)}
+    ours, groups = launched_as()
     splits: tuple[Split, ...] = ("train", "test")
     for split in splits:
         _, num_batches, total = _batches(config, split)  # also fills the cache, once
         tell = partial(progress, split) if progress is not None else _silent
-        if config.processes == 1:
-            for done in _curate(config, run_dir / split, split, 0):
-                tell(done, total)
+        processes = min(config.processes, -(-num_batches // groups))
+        if processes == 1:
+            for done in _curate(config, run_dir / split, split, ours, groups):
+                tell(done if groups == 1 else _done(run_dir / split), total)
         else:
-            _share(config, run_dir / split, split, min(config.processes, num_batches), tell, total)
+            _share(config, run_dir / split, split, processes, tell, total)
         result[split] = {"table": str(run_dir / split), "clips": total}
     return result
+
+
+def _done(folder: Path) -> int:
+    """Clips in the shards that are there, whoever made them."""
+    return sum(pq.read_metadata(path).num_rows for path in folder.glob("*.parquet"))
 
 
 def _silent(done: int, total: int) -> None:
     """Tell nobody."""
 
 
-def _curate(config: SearchConfig, folder: Path, split: Split, rank: int) -> Iterator[int]:
+def _curate(
+    config: SearchConfig, folder: Path, split: Split, rank: int, world: int
+) -> Iterator[int]:
     """This process's batches of a split; clips done so far after each."""
+    measures = {name: load_perceptual(name) for name in config.quality}
+    weights = {name: measure.checksum for name, measure in measures.items()}
     model: VideoTokenizer = load_model(VideoTokenizer, config.model)
     batch, num_batches, _ = _batches(config, split)
     with fast_float32(torch.device("cpu")):
@@ -92,18 +134,22 @@ def _curate(config: SearchConfig, folder: Path, split: Split, rank: int) -> Iter
             batch,
             num_batches,
             folder,
+            measures=measures,
+            settings={**config.decides(), "quality": weights},
             method=config.method,
             autocast=config.precision == "bf16",
             rank=rank,
-            world=config.processes,
+            world=world,
         )
 
 
-def _part(config: SearchConfig, folder: Path, split: Split, rank: int, threads: int) -> None:
+def _part(
+    config: SearchConfig, folder: Path, split: Split, rank: int, world: int, threads: int
+) -> None:
     """Target of one process."""
     torch.set_num_threads(threads)
     parent = parent_process()
-    for _ in _curate(config, folder, split, rank):
+    for _ in _curate(config, folder, split, rank, world):
         if parent is not None and not parent.is_alive():
             return  # it was killed, and could not stop us
 
@@ -117,10 +163,13 @@ def _share(
     total: int,
 ) -> None:
     """Let several processes do a split; small operations gain more so than from threads."""
+    ours, groups = launched_as()
     threads = max(1, torch.get_num_threads() // processes)
     workers = [
         get_context("spawn").Process(
-            target=_part, args=(config, folder, split, rank, threads), daemon=True
+            target=_part,
+            args=(config, folder, split, ours * processes + rank, groups * processes, threads),
+            daemon=True,
         )
         for rank in range(processes)
     ]
@@ -132,7 +181,7 @@ def _share(
             failed = [worker.exitcode for worker in workers if worker.exitcode]
             if failed:
                 raise RuntimeError(f"a process of the search ended with status {failed[0]}")
-            tell(sum(pq.read_metadata(p).num_rows for p in folder.glob("*.parquet")), total)
+            tell(_done(folder), total)
     finally:
         for worker in workers:
             worker.terminate()

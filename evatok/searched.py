@@ -15,9 +15,9 @@ from torch import Tensor
 from evatok.measure import ClipSet, clip_set
 from evatok.search import SearchConfig
 from tokenizer.assignment import Levels
-from tokenizer.reward import Standard, psnr_of_mse, rewards, standard_of
+from tokenizer.reward import Standard, rewards, standard_of
 from tokenizer.router import Router
-from tokenizer.search import check_clips, read_table
+from tokenizer.table import Quality, check_clips, read_table
 from video.dataset import ClipSampler
 
 
@@ -28,7 +28,9 @@ class Searched:
     Attributes:
         name: of the set.
         real: the clips.
-        quality: (N, M) float32 PSNR in dB, proxy tokenizer.
+        quality: (N, M) float32 of the reward, higher is better, proxy tokenizer.
+        measures: (N, M) float32 of all that the search recorded, by name: "psnr" in dB, and
+            perceptual distances.
         standard: statistics of the training table.
         levels: of the proxy.
         num_blocks: T.
@@ -37,6 +39,7 @@ class Searched:
     name: str
     real: ClipSet
     quality: Tensor
+    measures: dict[str, Tensor]
     standard: Standard
     levels: Levels
     num_blocks: int
@@ -60,28 +63,35 @@ class Searched:
         return torch.cat(parts)
 
 
-def searched_sets(search: SearchConfig, directory: Path, levels: Levels) -> list[Searched]:
+def searched_sets(
+    search: SearchConfig, directory: Path, levels: Levels, quality: Quality = "psnr"
+) -> list[Searched]:
     """The held-out clips of a search, a set for each source.
 
     Args:
         search: its settings.
         directory: of its tables, with train/ and test/.
         levels: of the tokenizer that searched.
+        quality: of the reward.
     """
-    errors, _, _ = read_table(directory / "train")
-    held, names, places = read_table(directory / "test")
-    num_blocks = round(np.log(held.shape[1]) / np.log(len(levels)))
-    standard = standard_of(psnr_of_mse(errors), levels.candidates(num_blocks).sum(1))
+    table = read_table(directory / "train").quality(quality)
+    held = read_table(directory / "test")
+    num_blocks = round(np.log(table.shape[1]) / np.log(len(levels)))
+    standard = standard_of(table, levels.candidates(num_blocks).sum(1))
     sampler = ClipSampler(search.data, "test")
-    drawn = sampler.eval_clips(len(places))  # the same draw as that search
-    numbers = [batch * search.batch_size + row for batch, row in places]
+    drawn = sampler.eval_clips(len(held.places))  # the same draw as that search
+    numbers = [batch * search.batch_size + row for batch, row in held.places]
     windows = [drawn[number % len(drawn)] for number in numbers]  # beyond: the names will differ
-    check_clips(directory / "test", names, [sampler.name(window) for window in windows])
+    check_clips(directory / "test", held.names, [sampler.name(window) for window in windows])
     sets = []
     for number, source in enumerate(sampler.sources):
         rows = [i for i, window in enumerate(windows) if window.source == number]
         if rows:
             real = clip_set(sampler, [windows[i] for i in rows], source.root.name)
-            quality = psnr_of_mse(held[rows])
-            sets.append(Searched(real.name, real, quality, standard, levels, num_blocks))
+            measures = {"psnr": held.quality()[rows]}
+            measures |= {k: v[rows] for k, v in held.measures.items() if k != "mse"}
+            of_reward = held.quality(quality)[rows]
+            sets.append(
+                Searched(real.name, real, of_reward, measures, standard, levels, num_blocks)
+            )
     return sets

@@ -12,11 +12,10 @@ from evaluation.features.masked import MaskedConfig, MaskedStage
 from evaluation.features.nano import FeaturesConfig, FeaturesStage
 from evatok.models import save_model
 from generator.train import GeneratorConfig, GeneratorStage
+from tokenizer.router_stage import RouterStage, RouterTraining
 from tokenizer.stages import (
     FinalConfig,
     ProxyConfig,
-    RouterStage,
-    RouterTraining,
     TokenizerStage,
 )
 from training.config import Config, ConfigError, load_config, read_yaml

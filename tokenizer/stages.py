@@ -13,7 +13,6 @@ from typing import Literal, Protocol
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
@@ -26,14 +25,12 @@ from tokenizer.alignment import (
     make_teacher,
     tokenizer_of,
 )
-from tokenizer.assignment import Levels
-from tokenizer.initialise import initialise_codes, initialise_patches, initialise_router
+from tokenizer.initialise import initialise_codes, initialise_patches
 from tokenizer.losses import LossConfig, tokenizer_loss
 from tokenizer.model import TokenizerConfig, VideoTokenizer
 from tokenizer.quantizer import Quantized
-from tokenizer.reward import best_uniform, percentile, psnr_of_mse, rewards, standard_of
-from tokenizer.router import Router, RouterConfig
-from tokenizer.search import check_clips, read_table
+from tokenizer.reward import psnr_of_mse
+from tokenizer.router import Router
 from training.config import Config, TrainConfig
 from training.loop import StageBase, Validation
 from video.clips import to_frames
@@ -294,163 +291,3 @@ def picture(rows: list[Tensor], columns: int = 12) -> np.ndarray:
         frames = torch.stack([to_frames(c)[c.shape[1] // 2 + 1] for c in clips[:columns]])
         strips.append(torch.cat(list(frames), 1))  # (H, W · columns, 3)
     return torch.cat(strips).numpy()
-
-
-class RouterTraining(Config):
-    """Stage 3: learn the best assignment from the table of a search."""
-
-    stage: Literal["router"] = "router"
-    data: DataConfig
-    model: RouterConfig
-    train: TrainConfig
-    table: Path  # folder of the search over training clips
-    search_batch: int = Field(ge=1)  # batch size and seed of that search: they name its clips
-    search_seed: int = 0
-    held_out_table: Path | None = None  # folder of the search over held-out clips
-    # With model.preference: what the router takes when none is given, and the range it learns.
-    w_q: float = Field(default=1.2, ge=0, le=2)
-    w_q_range: tuple[float, float] = (0.4, 2.0)
-    # 0 = the best candidate is the class (the paper); above, classes are weighted by
-    # softmax(reward / temperature), which says more with few clips.
-    target_temperature: float = Field(default=0.0, ge=0)
-    # Start the patch layer from principal components.
-    start_from_data: bool = False
-
-    @model_validator(mode="after")
-    def _one_home(self) -> RouterTraining:
-        fields = RouterConfig.model_fields
-        if any(getattr(self.model, name) != fields[name].default for name in ("w_q", "standard")):
-            raise ValueError("model.w_q and model.standard are written by the training: set w_q")
-        own = type(self).model_fields
-        if not self.model.preference and self.w_q_range != own["w_q_range"].default:
-            raise ValueError("w_q_range is for a router with model.preference")
-        return self
-
-
-class RouterStage(StageBase):
-    """Stage 3."""
-
-    START_CLIPS = 256  # whose patches make the principal components
-
-    def __init__(self, config: RouterTraining) -> None:
-        self.config = config
-        levels, blocks = (
-            Levels(config.model.levels),
-            config.model.num_frames // config.model.patch[0],
-        )
-        self.lengths = levels.candidates(blocks).sum(1)
-        errors, names, places = read_table(config.table)
-        self.quality = psnr_of_mse(errors)
-        self.standard = standard_of(self.quality, self.lengths)
-        torch.manual_seed(config.train.seed)
-        router = Router(
-            config.model.model_copy(update={"w_q": config.w_q, "standard": self.standard})
-        )
-        self.model: nn.Module = router
-        self.sampler = ClipSampler(config.data, "train")
-        self.frames = self._load(places, names)
-        if config.start_from_data:
-            initialise_router(router, self.frames[: self.START_CLIPS].float() / 127.5 - 1)
-        self.held_out: tuple[Tensor, Tensor] | None = None
-        if config.held_out_table is not None:
-            held, names, places = read_table(config.held_out_table)
-            sampler = ClipSampler(config.data, "test")
-            wanted = sampler.eval_clips(len(places))  # the same draw as that search
-            rows = [number * config.search_batch + row for number, row in places]
-            windows = [wanted[row % len(wanted)] for row in rows]  # beyond: the names will differ
-            check_clips(config.held_out_table, names, [sampler.name(w) for w in windows])
-            clips, _ = sampler.load(windows)
-            self.held_out = clips, psnr_of_mse(held)
-
-    def _load(self, places: list[tuple[int, int]], names: list[str]) -> Tensor:
-        """The searched clips again, (N, 3, F, H, W) uint8: batches are pure functions."""
-        out: list[Tensor] = []
-        drawn: list[str] = []
-        numbers = sorted({number for number, _ in places})
-        for number in numbers:
-            clips, _, windows = self.sampler.batch(
-                number, self.config.search_batch, self.config.search_seed
-            )
-            rows = [row for n, row in places if n == number]
-            out.append(((clips[rows] + 1) * 127.5).round().to(torch.uint8))
-            drawn += [self.sampler.name(windows[row]) for row in rows]
-        check_clips(self.config.table, names, drawn)
-        return torch.cat(out)
-
-    def batch(self, step: int, rank: int, world: int) -> tuple[Tensor, Tensor, Tensor]:
-        """Clips, their rewards for every candidate, and the w_q of these rewards."""
-        rows, config = self.config.train.batch_size, self.config
-        generator = torch.Generator().manual_seed(config.train.seed * 1_000_003 + step)
-        pick = torch.randint(len(self.frames), (rows,), generator=generator)
-        mirrored = torch.rand(rows, generator=generator) < (0.5 if config.data.flip else 0)
-        w_q = torch.full((rows,), config.w_q)
-        if config.model.preference:
-            low, high = config.w_q_range
-            w_q = low + (high - low) * torch.rand(rows, generator=generator)
-        pick, mirrored, w_q = pick[rank::world], mirrored[rank::world], w_q[rank::world]
-        clips = self.frames[pick].float() / 127.5 - 1
-        # A clip and its mirror image are about equally hard, block by block.
-        clips = torch.where(mirrored.view(-1, 1, 1, 1, 1), clips.flip(-1), clips)
-        table = rewards(self.quality[pick], self.lengths, self.standard, w_q[:, None])
-        return clips, table.float(), w_q
-
-    def _logits(self, model: nn.Module, clips: Tensor, w_q: Tensor) -> Tensor:
-        return (model(clips, w_q) if self.config.model.preference else model(clips)).float()
-
-    def loss(
-        self, model: nn.Module, batch: tuple[Tensor, Tensor, Tensor], generator: torch.Generator
-    ) -> tuple[Tensor, dict[str, Tensor]]:
-        """Cross-entropy to the best candidate, or to the softened rewards."""
-        clips, table, w_q = batch
-        logits = self._logits(model, clips, w_q)
-        temperature = self.config.target_temperature
-        target = (table / temperature).softmax(-1) if temperature else table.argmax(-1)
-        loss = F.cross_entropy(logits, target)
-        got = percentile(table, logits.argmax(-1))
-        return loss, {"cross_entropy": loss.detach(), "percentile": torch.tensor(got)}
-
-    @torch.no_grad()
-    def validate(self, model: nn.Module, step: int) -> Validation:
-        """Percentile, top-1 and top-5 on held-out clips, beside the best uniform level.
-
-        With `preference` also the percentile at other w_q in the range that was learned.
-        """
-        assert isinstance(model, Router)
-        if self.held_out is None:
-            return Validation(scalars={}, images={})
-        clips, quality = self.held_out
-        scalars: dict[str, float] = {}
-        low, high = self.config.w_q_range
-        others = torch.linspace(low, high, 5).tolist() if self.config.model.preference else []
-        for w_q in [self.config.w_q, *others]:
-            table = rewards(quality, self.lengths, self.standard, w_q).float()
-            parts = clips.split(64)
-            logits = torch.cat([self._logits(model, x, torch.full((len(x),), w_q)) for x in parts])
-            if not scalars:
-                scalars = router_scores(model, logits, table)
-            else:
-                scalars[f"percentile_{w_q:.1f}"] = percentile(table, logits.argmax(-1))
-        return Validation(scalars=scalars, images={})
-
-
-def router_scores(model: Router, logits: Tensor, table: Tensor) -> dict[str, float]:
-    """How good a router's choices are (method section 5, table 8).
-
-    Args:
-        model: for its levels.
-        logits: (N, M).
-        table: (N, M) rewards.
-    """
-    chosen = logits.argmax(-1)
-    best = table.argmax(-1, keepdim=True)
-    level, uniform = best_uniform(table, model.levels, model.num_blocks)
-    lengths = model.levels.candidates(model.num_blocks).sum(1)
-    return {
-        "percentile": percentile(table, chosen),
-        "best_uniform_percentile": uniform,
-        "best_uniform_level": float(level),
-        "top1": float((logits.topk(1).indices == best).any(-1).float().mean() * 100),
-        "top5": float((logits.topk(5).indices == best).any(-1).float().mean() * 100),
-        "mean_tokens": float(lengths[chosen].float().mean()),
-        "best_mean_tokens": float(lengths[best[:, 0]].float().mean()),
-    }

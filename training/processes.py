@@ -2,11 +2,29 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, distributed
+
+_PLACE = (("RANK", "0"), ("WORLD_SIZE", "1"))
+
+
+def launched_as() -> tuple[int, int]:
+    """This process's rank and the number of processes, as `torchrun` or `accelerate launch` say.
+
+    For work that is shared without talking: no process group is made. (0, 1) where nothing was
+    launched.
+
+    Raises:
+        ValueError: the environment's RANK and WORLD_SIZE do not fit each other.
+    """
+    rank, world = (os.environ.get(name, default) for name, default in _PLACE)
+    if not (rank.isdigit() and world.isdigit() and int(rank) < int(world)):
+        raise ValueError(f"RANK {rank!r} and WORLD_SIZE {world!r} are no place among processes")
+    return int(rank), int(world)
 
 
 def num_processes() -> int:

@@ -13,11 +13,9 @@ from tokenizer.reward import best_uniform, percentile, psnr_of_mse, rewards, sta
 from tokenizer.search import (
     candidate_errors,
     candidate_measures,
-    check_clips,
-    curate,
-    read_table,
 )
 from tokenizer.stream import BlockDecoder, BlockEncoder, Past
+from tokenizer.table import check_clips, curate, read_table
 
 
 def test_tree_equals_brute_force(model: VideoTokenizer, clips: Tensor) -> None:
@@ -73,8 +71,11 @@ def test_a_killed_search_resumes_to_the_same_table(
     (tmp_path / "parts" / "table-00001.partial").write_bytes(b"half a file")
     assert list(curate(model, batch, 2, tmp_path / "parts")) == [2, 4]
     whole, parts = read_table(tmp_path / "whole"), read_table(tmp_path / "parts")
-    assert torch.equal(whole[0], parts[0]) and whole[1:] == parts[1:]
-    assert whole[1] == ["clip 0", "clip 1", "clip 1", "clip 2"]
+    assert torch.equal(whole.quality(), parts.quality())
+    assert (whole.names, whole.places) == (parts.names, parts.places)
+    assert whole.names == ["clip 0", "clip 1", "clip 1", "clip 2"]
+    with pytest.raises(ValueError, match="has mse, not lpips"):
+        whole.quality("lpips")
     with torch.no_grad():
         model.patch_head.bias.add_(1)
     with pytest.raises(ValueError, match="was made with model"):

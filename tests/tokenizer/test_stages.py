@@ -13,8 +13,9 @@ from tokenizer.losses import LossConfig, tokenizer_loss
 from tokenizer.model import VideoTokenizer
 from tokenizer.reward import rewards
 from tokenizer.router import Router
-from tokenizer.search import curate
-from tokenizer.stages import FinalConfig, ProxyConfig, RouterStage, RouterTraining, TokenizerStage
+from tokenizer.router_stage import RouterStage, RouterTraining
+from tokenizer.stages import FinalConfig, ProxyConfig, TokenizerStage
+from tokenizer.table import curate
 from training.loop import train
 from video.dataset import ClipSampler, DataConfig
 from video.io import write_video
