@@ -202,6 +202,10 @@ def reconstruct_command(
     assignment: Annotated[
         str, typer.Option(help="router, uniform:32, 32,16,8,8, best or threshold:24.5 (dB).")
     ] = "router",
+    quality: Annotated[
+        float | None,
+        typer.Option(help="Weight of quality in [0, 2]: short for --assignment router:Q."),
+    ] = None,
     model: Model = "nano",
     max_tokens: Annotated[
         int | None, typer.Option(min=1, help="The most that a clip may take (router, best).")
@@ -217,7 +221,7 @@ def reconstruct_command(
 
     \b
     Example:
-        evatok reconstruct holiday.mp4 -o out/videos --assignment router
+        evatok reconstruct holiday.mp4 -o out/videos --quality 1.4
     """
     from evatok.models import load
     from evatok.reconstruct import reconstruct_files
@@ -225,6 +229,10 @@ def reconstruct_command(
     from tokenizer.strategies import make_assigner
 
     models = load(model)
+    if quality is not None:
+        if assignment != "router":
+            raise ValueError(f"--quality is the router's: leave out --assignment {assignment}")
+        assignment = f"router:{quality:g}"
     kind, _, value = assignment.partition(":")
     router = models.router if kind in ("router", "best") else None
     if kind == "router" and value:

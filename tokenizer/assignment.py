@@ -79,22 +79,24 @@ class Levels:
         place = len(self.values) ** torch.arange(ranks.shape[-1] - 1, -1, -1, device=ranks.device)
         return (ranks * place).sum(-1)
 
-    def with_prefix(self, num_blocks: int, prefix: Sequence[int]) -> Tensor:
+    def with_prefix(self, num_blocks: int, prefix: Sequence[int] | Tensor) -> Tensor:
         """Which candidates begin with the given levels.
 
         Args:
             num_blocks: T.
-            prefix: at most T token counts.
+            prefix: (..., p) token counts, p at most T.
 
         Returns:
-            (m^T,) bool.
+            (..., m^T) bool.
         """
-        if len(prefix) > num_blocks:
-            raise ValueError(f"prefix {tuple(prefix)} is longer than the {num_blocks} blocks")
-        start = torch.tensor(list(prefix), dtype=torch.int64)
-        if len(prefix):
+        start = torch.as_tensor(prefix, dtype=torch.int64)
+        length = start.shape[-1]
+        if length > num_blocks:
+            raise ValueError(f"prefix {start.tolist()} is longer than the {num_blocks} blocks")
+        if start.numel():
             self.ranks(start)
-        return (self.candidates(num_blocks)[:, : len(prefix)] == start).all(-1)
+        candidates = self.candidates(num_blocks).to(start.device)[:, :length]
+        return (candidates == start[..., None, :]).all(-1)
 
 
 def grid(tokens: int, height: int, width: int) -> tuple[int, int]:

@@ -100,3 +100,36 @@ def initialise_codes(
     pick = torch.randint(len(z), (len(book),), generator=generator)
     noise = torch.randn(book.shape, generator=generator) * 0.01
     book.copy_(F.normalize(z[pick.to(z.device)] + noise.to(z.device), dim=-1))
+
+
+@torch.no_grad()
+def initialise_from(model: VideoTokenizer, source: VideoTokenizer) -> None:
+    """Start from a trained tokenizer of the same clips, or of shorter ones.
+
+    Positions of blocks that the source does not have get what its last block has learned beyond
+    the fixed table that both began with.
+
+    Args:
+        model: to be filled.
+        source: the same but for `num_frames`, which is at most the model's.
+
+    Raises:
+        ValueError: they differ in more.
+    """
+    ours, theirs = model.config, source.config
+    different = [
+        name
+        for name in type(ours).model_fields
+        if name != "num_frames" and getattr(ours, name) != getattr(theirs, name)
+    ]
+    if different or theirs.num_frames > ours.num_frames:
+        raise ValueError(
+            f"start_from: that tokenizer has another {' and '.join(different) or 'num_frames'}"
+        )
+    state = source.state_dict()
+    for name in ("encoder_places.position", "decoder_places.position"):
+        fixed = model.get_parameter(name).detach()  # as it was made
+        learned = state[name] - fixed[: len(state[name])]
+        last = learned[-model.num_cells :].repeat(model.num_blocks - source.num_blocks, 1)
+        state[name] = fixed + torch.cat([learned, last])
+    model.load_state_dict(state)

@@ -112,7 +112,7 @@ class Router(
     def assign(
         self,
         clips: Tensor,
-        prefix: Sequence[int] = (),
+        prefix: Sequence[int] | Tensor = (),
         *,
         w_q: float | None = None,
         max_tokens: int | None = None,
@@ -121,7 +121,7 @@ class Router(
 
         Args:
             clips: (B, 3, F, H, W) float in [−1, 1].
-            prefix: token counts of the first blocks, or none.
+            prefix: token counts of the first blocks, or none: (p,), or (B, p) clip by clip.
             w_q: weight of quality in [0, 2]; needs a router with `preference`.
             max_tokens: the most that a clip may take.
 
@@ -131,18 +131,21 @@ class Router(
         Raises:
             ValueError: no assignment is allowed, or this router takes no w_q.
         """
-        candidates = self.levels.candidates(self.num_blocks)
-        allowed = self.levels.with_prefix(self.num_blocks, prefix)
+        candidates = self.levels.candidates(self.num_blocks).to(clips.device)
+        given = torch.as_tensor(prefix, dtype=torch.int64, device=clips.device)
+        allowed = self.levels.with_prefix(self.num_blocks, given)  # (M,) or (B, M)
         if max_tokens is not None:
-            allowed &= candidates.sum(1) <= max_tokens
-            if not allowed.any():
-                start = f" that begins with {tuple(prefix)}" if len(prefix) else ""
+            allowed = allowed & (candidates.sum(1) <= max_tokens)
+            if not bool(allowed.any(-1).all()):
+                count = given.shape[-1]
+                start = f" that begins with {tuple(given.tolist())}" if count else ""
+                shortest = given.sum(-1).max() + self.levels.values[0] * (self.num_blocks - count)
                 raise ValueError(
                     f"no assignment{start} has at most {max_tokens} tokens: the shortest has "
-                    f"{sum(prefix) + self.levels.values[0] * (self.num_blocks - len(prefix))}"
+                    f"{int(shortest)}"
                 )
         if w_q is not None and not 0 <= w_q <= 2:
             raise ValueError(f"w_q {w_q:g} is outside [0, 2]")
         wanted = None if w_q is None else torch.full((len(clips),), w_q, device=clips.device)
-        logits = self(clips, wanted).masked_fill(~allowed.to(clips.device), float("-inf"))
-        return candidates.to(clips.device)[logits.argmax(-1)]
+        logits = self(clips, wanted).masked_fill(~allowed, float("-inf"))
+        return candidates[logits.argmax(-1)]

@@ -9,7 +9,7 @@ Shape letters: B batch, F frames, T blocks, H W pixels, M = m^T candidates.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Literal, Protocol, Self
 
 import numpy as np
 import torch
@@ -25,7 +25,7 @@ from tokenizer.alignment import (
     make_teacher,
     tokenizer_of,
 )
-from tokenizer.initialise import initialise_codes, initialise_patches
+from tokenizer.initialise import initialise_codes, initialise_from, initialise_patches
 from tokenizer.losses import LossConfig, tokenizer_loss
 from tokenizer.model import TokenizerConfig, VideoTokenizer
 from tokenizer.quantizer import Quantized
@@ -61,7 +61,15 @@ class TokenizerTraining(Config):
     assignments_per_batch: int = Field(default=0, ge=0)
     # Start the patch layers from principal components and the codebook from outputs.
     start_from_data: bool = False
+    # Folder of a trained tokenizer, of as long or shorter clips, to start from instead.
+    start_from: Path | None = None
     validation_clips: int = Field(default=64, ge=1)
+
+    @model_validator(mode="after")
+    def _one_start(self) -> Self:
+        if self.start_from is not None and self.start_from_data:
+            raise ValueError("give start_from or start_from_data, one of the two")
+        return self
 
 
 class ProxyConfig(TokenizerTraining):
@@ -104,6 +112,8 @@ class TokenizerStage(StageBase):
         self.perceptual = config.loss.perceptual.load()
         torch.manual_seed(self.seed)
         self.model: nn.Module = VideoTokenizer(config.model)
+        if config.start_from is not None:
+            initialise_from(self.model, VideoTokenizer.from_pretrained(config.start_from))
         if self.teacher is not None:
             self.model = align(self.tokenizer, self.teacher, config.alignment.layer)
         self.game = make_game(config.adversarial, config.model.num_frames, config.model.size)

@@ -27,6 +27,7 @@ from tokenizer.model import VideoTokenizer
 from tokenizer.reward import Standard, psnr_of_mse, rewards
 from tokenizer.router import Router
 from tokenizer.search import candidate_errors
+from tokenizer.sliding import slide
 
 # clips (B, 3, F, H, W) in [−1, 1] → (B, T) int64 token counts
 Assigner = Callable[[Tensor], Tensor]
@@ -89,7 +90,7 @@ def make_assigner(
             raise ValueError(f"assignment {spec!r}: w_q is outside [0, 2]")
         trained = _usable(name, model, router)
         if name == "router":
-            return _routed(trained, w_q, max_tokens)
+            return _routed(trained, w_q, max_tokens, model.num_blocks)
         return _best(trained, w_q, proxy or model, max_tokens)
     if max_tokens is not None:
         raise ValueError(f"assignment {spec!r} takes no limit of tokens: 'router' and 'best' do")
@@ -124,9 +125,16 @@ def _usable(name: str, model: VideoTokenizer, router: Router | None) -> Router:
     return router
 
 
-def _routed(router: Router, w_q: float | None, max_tokens: int | None) -> Assigner:
+def _routed(router: Router, w_q: float | None, max_tokens: int | None, num_blocks: int) -> Assigner:
     if w_q is not None and not router.config.preference:
         raise ValueError(f"this router knows w_q {router.config.w_q:g} only: write 'router'")
+    if num_blocks > router.num_blocks:
+        if max_tokens is not None:
+            raise ValueError(
+                f"a router of {router.num_blocks} blocks slides over clips of {num_blocks} and "
+                "takes no limit of tokens"
+            )
+        return partial(slide, router, w_q=w_q)
     return partial(router.assign, w_q=w_q, max_tokens=max_tokens)
 
 

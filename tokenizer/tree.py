@@ -52,14 +52,30 @@ class PrefixTree:
     """Measures every candidate of a batch of clips."""
 
     def __init__(
-        self, model: VideoTokenizer, clips: Tensor, measures: Mapping[str, Measure] | None = None
+        self,
+        model: VideoTokenizer,
+        clips: Tensor,
+        measures: Mapping[str, Measure] | None = None,
+        only: Tensor | None = None,
     ) -> None:
-        """Prepare clips (B, 3, F, H, W), F = 4 T; `measures` beside "mse", by name."""
+        """Prepare the walk.
+
+        Args:
+            model: in eval mode.
+            clips: (B, 3, F, H, W), F = 4 T.
+            measures: beside "mse", by name.
+            only: (n,) int64, the candidates that are wanted; all if None. What no wanted one
+                begins with is not computed, and the numbers of the others are NaN.
+        """
         self.model, self.clips, self.extra = model, clips, dict(measures or {})
         self.encoder, self.decoder = BlockEncoder(model, clips), BlockDecoder(model)
         self.targets = model.patches(clips)  # (B, T·N, patch voxels)
         self.num_blocks = clips.shape[2] // model.config.patch[0]
         self.found: dict[str, Tensor] = {}
+        self.wanted: list[set[int]] | None = None  # prefixes of each depth
+        if only is not None:
+            base, ends = len(model.levels), range(self.num_blocks - 1, -1, -1)
+            self.wanted = [set((only // base**end).tolist()) for end in ends]
 
     @torch.no_grad()
     def measure(self) -> dict[str, Tensor]:
@@ -67,7 +83,8 @@ class PrefixTree:
         count = self.model.levels.num_candidates(self.num_blocks)
         shape = (count, len(self.clips))
         self.found = {
-            name: torch.empty(shape, device=self.clips.device) for name in ("mse", *self.extra)
+            name: torch.full(shape, torch.nan, device=self.clips.device)
+            for name in ("mse", *self.extra)
         }
         zero = torch.zeros(1, len(self.clips), device=self.clips.device)
         root = _Prefixes((0,), 0, dict.fromkeys(self.found, zero), Past(), Past())
@@ -89,8 +106,23 @@ class PrefixTree:
             self._walk(groups[half:])
             return
         last = depth + 1 == self.num_blocks
-        born = [self._child(g, r, last) for g in groups for r in range(len(self.model.levels))]
+        born = []
+        for group in groups:
+            for rank in range(len(self.model.levels)):
+                parents = self._parents(group, rank)
+                if parents is not None:
+                    born.append(self._child(parents, rank, last))
         self._walk(born if last else self._merged(born))
+
+    def _parents(self, group: _Prefixes, rank: int) -> _Prefixes | None:
+        """Those of a group that a wanted candidate continues at the level of this rank."""
+        if self.wanted is None:
+            return group
+        base, wanted = len(self.model.levels), self.wanted[group.encoded.num_blocks]
+        keep = [i for i, leaf in enumerate(group.leaves) if leaf * base + rank in wanted]
+        if len(keep) == len(group.leaves):
+            return group
+        return _part(group, keep) if keep else None
 
     def _child(self, group: _Prefixes, rank: int, is_last: bool) -> _Prefixes:
         """The same prefixes, one block longer."""
@@ -159,6 +191,29 @@ def _joined(groups: Sequence[_Prefixes]) -> list[_Prefixes]:
             past([group.decoded for group in groups]),
         )
     ]
+
+
+def _part(group: _Prefixes, keep: list[int]) -> _Prefixes:
+    """Some of the prefixes of a group."""
+    count = len(group.leaves)
+    index = torch.tensor(keep, device=next(iter(group.sums.values())).device)
+
+    def rows(pairs: tuple[KeyValue, ...]) -> tuple[KeyValue, ...]:
+        return tuple(
+            tuple(x.unflatten(0, (count, -1))[index].flatten(0, 1) for x in pair)  # type: ignore[misc]
+            for pair in pairs
+        )
+
+    def past(whole: Past) -> Past:
+        return Past(whole.num_blocks, rows(whole.own), rows(whole.references))
+
+    return _Prefixes(
+        tuple(group.leaves[i] for i in keep),
+        group.tokens,
+        {name: sums[index] for name, sums in group.sums.items()},
+        past(group.encoded),
+        past(group.decoded),
+    )
 
 
 def _stack(pairs: Sequence[KeyValue]) -> KeyValue:

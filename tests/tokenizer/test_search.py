@@ -16,6 +16,7 @@ from tokenizer.search import (
 )
 from tokenizer.stream import BlockDecoder, BlockEncoder, Past
 from tokenizer.table import check_clips, curate, read_table
+from tokenizer.tree import PrefixTree
 
 
 def test_tree_equals_brute_force(model: VideoTokenizer, clips: Tensor) -> None:
@@ -43,6 +44,14 @@ def test_any_batching_of_the_tree(
     assert tree.keys() == brute.keys() == {"mse", "worst"}
     for name, table in tree.items():
         torch.testing.assert_close(table, brute[name], rtol=1e-4, atol=1e-6)
+
+
+def test_only_some_candidates(model: VideoTokenizer, clips: Tensor) -> None:
+    whole = PrefixTree(model, clips[:2]).measure()["mse"]
+    only = torch.tensor([0, 7, 8, 33, 34, 63])
+    found = PrefixTree(model, clips[:2], only=only).measure()["mse"]
+    torch.testing.assert_close(found[:, only], whole[:, only], rtol=1e-4, atol=0)
+    assert int(found.isfinite().sum()) == 2 * len(only)
 
 
 @torch.no_grad()
