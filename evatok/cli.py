@@ -152,6 +152,9 @@ def curves_command(
     tables: Annotated[
         Path | None, typer.Option(help="Folder of the search. Default: runs/FAMILY/search.")
     ] = None,
+    training: Annotated[
+        Path | None, typer.Option(help="Search that the routers learned from, if another one.")
+    ] = None,
     preference: Annotated[
         Path | None,
         typer.Option(help="Folder of a router with w_q as an input. Default: the model's."),
@@ -169,7 +172,7 @@ def curves_command(
     from evatok.curves import run_curves
 
     result = run_curves(
-        config, output, tables, preference, model, feature_networks(features, model)
+        config, output, tables, preference, model, feature_networks(features, model), training
     )
     show(result, as_json)
 

@@ -164,11 +164,12 @@ def measure_curves(
     directory: Path,
     wishing: Router | None = None,
     networks: Sequence[Network] = (),
+    training: Path | None = None,
 ) -> tuple[Rows, Rows]:
     """Curves of every set, and what the routers keep of the possible gain."""
     rows: Rows = []
     kept: Rows = []
-    for clips in searched_sets(search, directory, models.proxy.levels):
+    for clips in searched_sets(search, directory, models.proxy.levels, training=training):
         mine = curve_rows(clips, models.proxy, models.router, wishing, networks)
         rows += mine
         for strategy in dict.fromkeys(row["strategy"] for row in mine):
@@ -190,6 +191,7 @@ def run_curves(
     preference: Path | None = None,
     model: str = "nano",
     features: Sequence[FeatureNetwork] = (),
+    training: Path | None = None,
 ) -> dict[str, Any]:
     """Measure and write the curves of the search that a settings file describes.
 
@@ -200,6 +202,7 @@ def run_curves(
         preference: folder of a router with w_q as an input; None = the model's, if it has one.
         model: name or folder of the proxy and the router.
         features: networks of distances.
+        training: folder of the search that the routers learned from; None = these tables.
 
     Returns:
         JSON-able: `curves`, `kept` and the files written.
@@ -213,7 +216,7 @@ def run_curves(
     if wishing is not None and not wishing.config.preference:
         raise ValueError(f"{preference}: this router does not take w_q as an input")
     networks = [Network(one) for one in features]
-    rows, kept = measure_curves(models, search, folder, wishing, networks)
+    rows, kept = measure_curves(models, search, folder, wishing, networks, training)
     files = write_curves(rows, output)
     return {"curves": rows, "kept": kept, "files": [str(path) for path in files]}
 

@@ -56,7 +56,7 @@ class SearchConfig(Config):
     stage: Literal["search"] = "search"
     data: DataConfig  # as in the router's settings, which load the same clips again
     model: Path  # folder of the proxy tokenizer
-    clips: int = Field(ge=1)  # training clips, rounded up to whole batches
+    clips: int = Field(ge=0)  # training clips, rounded up to whole batches; 0: only held-out ones
     # Held-out clips, one of a video, drawn as `ClipSampler.eval_clips` does; all if None.
     held_out_clips: int | None = Field(default=None, ge=1)
     batch_size: int = Field(default=32, ge=1)
@@ -97,7 +97,7 @@ def search_config(
     model: VideoTokenizer = load_model(VideoTokenizer, config.model)
     result: dict[str, Any] = {"candidates": model.levels.num_candidates(model.num_blocks)}
     ours, groups = launched_as()
-    splits: tuple[Split, ...] = ("train", "test")
+    splits: tuple[Split, ...] = ("train", "test") if config.clips else ("test",)
     for split in splits:
         _, num_batches, total = _batches(config, split)  # also fills the cache, once
         tell = partial(progress, split) if progress is not None else _silent

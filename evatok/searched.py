@@ -64,7 +64,11 @@ class Searched:
 
 
 def searched_sets(
-    search: SearchConfig, directory: Path, levels: Levels, quality: Quality = "psnr"
+    search: SearchConfig,
+    directory: Path,
+    levels: Levels,
+    quality: Quality = "psnr",
+    training: Path | None = None,
 ) -> list[Searched]:
     """The held-out clips of a search, a set for each source.
 
@@ -73,8 +77,10 @@ def searched_sets(
         directory: of its tables, with train/ and test/.
         levels: of the tokenizer that searched.
         quality: of the reward.
+        training: folder of the search that the routers learned from, if it is another one: its
+            statistics make the reward.
     """
-    table = read_table(directory / "train").quality(quality)
+    table = read_table((training or directory) / "train").quality(quality)
     held = read_table(directory / "test")
     num_blocks = round(np.log(table.shape[1]) / np.log(len(levels)))
     standard = standard_of(table, levels.candidates(num_blocks).sum(1))

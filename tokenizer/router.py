@@ -114,7 +114,7 @@ class Router(
         clips: Tensor,
         prefix: Sequence[int] | Tensor = (),
         *,
-        w_q: float | None = None,
+        w_q: float | Tensor | None = None,
         max_tokens: int | None = None,
     ) -> Tensor:
         """The most probable assignment of each clip, among those that are allowed.
@@ -122,7 +122,7 @@ class Router(
         Args:
             clips: (B, 3, F, H, W) float in [−1, 1].
             prefix: token counts of the first blocks, or none: (p,), or (B, p) clip by clip.
-            w_q: weight of quality in [0, 2]; needs a router with `preference`.
+            w_q: weight of quality in [0, 2], one or (B,); needs a router with `preference`.
             max_tokens: the most that a clip may take.
 
         Returns:
@@ -144,8 +144,11 @@ class Router(
                     f"no assignment{start} has at most {max_tokens} tokens: the shortest has "
                     f"{int(shortest)}"
                 )
-        if w_q is not None and not 0 <= w_q <= 2:
-            raise ValueError(f"w_q {w_q:g} is outside [0, 2]")
-        wanted = None if w_q is None else torch.full((len(clips),), w_q, device=clips.device)
+        wanted = None
+        if w_q is not None:
+            wanted = torch.as_tensor(w_q, dtype=torch.float32, device=clips.device)
+            if not bool(((wanted >= 0) & (wanted <= 2)).all()):
+                raise ValueError(f"w_q {w_q} is outside [0, 2]")
+            wanted = wanted.expand(len(clips))
         logits = self(clips, wanted).masked_fill(~allowed, float("-inf"))
         return candidates[logits.argmax(-1)]

@@ -84,6 +84,9 @@ class FinalConfig(TokenizerTraining):
     stage: Literal["final"] = "final"
     router: Path | None = None  # folder of the trained router
     uniform: int | None = None  # the level of every block of every clip, instead of a router
+    # For a router with `preference`: each clip gets a w_q drawn from this range, so that the
+    # tokenizer is good along the whole curve. None: the router's own w_q.
+    w_q_range: tuple[float, float] | None = None
 
     @model_validator(mode="after")
     def _one_way_to_assign(self) -> FinalConfig:
@@ -91,6 +94,10 @@ class FinalConfig(TokenizerTraining):
             raise ValueError("give a router or a uniform level, one of the two")
         if self.uniform is not None and self.uniform not in self.model.levels:
             raise ValueError(f"uniform {self.uniform} is not one of levels {self.model.levels}")
+        if self.w_q_range is not None:
+            low, high = self.w_q_range
+            if self.router is None or not 0 <= low <= high <= 2:
+                raise ValueError("w_q_range needs a router, and two numbers in [0, 2], low first")
         return self
 
 
@@ -167,11 +174,15 @@ class TokenizerStage(StageBase):
         """Clips and assignments of one optimiser step on this rank."""
         rows = self.config.train.batch_size
         clips, _, _ = self.sampler.batch(step, rows, self.seed, rank, world)
-        if self.router is not None:
-            return clips, self.router.assign(clips)
-        if isinstance(self.config, FinalConfig):
-            return clips, self._uniform(len(clips), self.config.uniform)
         generator = torch.Generator().manual_seed(self.seed * 1_000_003 + step)
+        if isinstance(self.config, FinalConfig):
+            if self.router is None:
+                return clips, self._uniform(len(clips), self.config.uniform)
+            if self.config.w_q_range is None:
+                return clips, self.router.assign(clips)
+            low, high = self.config.w_q_range
+            w_q = low + (high - low) * torch.rand(rows, generator=generator)
+            return clips, self.router.assign(clips, w_q=w_q[rank::world])
         return clips, self._random(rows, generator)[rank::world]
 
     def loss(
