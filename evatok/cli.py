@@ -17,6 +17,7 @@ from typer.exceptions import TyperException
 from evatok.cli_data import data_app
 from evatok.cli_export import export_llama_command, import_llama_command
 from evatok.cli_leaderboard import leaderboard_app
+from evatok.cli_text import text_app
 from evatok.cli_weights import weights_command
 from evatok.errors import message_for_user
 from evatok.options import (
@@ -432,6 +433,7 @@ app.command("export-llama")(export_llama_command)
 app.command("import-llama")(import_llama_command)
 app.add_typer(data_app, name="data")
 app.add_typer(leaderboard_app, name="leaderboard")
+app.add_typer(text_app, name="text")
 app.command("weights")(weights_command)
 
 

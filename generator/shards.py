@@ -155,9 +155,9 @@ def _dtype(vocabulary: Vocabulary) -> np.dtype:
 
 def _with_defaults(meta: Mapping[str, Any]) -> dict[str, Any]:
     """META as its reader sees it: what an older writer did not know yet is at its default."""
-    meta = json.loads(json.dumps(meta))
-    vocabulary = Vocabulary.model_validate(meta["vocabulary"]).model_dump(mode="json")
-    return {"text": None} | meta | {"vocabulary": vocabulary}
+    plain: dict[str, Any] = json.loads(json.dumps(meta))
+    vocabulary = Vocabulary.model_validate(plain["vocabulary"]).model_dump(mode="json")
+    return {"text": None} | plain | {"vocabulary": vocabulary}
 
 
 @torch.no_grad()
