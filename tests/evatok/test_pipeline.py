@@ -160,7 +160,7 @@ def test_from_videos_to_report(
     assert models.text.pieces.digest == models.generator.text.digest
     report = json.loads((run_dir / "report" / "report.json").read_text())
     tables = report["tables"]
-    assert list(tables) == ["levels", "tokenizers", "router", "samples", "predictions"]
+    assert list(tables) == ["levels", "tokenizers", "router", "samples", "predictions", "texts"]
     assert all(tables.values())
     assert tables["router"][0]["num_clips"] == 8
     assert tables["tokenizers"][-1]["tokenizer"] == "router, w_q 1.6 (final)"

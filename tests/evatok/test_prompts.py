@@ -1,4 +1,4 @@
-"""Samples of texts: reproducible, by command, and refused where the model takes none."""
+"""Samples of texts: reproducible, by command, refused where the model takes none, and judged."""
 
 from __future__ import annotations
 
@@ -9,10 +9,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch import Tensor
 
 from evatok.captions import Thresholds
 from evatok.cli import main
+from evatok.measure import ClipSet
 from evatok.models import Models, load, save_model
+from evatok.prompted import interval, text_rows
 from evatok.prompts import sample_texts, text_files
 from evatok.text import Captioner, save_text
 from generator.conditions import TextCondition
@@ -37,7 +40,7 @@ def text_dir(toy_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     pieces = Captioner.load(root / "text").pieces
     old = load(toy_dir).generator
     data = old.vocabulary.model_dump() | {"num_text": len(pieces)}
-    text = TextCondition(max_pieces=8, digest=pieces.digest)
+    text = TextCondition(max_pieces=24, digest=pieces.digest)
     torch.manual_seed(0)
     gpt = GPT(old.size, Vocabulary.model_validate(data), old.frames, text)
     torch.nn.init.normal_(gpt.head.weight, std=0.5)
@@ -81,7 +84,7 @@ def test_files_by_command(
     ("words", "said"),
     [
         (["--text", ""], "a text of 0 pieces"),
-        (["--text", "far too many words for this model here"], "takes 1 to 8"),
+        (["--text", "far too many words " * 4], "takes 1 to 24"),
         (["--text", "left", "--class", "Left"], "give one of the two"),
         (["--text", "left", "-n", "0"], "at least 1"),
     ],
@@ -110,3 +113,74 @@ def test_models_without_text_say_what_to_do(toy: Models, text_dir: Path, tmp_pat
     save_text(["other captions"] * 3, 300, None, other / "text")
     with pytest.raises(ValueError, match="not the text model that the generator was trained with"):
         text_files(load(other), ["left"], 1, 0, GUIDED, tmp_path / "out")
+
+
+# --- do samples show what their texts say? ---
+
+
+def painted(brightness: float, motion: float) -> Tensor:
+    """(3, 16, 32, 32) in [−1, 1] of this mean luminance and mean change from frame to frame."""
+    signs = torch.tensor([1.0, -1.0]).repeat(8)[:, None, None]
+    return (brightness * 2 - 1 + motion * signs).expand(3, 16, 32, 32).clone()
+
+
+def obedient(models: Models, texts: list[str], seeds: list[int], settings: SamplingConfig):
+    """A generator that paints what it is told."""
+    clips = [
+        painted(
+            0.1 if "dark" in text else 0.8 if "bright" in text else 0.45,
+            0.002 if "little" in text else 0.08 if "much" in text else 0.015,
+        )
+        for text in texts
+    ]
+    return torch.stack(clips), None
+
+
+def deaf(models: Models, texts: list[str], seeds: list[int], settings: SamplingConfig):
+    """A generator that paints the same whatever it is told."""
+    return torch.stack([painted(0.8, 0.002)] * len(texts)), None
+
+
+@pytest.fixture
+def real() -> ClipSet:
+    """Left: dark or bright, much motion. Right: of no special brightness, little or much motion."""
+    clips = [painted(0.1, 0.08), painted(0.8, 0.08), painted(0.45, 0.002), painted(0.45, 0.08)] * 2
+    bytes_ = torch.stack(clips).add(1).mul(127.5).round().to(torch.uint8)
+    return ClipSet("squares", bytes_, torch.tensor([0, 0, 1, 1] * 2), ["Left", "Right"])
+
+
+def test_shares_of_samples_that_are_as_told(
+    models: Models, real: ClipSet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def rows(sampler: object) -> dict[str, dict[str, float]]:
+        monkeypatch.setattr("evatok.prompted.sample_texts", sampler)
+        found = text_rows(models, [real], SamplingConfig(), [2.0], 0, pairs=3)
+        assert all((row["set"], row["guidance"]) == ("squares", 2.0) for row in found)
+        return {row["measure"]: row for row in found}
+
+    good, bad = rows(obedient), rows(deaf)
+    names = ["class", "brightness", "motion", "brightness of pairs", "motion of pairs"]
+    assert list(good) == list(bad) == names
+    # what is said of how many: 4 of 8 dark or bright, all of little or much motion
+    assert [good[name]["num_clips"] for name in names] == [8, 4, 8, 3, 3]
+    assert [good[name]["share"] for name in names[1:]] == [1, 1, 1, 1]
+    assert [bad[name]["share"] for name in names[1:]] == [0.5, 0.25, 0, 0]
+    # without its words a clip is neither dark nor bright
+    assert good["brightness"]["name_alone"] == good["motion"]["name_alone"] == 0
+    assert good["class"]["by_chance"] == 0.5 and good["motion"]["by_chance"] == 1 / 3
+    for row in good.values():
+        assert row["low"] <= row["share"] <= row["high"]
+
+
+def test_rows_of_a_real_model(models: Models, real: ClipSet) -> None:
+    first = text_rows(models, [real], SamplingConfig(), [1.0, 2.0], 0, pairs=1)
+    assert {row["guidance"] for row in first} == {1.0, 2.0} and len(first) == 10
+    assert first == text_rows(models, [real], SamplingConfig(), [1.0, 2.0], 0, pairs=1)
+
+
+def test_wilsons_interval() -> None:
+    """Both ends solve |p − share| = z √(p (1 − p) / n)."""
+    for share, count in ((0.0, 5), (0.3, 40), (1.0, 12)):
+        for end in interval(share, count):
+            width = 1.959963984540054 * (end * (1 - end) / count) ** 0.5
+            assert abs(end - share) == pytest.approx(width, abs=1e-9)
