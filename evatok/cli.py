@@ -17,6 +17,7 @@ from typer.exceptions import TyperException
 from evatok.cli_data import data_app
 from evatok.cli_export import export_llama_command, import_llama_command
 from evatok.cli_leaderboard import leaderboard_app
+from evatok.cli_text import text_app
 from evatok.cli_weights import weights_command
 from evatok.errors import message_for_user
 from evatok.options import (
@@ -264,7 +265,11 @@ def sample_command(
     class_names: Annotated[
         list[str] | None, typer.Option("--class", help="A class, again for more; all by default.")
     ] = None,
-    count: Annotated[int, typer.Option("-n", "--count", help="Clips of each class.")] = 16,
+    texts: Annotated[
+        list[str] | None,
+        typer.Option("--text", help="A caption instead of classes, again for more."),
+    ] = None,
+    count: Annotated[int, typer.Option("-n", "--count", help="Clips of each.")] = 16,
     seed: Seed = 0,
     guidance: Annotated[float, typer.Option(help="u + s (c − u); 1 = off.")] = 2.0,
     temperature: Temperature = 1.0,
@@ -280,13 +285,15 @@ def sample_command(
     plain: Plain = False,
     as_json: AsJson = False,
 ) -> None:
-    """Generate clips of a class.
+    """Generate clips of a class, or of what a text says.
 
     \b
     Example:
         evatok sample --class Frogger -n 16 --seed 0 -o out/samples
+        evatok sample --text "a bright clip of Frogger with much motion" -n 8 -o out/samples
     """
     from evatok.models import load
+    from evatok.prompts import text_files
     from evatok.sampling import sample_files
     from generator.decoding import for_sampling, weights_of
     from generator.engine import SamplingConfig
@@ -301,8 +308,10 @@ def sample_command(
     models = load(model)
     if weights != "float32":
         models.generator = for_sampling(models.generator, weights_of(weights))
-    result = sample_files(models, class_names or (), count, seed, settings, output, plain=plain)
-    show(result, as_json)
+    if texts and class_names:
+        raise ValueError("--class and --text: give one of the two, a text can name its class")
+    write, wanted = (text_files, texts) if texts else (sample_files, class_names or ())
+    show(write(models, wanted, count, seed, settings, output, plain=plain), as_json)
 
 
 @app.command("predict")
@@ -435,6 +444,7 @@ app.command("export-llama")(export_llama_command)
 app.command("import-llama")(import_llama_command)
 app.add_typer(data_app, name="data")
 app.add_typer(leaderboard_app, name="leaderboard")
+app.add_typer(text_app, name="text")
 app.command("weights")(weights_command)
 
 

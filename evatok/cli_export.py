@@ -25,8 +25,12 @@ def export_llama_command(
     from evatok.models import load
     from generator.export import export_llama
 
-    gpt = load(model).generator
+    models = load(model)
+    gpt = models.generator
+    text = None if gpt.text is None else models.text  # refuses one that does not fit
     export_llama(gpt, directory)
+    if text is not None:
+        text.pieces.save(directory)
     show(
         {
             "directory": str(directory),

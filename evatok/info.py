@@ -63,9 +63,9 @@ def model_of(config: Any) -> nn.Module:
         return masked_model(config)
     assert isinstance(config, GeneratorConfig)
     if config.expect is not None:
-        return GPT(config.model, config.expect.vocabulary, config.expect.frames)
+        return GPT(config.model, config.expect.vocabulary, config.expect.frames, config.expect.text)
     tokens = TokenSet(config.tokens / "train")
-    return GPT(config.model, tokens.vocabulary, tokens.frames)
+    return GPT(config.model, tokens.vocabulary, tokens.frames, tokens.text)
 
 
 def _describe(parts: dict[str, nn.Module]) -> dict[str, Any]:
@@ -127,4 +127,5 @@ def _vocabulary(vocabulary: Vocabulary) -> dict[str, Any]:
         "levels": list(vocabulary.levels),
         "num_blocks": vocabulary.num_blocks,
         "class_names": list(vocabulary.class_names),
+        "text_pieces": vocabulary.num_text,
     }

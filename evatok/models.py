@@ -18,6 +18,7 @@ from typing import Any
 from torch import nn
 
 from evaluation.features.nano import NanoNet
+from evatok.text import Captioner
 from generator.gpt import GPT
 from tokenizer.model import VideoTokenizer
 from tokenizer.router import Router
@@ -25,6 +26,7 @@ from tokenizer.router import Router
 SHIPPED = Path(__file__).resolve().parent / "models"
 FILES = ("config.json", "model.safetensors")
 PARTS = ("features", "proxy", "router", "final", "generator")
+TEXT = "text"  # beside the parts of a generator with text: no weights
 PREFERENCE = "preference"  # a part that nothing else needs: a router with w_q as an input
 
 
@@ -72,8 +74,26 @@ class Models:
 
     @cached_property
     def generator(self) -> GPT:
-        """Class or frames → tokens."""
+        """Class, text or frames → tokens."""
         return self._load("generator", GPT)
+
+    @cached_property
+    def text(self) -> Captioner:
+        """Captions and their pieces, as the generator was trained with.
+
+        Raises:
+            ValueError: the generator takes no text, or text of other pieces.
+        """
+        condition, folder = self.generator.text, self.directory / TEXT
+        if condition is None:
+            raise ValueError(
+                f"the generator in {self.directory} was not trained on texts: give its tokens.yaml "
+                "a text and its generator.yaml a text_share, and train it"
+            )
+        captioner = Captioner.load(folder)
+        if captioner.pieces.digest != condition.digest:
+            raise ValueError(f"{folder} is not the text model that the generator was trained with")
+        return captioner
 
     def _load(self, part: str, kind: Any) -> Any:
         folder = self.directory / part

@@ -23,10 +23,11 @@ from evaluation.features.base import weights_checksum
 from evaluation.features.nano import FeaturesConfig, NanoNet
 from evatok.gallery import gallery, write_picture
 from evatok.measure import gate, held_out_sets, uniform_rows
-from evatok.models import PARTS, PREFERENCE, Models, load_model, save_model
+from evatok.models import PARTS, PREFERENCE, TEXT, Models, load_model, save_model
 from evatok.report import ReportConfig, draw, measure, write_report
 from evatok.search import SearchConfig, search_config
 from evatok.stages import train_config
+from evatok.text import TextConfig, copy_text, train_text
 from evatok.tokens import TokensConfig, write_shards
 from generator.gpt import GPT
 from generator.train import GeneratorConfig
@@ -105,6 +106,7 @@ FILES: dict[str, type[Config]] = {
     "search": SearchConfig,
     "router": RouterTraining,
     PREFERENCE: RouterTraining,
+    TEXT: TextConfig,
     "final": FinalConfig,
     "tokens": TokensConfig,
     "generator": GeneratorConfig,
@@ -127,7 +129,7 @@ class Pipeline:
         self.settings: dict[str, Any] = {
             name: load_config(schema, directory / f"{name}.yaml")
             for name, schema in FILES.items()
-            if name != PREFERENCE or (directory / f"{name}.yaml").is_file()
+            if name not in (PREFERENCE, TEXT) or (directory / f"{name}.yaml").is_file()
         }
         self.parts = [part for part in (*PARTS, PREFERENCE) if part in self.settings]
         self.config: PipelineConfig = self.settings["pipeline"]
@@ -151,12 +153,15 @@ class Pipeline:
             ("final.router", s["final"].router, run / "router" / "model"),
             ("tokens.tokenizer", s["tokens"].tokenizer, run / "final" / "model"),
             ("tokens.router", s["tokens"].router, run / "router" / "model"),
+            ("tokens.text", s["tokens"].text, run / TEXT if TEXT in s else None),
             ("generator.tokens", s["generator"].tokens, run / "tokens"),
         ]
         wrong = [f"{name} is {is_}, should be {should}" for name, is_, should in wanted
                  if is_ != should]  # fmt: skip
         if s["router"].data != s["search"].data:
             wrong.append("router.data is not search.data, whose clips it loads again")
+        if TEXT in s and s[TEXT].data.sources != s["tokens"].data.sources:
+            wrong.append("text.data.sources are not tokens.data.sources, whose clips it describes")
         if self.config.report.preferences and PREFERENCE not in s:
             wrong.append(f"report.preferences asks for a router of {PREFERENCE}.yaml, a new file")
         if wrong:
@@ -170,6 +175,7 @@ class Pipeline:
             return Step(name, s[name], needs, lambda: self._train(name))
 
         first = () if self.config.arcade is None else ("arcade",)
+        text = (TEXT,) if TEXT in s else ()
         steps = [] if not first else [Step("arcade", self.config.arcade, (), self._record)]
         return [
             *steps,
@@ -180,9 +186,10 @@ class Pipeline:
             training("router", "search"),
             *([training(PREFERENCE, "search")] if PREFERENCE in s else []),
             training("final", "router"),
-            Step("tokens", s["tokens"], ("final", "router"), self._tokens),
+            *([Step(TEXT, s[TEXT], first, self._text)] if text else []),
+            Step("tokens", s["tokens"], ("final", "router", *text), self._tokens),
             training("generator", "tokens"),
-            Step("export", None, tuple(self.parts), self._export),
+            Step("export", None, (*self.parts, *text), self._export),
             Step("report", self.config.report, ("export", "search"), self._report),
         ]
 
@@ -320,6 +327,9 @@ class Pipeline:
 
         return progress
 
+    def _text(self) -> dict[str, Any]:
+        return train_text(self.settings[TEXT], self.run_dir / TEXT)
+
     def _tokens(self) -> dict[str, Any]:
         return write_shards(self.settings["tokens"], self.run_dir / "tokens")
 
@@ -329,6 +339,8 @@ class Pipeline:
             folder = self.run_dir / "export" / part
             save_model(self._model(part), folder, half=True)
             sizes[part] = sum(file.stat().st_size for file in folder.iterdir())
+        if TEXT in self.settings:
+            sizes[TEXT] = copy_text(self.run_dir / TEXT, self.run_dir / "export" / TEXT)
         return {
             "folder": str(self.run_dir / "export"),
             "bytes": sizes | {"all": sum(sizes.values())},

@@ -21,6 +21,7 @@ from evatok.apart import training_only, training_only_flops
 from evatok.info import model_of
 from evatok.search import SearchConfig
 from evatok.stages import KINDS, load_training
+from generator.conditions import Condition
 from generator.gpt import GPT
 from generator.shards import TokenSet
 from generator.train import GeneratorConfig
@@ -203,13 +204,13 @@ def _assignments(config: Any, model: VideoTokenizer) -> list[list[int]]:
 
 def _lengths(config: GeneratorConfig, model: GPT) -> tuple[float, int]:
     """Mean tokens of a sequence, and of its condition."""
-    condition = 1
+    condition, kind = 1, Condition.CLASS
     if model.frames is not None and config.frame_share == 1:
-        condition = model.frames.num_tokens
+        condition, kind = model.frames.num_tokens, Condition.FRAMES
     if config.expect is not None:
         return config.expect.mean_length, condition
     tokens = TokenSet(config.tokens / "train")
-    return float(tokens.lengths(config.frame_share == 1).mean()), condition
+    return float(tokens.lengths(kind).mean()), condition
 
 
 def _memory(

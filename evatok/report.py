@@ -23,6 +23,7 @@ from evatok.measure import (
 from evatok.models import Models
 from evatok.page import number
 from evatok.plots import line_plot
+from evatok.prompted import text_rows
 from evatok.search import SearchConfig
 from evatok.searched import searched_sets
 from generator.engine import SamplingConfig
@@ -94,6 +95,9 @@ def measure(
     )
     say("frame prediction")
     tables["predictions"] = prediction_rows(models, sets, networks, config.sampling, config.seed)
+    if models.generator.text is not None:
+        say("samples of texts")
+        tables["texts"] = text_rows(models, sets, config.sampling, config.guidance, config.seed)
     return tables
 
 
@@ -151,6 +155,7 @@ TITLES = {
     "router": "Router against the best of all assignments",
     "samples": "Class-conditional samples",
     "predictions": "Frame prediction",
+    "texts": "Samples of texts: share that is as the text says (evatok/prompted.py)",
 }
 
 

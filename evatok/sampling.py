@@ -184,24 +184,13 @@ def sample_files(
     labels = [label for label in wanted for _ in range(count)]
     places = [place for _ in wanted for place in range(count)]
     clips, tokens = sample_labels(models, labels, places, seed, settings, progress)
-    rows = []
-    for clip, label, place, blocks in zip(
-        clips, labels, places, tokens.assignment.tolist(), strict=True
-    ):
-        frames = to_frames(clip).numpy()
-        if not plain:
-            top = models.final.levels.values[-1]
-            frames = compose([Panel(names[label], frames)], blocks, top)
-        path = output / f"{names[label]}-{seed}-{place:03d}.mp4"
-        write_video(path, frames, fps)
-        rows.append(
-            {
-                "class": names[label],
-                "file": str(path),
-                "tokens": sum(blocks),
-                "assignment": blocks,
-            }
-        )
+    titles = [names[label] for label in labels]
+    files = [
+        output / f"{title}-{seed}-{place:03d}.mp4"
+        for title, place in zip(titles, places, strict=True)
+    ]
+    rows = write_samples(models, clips, tokens, titles, files, fps=fps, plain=plain)
+    rows = [{"class": title, **row} for title, row in zip(titles, rows, strict=True)]
     return {
         "samples": rows,
         "num_samples": len(rows),
@@ -209,6 +198,43 @@ def sample_files(
         "seed": seed,
         **settings.model_dump(),
     }
+
+
+def write_samples(
+    models: Models,
+    clips: Tensor,
+    tokens: Tokens,
+    titles: Sequence[str],
+    files: Sequence[Path],
+    *,
+    fps: float,
+    plain: bool,
+) -> list[dict[str, Any]]:
+    """Write one mp4 a clip.
+
+    Args:
+        models: final tokenizer, for its levels.
+        clips: (B, 3, F, H, W) float32 in [−1, 1].
+        tokens: of the clips.
+        titles: shown above each.
+        files: where to.
+        fps: of the files.
+        plain: the clip alone, without title and bars.
+
+    Returns:
+        JSON-able: file, tokens and assignment of each.
+    """
+    rows = []
+    for clip, title, path, blocks in zip(
+        clips, titles, files, tokens.assignment.tolist(), strict=True
+    ):
+        frames = to_frames(clip).numpy()
+        if not plain:
+            top = models.final.levels.values[-1]
+            frames = compose([Panel(title, frames)], blocks, top)
+        write_video(path, frames, fps)
+        rows.append({"file": str(path), "tokens": sum(blocks), "assignment": blocks})
+    return rows
 
 
 def predict_file(

@@ -11,7 +11,8 @@ from pydantic import Field, model_validator
 from torch import Tensor
 
 from evatok.models import load_model
-from generator.conditions import Assigner, FrameCondition, uniform
+from evatok.text import Captioner
+from generator.conditions import Assigner, FrameCondition, TextCondition, uniform
 from generator.grammar import Vocabulary
 from generator.shards import write_tokens
 from tokenizer.model import VideoTokenizer
@@ -30,6 +31,8 @@ class TokensConfig(Config):
     router: Path | None = None
     uniform: int | None = None  # the level of every block, instead of a router's choice
     frames: FrameCondition | None = None  # None: no frame prediction
+    text: Path | None = None  # folder that `evatok text train` made; None: no text
+    max_pieces: int = Field(default=32, ge=1)  # of a text
     # Clips of each training video, at random windows and with the data's augmentation.
     windows: int = Field(default=4, ge=1)
     batch_size: int = Field(default=32, ge=1)
@@ -65,6 +68,9 @@ def write_shards(config: TokensConfig, directory: Path) -> dict[str, Any]:
             raise FileNotFoundError(f"no model in {path}: train it first")
     tokenizer: VideoTokenizer = load_model(VideoTokenizer, config.tokenizer)
     assign, made_by = _assigner(config, tokenizer)
+    captioner = None if config.text is None else Captioner.load(config.text)
+    # What is not set is not named: shards of before it could be set are still the same.
+    unset = {"text", "max_pieces"} if config.text is None else set[str]()
     result: dict[str, Any] = {}
     splits: tuple[Split, ...] = ("train", "test")
     for split in splits:
@@ -74,6 +80,7 @@ def write_shards(config: TokensConfig, directory: Path) -> dict[str, Any]:
             levels=tokenizer.config.levels,
             num_blocks=tokenizer.num_blocks,
             class_names=tuple(sampler.class_names),
+            num_text=0 if captioner is None else len(captioner.pieces),
         )
         tokens = write_tokens(
             directory / split,
@@ -85,8 +92,9 @@ def write_shards(config: TokensConfig, directory: Path) -> dict[str, Any]:
             note={
                 "tokenizer": model_hash(tokenizer),
                 **made_by,
-                "settings": config.model_dump(mode="json", exclude={"batch_size"}),
+                "settings": config.model_dump(mode="json", exclude={"batch_size"} | unset),
             },
+            **_text(config, captioner, split, sampler.class_names),
         )
         lengths = torch.from_numpy(tokens.lengths()).double() - 1 - vocabulary.num_blocks
         result[split] = {"clips": len(tokens), "mean_tokens": float(lengths.mean())}
@@ -107,6 +115,17 @@ def _assigner(
             f"{tokenizer.config.levels}"
         )
     return uniform(config.uniform, tokenizer.num_blocks), {"uniform": config.uniform}
+
+
+def _text(
+    config: TokensConfig, captioner: Captioner | None, split: Split, class_names: Sequence[str]
+) -> dict[str, Any]:
+    """What `write_tokens` must know to write captions."""
+    if captioner is None:
+        return {}
+    condition = TextCondition(max_pieces=config.max_pieces, digest=captioner.pieces.digest)
+    seed = (config.seed, 1 + (split == "test"))
+    return {"text": condition, "describe": captioner.describe(class_names, *seed)}
 
 
 Batch = tuple[Tensor, Tensor, Tensor]

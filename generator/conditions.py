@@ -1,4 +1,4 @@
-"""What a sample is made for: a class, or the first frames of a clip.
+"""What a sample is made for: a class, a text, or the first frames of a clip.
 
 A class is one token before the clip; in training it is now and then replaced by the null token, so
 that classifier-free guidance has something to compare with. Given frames are padded with their last
@@ -10,12 +10,18 @@ With 5 frames the second block is only partly given: its codes describe frame 5 
 By default the model therefore writes that block anew (`repredict_partial`); the paper's text keeps
 it. The condition is encoded from the padded frames in training as in sampling: nothing leaks.
 
+A text is its pieces between a token that opens it and the separator; its opposite in guidance is
+the null token, as a class's is:
+
+    [text] piece×n [sep] [len k] code×k …
+
 Shape letters: B batch, F frames, T blocks, H W pixels, L packed tokens.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from enum import IntEnum
 from typing import Protocol, Self
 
 import torch
@@ -24,6 +30,14 @@ from torch import Tensor
 
 from generator.grammar import Vocabulary
 from training.config import Config
+
+
+class Condition(IntEnum):
+    """What a sequence begins with. The null token is of the kind CLASS: any class."""
+
+    CLASS = 0
+    FRAMES = 1
+    TEXT = 2
 
 
 class Assigner(Protocol):
@@ -106,6 +120,32 @@ class FrameCondition(Config):
         return torch.cat([given, given[:, :, -1:].repeat(1, 1, missing, 1, 1)], 2)
 
 
+class TextCondition(Config):
+    """How a text becomes a condition.
+
+    Attributes:
+        max_pieces: of the longest text.
+        digest: of the model that cuts texts into pieces, see `generator.text`.
+    """
+
+    max_pieces: int = Field(default=32, ge=1)
+    digest: str
+
+    @property
+    def num_tokens(self) -> int:
+        """Length of the longest condition, its first token and the separator included."""
+        return 2 + self.max_pieces
+
+
+def check_text(vocabulary: Vocabulary, text: TextCondition | None) -> None:
+    """Refuse pieces without a condition that uses them, and the reverse."""
+    if (text is None) != (vocabulary.num_text == 0):
+        raise ValueError(
+            f"a vocabulary with {vocabulary.num_text} pieces of text "
+            f"and {'no' if text is None else 'a'} text condition do not fit each other"
+        )
+
+
 def class_prompt(vocabulary: Vocabulary, label: int | None) -> Tensor:
     """The condition (1,) int64 of a class, or of any class if None."""
     return torch.tensor([vocabulary.null if label is None else vocabulary.class_token(label)])
@@ -126,9 +166,22 @@ def frames_prompt(vocabulary: Vocabulary, blocks: Sequence[Tensor]) -> Tensor:
     return torch.cat([first, inner, last])
 
 
-def longest_sequence(vocabulary: Vocabulary, frames: FrameCondition | None) -> int:
+def text_prompt(vocabulary: Vocabulary, pieces: Sequence[int]) -> Tensor:
+    """The condition (2 + n,) int64 of a text of n pieces, each in [0, `num_text`).
+
+    Raises:
+        ValueError: a piece that the vocabulary does not have.
+    """
+    inner = vocabulary.text_tokens(torch.tensor(pieces, dtype=torch.int64))
+    first, last = inner.new_tensor([vocabulary.text]), inner.new_tensor([vocabulary.separator])
+    return torch.cat([first, inner, last])
+
+
+def longest_sequence(
+    vocabulary: Vocabulary, frames: FrameCondition | None, text: TextCondition | None = None
+) -> int:
     """Tokens of the longest condition and clip that a model has to hold."""
-    longest = 1 + vocabulary.longest(vocabulary.num_blocks)
+    longest = vocabulary.longest(vocabulary.num_blocks) + (1 if text is None else text.num_tokens)
     if frames is not None:
         rest = vocabulary.num_blocks - frames.kept_blocks
         longest = max(longest, frames.num_tokens + vocabulary.longest(rest))

@@ -29,7 +29,13 @@ from torch import Tensor
 
 from generator.budget import BudgetConfig, Budgets
 from generator.cache import KVCache
-from generator.conditions import FrameCondition, class_prompt, frames_prompt
+from generator.conditions import (
+    FrameCondition,
+    TextCondition,
+    class_prompt,
+    frames_prompt,
+    text_prompt,
+)
 from generator.gpt import GPT
 from generator.grammar import Grammar, Vocabulary
 from tokenizer.tokens import Tokens
@@ -144,6 +150,43 @@ def frame_requests(
             given=tuple(blocks[: frames.kept_blocks]),
         )
         for blocks, seed in zip(condition.blocks(), seeds, strict=True)
+    ]
+
+
+def text_requests(
+    vocabulary: Vocabulary,
+    text: TextCondition,
+    texts: Sequence[Sequence[int]],
+    seeds: Sequence[int],
+    settings: SamplingConfig,
+) -> list[Request]:
+    """Requests for whole clips of texts.
+
+    Args:
+        vocabulary: of the model.
+        text: of the model.
+        texts: pieces of each, see `generator.text`.
+        seeds: one a clip.
+        settings: guidance is against the null condition, any clip.
+
+    Raises:
+        ValueError: a text of no pieces or of too many.
+    """
+    for pieces in texts:
+        if not 0 < len(pieces) <= text.max_pieces:
+            raise ValueError(
+                f"a text of {len(pieces)} pieces; the model takes 1 to {text.max_pieces}"
+            )
+    null = class_prompt(vocabulary, None)
+    return [
+        Request(
+            text_prompt(vocabulary, pieces),
+            vocabulary.num_blocks,
+            seed,
+            settings,
+            null_prompt=null,
+        )
+        for pieces, seed in zip(texts, seeds, strict=True)
     ]
 
 

@@ -64,7 +64,11 @@ def export_llama(gpt: GPT, directory: str | Path) -> None:
         shutil.rmtree(partial, ignore_errors=True)
         llama.save_pretrained(partial)
     exported = Exported(
-        size=gpt.size, vocabulary=vocabulary, frames=gpt.frames, tokens=token_table(vocabulary)
+        size=gpt.size,
+        vocabulary=vocabulary,
+        frames=gpt.frames,
+        text=gpt.text,
+        tokens=token_table(vocabulary),
     )
     (partial / VOCABULARY_FILE).write_text(exported.model_dump_json(indent=1), encoding="utf-8")
     os.replace(partial, directory)
@@ -98,14 +102,14 @@ def import_llama(directory: str | Path) -> GPT:
                 f"{directory / 'config.json'}: {key} is {found!r}; "
                 f"{VOCABULARY_FILE} describes a model with {value!r}"
             )
-    longest = longest_sequence(exported.vocabulary, exported.frames)
+    longest = longest_sequence(exported.vocabulary, exported.frames, exported.text)
     if config.max_position_embeddings < longest:
         raise ValueError(
             f"{directory / 'config.json'}: max_position_embeddings is "
             f"{config.max_position_embeddings}; the longest clip takes {longest} tokens"
         )
     theirs = load_pretrained("LlamaForCausalLM", directory).state_dict()
-    gpt = GPT(exported.size, exported.vocabulary, exported.frames)
+    gpt = GPT(exported.size, exported.vocabulary, exported.frames, exported.text)
     names = _names(exported.size.layers)
     gpt.load_state_dict({name: theirs[other] for name, other in names.items()})
     return gpt.eval()

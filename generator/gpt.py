@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from generator.attention import Sequences, attend, exact_matmul
 from generator.cache import KVCache
-from generator.conditions import FrameCondition, longest_sequence
+from generator.conditions import FrameCondition, TextCondition, check_text, longest_sequence
 from generator.grammar import Vocabulary
 from training.config import Config
 
@@ -102,7 +102,7 @@ class GPT(
     PyTorchModelHubMixin,
     coders={  # how config.json carries the typed parts
         part: (lambda value: value.model_dump(mode="json"), part.model_validate)
-        for part in (GPTConfig, Vocabulary, FrameCondition)
+        for part in (GPTConfig, Vocabulary, FrameCondition, TextCondition)
     },
 ):
     """Next-token logits of packed sequences.
@@ -111,6 +111,7 @@ class GPT(
         size: of the network.
         vocabulary: what the tokens mean.
         frames: how given frames become a condition; None for a model without frame prediction.
+        text: how a text becomes a condition; None for a model without text.
         max_tokens: longest sequence.
         backend: attention backend; by device if None.
     """
@@ -118,15 +119,20 @@ class GPT(
     # The mixin reads these annotations: no `from __future__ import annotations` in this file. It
     # also takes an argument named `config` for the whole of config.json, hence `size`.
     def __init__(
-        self, size: GPTConfig, vocabulary: Vocabulary, frames: FrameCondition | None = None
+        self,
+        size: GPTConfig,
+        vocabulary: Vocabulary,
+        frames: FrameCondition | None = None,
+        text: TextCondition | None = None,
     ) -> None:
         super().__init__()
         if size.width % (2 * size.heads):
             raise ValueError(f"width {size.width} does not give {size.heads} heads an even width")
         if frames is not None:
             frames.check(vocabulary)
-        self.size, self.vocabulary, self.frames = size, vocabulary, frames
-        self.max_tokens = longest_sequence(vocabulary, frames)
+        check_text(vocabulary, text)
+        self.size, self.vocabulary, self.frames, self.text = size, vocabulary, frames, text
+        self.max_tokens = longest_sequence(vocabulary, frames, text)
         self.backend: str | None = None
         self.embedding = nn.Embedding(vocabulary.size, size.width)
         self.layers = nn.ModuleList(GPTLayer(size) for _ in range(size.layers))

@@ -25,19 +25,21 @@ DONE = 3  # what is due in a finished row: no token is of this kind
 
 
 class Vocabulary(Config):
-    """Every token of the GPT: K codes, m lengths, three specials, then the classes.
+    """Every token of the GPT: K codes, m lengths, three specials, the classes, then the text.
 
     Attributes:
         codebook_size: K.
         levels: the m permitted counts of codes in a block.
         num_blocks: T, blocks of a whole clip.
         class_names: one token each; empty for a model without classes.
+        num_text: pieces of captions, behind the token that opens a text condition; 0 = no text.
     """
 
     codebook_size: int = Field(ge=1)
     levels: tuple[int, ...]
     num_blocks: int = Field(ge=1)
     class_names: tuple[str, ...] = ()
+    num_text: int = Field(default=0, ge=0)
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -65,12 +67,17 @@ class Vocabulary(Config):
 
     @property
     def separator(self) -> int:
-        """Id of the token between a frame condition and what is generated."""
+        """Id of the token between a frame or text condition and what is generated."""
         return self.null + 2
 
     @property
     def size(self) -> int:
         """V."""
+        return self.text + (1 + self.num_text if self.num_text else 0)
+
+    @property
+    def text(self) -> int:
+        """Id of the token that opens a text condition; its pieces follow it. Unused without."""
         return self.null + 3 + len(self.class_names)
 
     def class_token(self, label: int) -> int:
@@ -82,6 +89,16 @@ class Vocabulary(Config):
         if not 0 <= label < len(self.class_names):
             raise ValueError(f"class {label} is not one of 0 to {len(self.class_names) - 1}")
         return self.null + 3 + label
+
+    def text_tokens(self, ids: Tensor) -> Tensor:
+        """Tokens (N,) int64 of pieces (N,) int64 in [0, `num_text`).
+
+        Raises:
+            ValueError: an id that is no piece.
+        """
+        if len(ids) and not 0 <= int(ids.min()) <= int(ids.max()) < self.num_text:
+            raise ValueError(f"ids of text are not all in [0, {self.num_text})")
+        return ids + self.text + 1
 
     @cached_property
     def counts(self) -> Tensor:

@@ -17,7 +17,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from generator.conditions import FrameCondition
+from generator.conditions import FrameCondition, TextCondition
 from generator.gpt import GPTConfig
 from generator.grammar import CODE, DONE, LENGTH, Vocabulary
 from training.config import Config
@@ -32,6 +32,8 @@ class Exported(Config):
         size: of the network, as ours are described.
         vocabulary: what the tokens mean.
         frames: how given frames become a condition, if the model predicts frames.
+        text: how a text becomes a condition, if the model takes text; the pieces are those of
+            text.model, a SentencePiece model.
         tokens: ids by what they mean, for readers in other languages; follows from the above.
     """
 
@@ -39,12 +41,13 @@ class Exported(Config):
     size: GPTConfig
     vocabulary: Vocabulary
     frames: FrameCondition | None = None
+    text: TextCondition | None = None
     tokens: dict[str, Any] = Field(default_factory=dict)
 
 
 def token_table(vocabulary: Vocabulary) -> dict[str, Any]:
     """Ids by their meaning, JSON-able."""
-    return {
+    table = {
         "first_code": 0,
         "last_code": vocabulary.codebook_size - 1,
         "lengths": {str(k): vocabulary.first_length + i for i, k in enumerate(vocabulary.levels)},
@@ -54,6 +57,9 @@ def token_table(vocabulary: Vocabulary) -> dict[str, Any]:
         "separator": vocabulary.separator,
         "classes": {n: vocabulary.class_token(i) for i, n in enumerate(vocabulary.class_names)},
     }
+    if vocabulary.num_text:
+        table |= {"text": vocabulary.text, "first_piece": vocabulary.text + 1}
+    return table
 
 
 def end_token(vocabulary: Vocabulary) -> int:
@@ -79,8 +85,8 @@ def read_exported(directory: str | Path) -> Exported:
 class GrammarLogitsProcessor:
     """Forbids every token that cannot come next; for `generate(logits_processor=[…])`.
 
-    A prompt is a class token, the null token, or a frame condition (see `conditions`), padded on
-    the left with the null token where a batch mixes them.
+    A prompt is a class token, the null token, a text or a frame condition (see `conditions`),
+    padded on the left with the null token where a batch mixes them.
     """
 
     def __init__(self, vocabulary: Vocabulary, frames: FrameCondition | None = None) -> None:

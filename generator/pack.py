@@ -1,7 +1,7 @@
 """Training batches packed to a token budget, without padding.
 
-In each epoch every clip comes once, class-conditional or frame-conditional. A batch is a pure
-function of the step, so that a resumed run needs no state.
+In each epoch every clip comes once, under its class, its text or its first frames. A batch is a
+pure function of the step, so that a resumed run needs no state.
 
 Shape letters: L packed tokens, N sequences or clips, P targets.
 """
@@ -16,6 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from generator.conditions import Condition
 from generator.shards import TokenSet
 
 
@@ -28,18 +29,18 @@ class PackedBatch:
         cu_seqlens: (N + 1,) int32.
         places: (P,) int64 in [0, L), where the next token counts: everywhere but inside conditions.
         targets: (P,) int64, that next token.
-        is_frames: (N,) bool, frame-conditional sequences.
+        conditions: (N,) int64, the `Condition` of each sequence.
     """
 
     ids: Tensor
     cu_seqlens: Tensor
     places: Tensor
     targets: Tensor
-    is_frames: Tensor
+    conditions: Tensor
 
     def to(self, device: torch.device, non_blocking: bool = False) -> PackedBatch:
         """The same on another device."""
-        tensors = (self.ids, self.cu_seqlens, self.places, self.targets, self.is_frames)
+        tensors = (self.ids, self.cu_seqlens, self.places, self.targets, self.conditions)
         return PackedBatch(*(x.to(device, non_blocking=non_blocking) for x in tensors))
 
     def split(self, parts: int) -> list[PackedBatch]:
@@ -66,19 +67,22 @@ class PackedBatch:
                     self.cu_seqlens[first : last + 1] - begin,
                     self.places[inside] - begin,
                     self.targets[inside],
-                    self.is_frames[first:last],
+                    self.conditions[first:last],
                 )
             )
             first = last
         return out
 
 
-def pack(sequences: list[np.ndarray], condition_lengths: list[int]) -> PackedBatch:
+def pack(
+    sequences: list[np.ndarray], condition_lengths: list[int], conditions: list[Condition]
+) -> PackedBatch:
     """Lay sequences end to end.
 
     Args:
         sequences: tokens of each, its condition first.
         condition_lengths: tokens of each condition; they are read but not predicted.
+        conditions: what each condition is.
     """
     inputs = [sequence[:-1] for sequence in sequences]
     lengths = torch.tensor([len(part) for part in inputs])
@@ -92,7 +96,7 @@ def pack(sequences: list[np.ndarray], condition_lengths: list[int]) -> PackedBat
         cu_seqlens,
         places,
         following[places],
-        torch.tensor([length > 1 for length in condition_lengths]),
+        torch.tensor(conditions, dtype=torch.int64),
     )
 
 
@@ -100,20 +104,26 @@ Epoch = tuple[np.ndarray, np.ndarray, np.ndarray]
 
 
 @lru_cache(maxsize=4)
-def _epoch(seed: int, epoch: int, count: int, frame_share: float, label_dropout: float) -> Epoch:
-    """Clips in order, which are frame-conditional, which lose their class; each (N,)."""
+def _epoch(
+    seed: int, epoch: int, count: int, shares: tuple[float, float], label_dropout: float
+) -> Epoch:
+    """Clips in order, their conditions, which of these are null; each (N,)."""
     random = np.random.default_rng([seed, epoch])
-    order = random.permutation(count)
-    is_frames = random.random(count) < frame_share
-    return order, is_frames, ~is_frames & (random.random(count) < label_dropout)
+    order, draw = random.permutation(count), random.random(count)
+    frame_share, text_share = shares
+    is_frames = draw < frame_share
+    is_null = ~is_frames & (random.random(count) < label_dropout)
+    # A text that is dropped leaves the null token, which is of the kind of classes.
+    is_text = ~is_frames & ~is_null & (draw < frame_share + text_share)
+    return order, is_frames * Condition.FRAMES + is_text * Condition.TEXT, is_null
 
 
 class Packer:
     """Endless epochs over a set of tokens, cut into batches of at most so many tokens.
 
-    An epoch is a seeded permutation of all clips; each is class-conditional (now and then with the
-    null condition) or frame-conditional by a seeded draw. Batches run across epoch ends, so that
-    all are full.
+    An epoch is a seeded permutation of all clips; a seeded draw gives each its frames, its text or
+    its class, the last two now and then replaced by the null condition. Batches run across epoch
+    ends, so that all are full.
     """
 
     def __init__(
@@ -123,6 +133,7 @@ class Packer:
         seed: int,
         frame_share: float = 0.0,
         label_dropout: float = 0.1,
+        text_share: float = 0.0,
     ) -> None:
         """Plan batches.
 
@@ -131,18 +142,21 @@ class Packer:
             budget: most tokens of a step, over all ranks.
             seed: of the order and of the draws.
             frame_share: share of frame-conditional sequences.
-            label_dropout: share of the others whose class becomes null.
+            label_dropout: share of the others whose class or text becomes null.
+            text_share: share of text-conditional sequences; what is left has its class.
 
         Raises:
-            ValueError: the longest sequence alone is over the budget.
+            ValueError: the longest sequence alone is over the budget, or shares over 1.
         """
         self.tokens, self.budget, self.seed = tokens, budget, seed
-        self.frame_share, self.label_dropout = frame_share, label_dropout
+        if frame_share + text_share > 1:
+            raise ValueError(f"shares of frames {frame_share} and text {text_share} are over 1")
+        self.shares, self.label_dropout = (frame_share, text_share), label_dropout
         # the last token of a sequence is only predicted, never read
-        self._lengths = [tokens.lengths() - 1]
-        if frame_share > 0:
-            self._lengths.append(tokens.lengths(True) - 1)
-        longest = max(int(lengths.max()) for lengths in self._lengths)
+        used = [Condition.CLASS]
+        used += [Condition.FRAMES] * (frame_share > 0) + [Condition.TEXT] * (text_share > 0)
+        self._lengths = {condition: tokens.lengths(condition) - 1 for condition in used}
+        longest = max(int(lengths.max()) for lengths in self._lengths.values())
         if budget < longest:
             raise ValueError(f"a budget of {budget} tokens does not hold a sequence of {longest}")
         self._cuts = [0]  # where batches begin in the stream of all epochs
@@ -150,14 +164,14 @@ class Packer:
         self._planned = 0  # epochs
 
     def _epoch(self, epoch: int) -> Epoch:
-        return _epoch(self.seed, epoch, len(self.tokens), self.frame_share, self.label_dropout)
+        return _epoch(self.seed, epoch, len(self.tokens), self.shares, self.label_dropout)
 
     def _plan(self) -> None:
         """Cut one more epoch."""
-        order, is_frames, _ = self._epoch(self._planned)
-        lengths = self._lengths[0][order]
-        if self.frame_share > 0:
-            lengths = np.where(is_frames, self._lengths[1][order], lengths)
+        order, conditions, _ = self._epoch(self._planned)
+        lengths = np.zeros(len(order), np.int64)
+        for condition, of_clips in self._lengths.items():
+            lengths = np.where(conditions == condition, of_clips[order], lengths)
         lengths = np.concatenate([self._tail, lengths])
         ends = lengths.cumsum()
         first, before = 0, 0
@@ -168,8 +182,8 @@ class Packer:
         self._tail = lengths[first:]
         self._planned += 1
 
-    def items(self, step: int) -> list[tuple[int, bool, bool]]:
-        """(clip, is_frames, is_null) of each sequence of a step, over all ranks."""
+    def items(self, step: int) -> list[tuple[int, Condition, bool]]:
+        """(clip, condition, is_null) of each sequence of a step, over all ranks."""
         while len(self._cuts) < step + 2:
             self._plan()
         out = []
@@ -177,8 +191,8 @@ class Packer:
         count = len(self.tokens)
         for epoch in range(first // count, (last - 1) // count + 1):
             inside = slice(max(0, first - epoch * count), min(count, last - epoch * count))
-            columns = (column[inside].tolist() for column in self._epoch(epoch))
-            out += list(zip(*columns, strict=True))
+            clips, conditions, is_null = (column[inside].tolist() for column in self._epoch(epoch))
+            out += zip(clips, map(Condition, conditions), is_null, strict=True)
         return out
 
     def batch(self, step: int, rank: int = 0, world: int = 1) -> PackedBatch:
@@ -190,18 +204,19 @@ class Packer:
         items = self.items(step)
         if len(items) < world:
             raise ValueError(f"{len(items)} sequences for {world} ranks: raise the token budget")
-        lengths = [int(self._lengths[is_frames][clip]) for clip, is_frames, _ in items]
+        lengths = [int(self._lengths[condition][clip]) for clip, condition, _ in items]
         # the longest first, each to the rank that has least: ranks end up nearly equal
         loads, shares = [0] * world, [[] for _ in range(world)]
         for index in sorted(range(len(items)), key=lambda i: -lengths[i]):
             target = loads.index(min(loads))
             loads[target] += lengths[index]
             shares[target].append(index)
-        sequences, conditions = [], []
-        for clip, is_frames, is_null in (items[index] for index in shares[rank]):
-            sequence = np.array(self.tokens.sequence(clip, is_frames))
+        sequences, lengths, conditions = [], [], []
+        for clip, condition, is_null in (items[index] for index in shares[rank]):
+            sequence = np.array(self.tokens.sequence(clip, condition))
             if is_null:
                 sequence[0] = self.tokens.vocabulary.null
             sequences.append(sequence)
-            conditions.append(self.tokens.condition_length(is_frames))
-        return pack(sequences, conditions)
+            lengths.append(self.tokens.condition_length(clip, condition))
+            conditions.append(condition)
+        return pack(sequences, lengths, conditions)

@@ -1,7 +1,8 @@
 """Token shards: clips written once as the sequences that the GPT learns, then mapped into memory.
 
 Every clip is stored as a class-conditional sequence and, if the model predicts frames, as a
-frame-conditional one. Several clips may come from one video. A folder is complete or absent.
+frame-conditional one. For a model with text the text condition is stored too, which replaces the
+class of the first. Several clips may come from one video. A folder is complete or absent.
 
 Shape letters: B batch, F frames, H W pixels, T blocks, N clips.
 """
@@ -20,7 +21,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from generator.conditions import Assigner, FrameCondition, class_prompt, frames_prompt
+from generator.conditions import (
+    Assigner,
+    Condition,
+    FrameCondition,
+    TextCondition,
+    check_text,
+    class_prompt,
+    frames_prompt,
+    text_prompt,
+)
 from generator.grammar import Vocabulary
 from tokenizer.tokens import Tokens
 
@@ -35,6 +45,20 @@ class Encoder(Protocol):
 
     def encode(self, clips: Tensor, assignment: Tensor) -> Tokens:
         """Tokens of clips (B, 3, F, H, W) in [−1, 1], assigned (B, T)."""
+        ...
+
+
+class Describe(Protocol):
+    """Writes the captions of clips."""
+
+    def __call__(self, first: int, clips: Tensor, labels: Tensor) -> list[list[int]]:
+        """Pieces of the caption of each clip.
+
+        Args:
+            first: number of the first of these clips in the set.
+            clips: (B, 3, F, H, W) float32 in [−1, 1].
+            labels: (B,) int64, −1 for a clip without class.
+        """
         ...
 
 
@@ -62,6 +86,7 @@ class TokenSet:
     Attributes:
         vocabulary: what the tokens mean.
         frames: how frame conditions were made; None if there are none.
+        text: how texts become conditions; None if there are none.
         labels: (N,) int64, class of each clip, −1 without.
         videos: (N,) int64, video that each clip was cut from; several clips may share one.
         note: what the writer said about where the tokens come from.
@@ -82,39 +107,57 @@ class TokenSet:
             raise ValueError(f"{directory / META} is not of format {FORMAT}; write it anew")
         self.vocabulary = Vocabulary.model_validate(meta["vocabulary"])
         self.frames = FrameCondition.model_validate(meta["frames"]) if meta["frames"] else None
+        text = meta.get("text")
+        self.text = None if text is None else TextCondition.model_validate(text)
         self.note: dict[str, Any] = meta["note"]
         self.labels = np.load(directory / "labels.npy")
         self.videos = np.load(directory / "videos.npy")
         dtype = _dtype(self.vocabulary)
         self._class = _Ragged(directory, "class", dtype)
         self._frames = _Ragged(directory, "frames", dtype) if self.frames else None
+        self._text = _Ragged(directory, "text", dtype) if self.text else None
 
     def __len__(self) -> int:
         """N, clips."""
         return len(self.labels)
 
-    def sequence(self, index: int, is_frames: bool = False) -> np.ndarray:
-        """The tokens of a clip with their condition, a read-only view of the file."""
-        return self._store(is_frames)[index]
+    def sequence(self, index: int, condition: Condition = Condition.CLASS) -> np.ndarray:
+        """The tokens of a clip with their condition, not to be written to."""
+        if condition != Condition.TEXT:
+            return self._store(condition)[index]
+        return np.concatenate([self._store(condition)[index], self._class[index][1:]])
 
-    def lengths(self, is_frames: bool = False) -> np.ndarray:
+    def lengths(self, condition: Condition = Condition.CLASS) -> np.ndarray:
         """(N,) int64, tokens of every sequence, its condition included."""
-        return self._store(is_frames).lengths
+        lengths = self._store(condition).lengths
+        return lengths if condition != Condition.TEXT else lengths + self._class.lengths - 1
 
-    def condition_length(self, is_frames: bool = False) -> int:
-        """Tokens of the condition, the same for every clip."""
-        return self.frames.num_tokens if is_frames and self.frames else 1
+    def condition_length(self, index: int, condition: Condition = Condition.CLASS) -> int:
+        """Tokens of the condition of a clip."""
+        if condition == Condition.TEXT:
+            return len(self._store(condition)[index])
+        return self.frames.num_tokens if condition == Condition.FRAMES and self.frames else 1
 
-    def _store(self, is_frames: bool) -> _Ragged:
-        if not is_frames:
+    def _store(self, condition: Condition) -> _Ragged:
+        """Whole sequences; of text the conditions alone."""
+        if condition == Condition.CLASS:
             return self._class
-        if self._frames is None:
-            raise ValueError("these tokens were written without frame conditions")
-        return self._frames
+        store = self._frames if condition == Condition.FRAMES else self._text
+        if store is None:
+            kind = "frame" if condition == Condition.FRAMES else "text"
+            raise ValueError(f"these tokens were written without {kind} conditions")
+        return store
 
 
 def _dtype(vocabulary: Vocabulary) -> np.dtype:
     return np.dtype(np.uint16 if vocabulary.size <= 1 << 16 else np.int32)
+
+
+def _with_defaults(meta: Mapping[str, Any]) -> dict[str, Any]:
+    """META as its reader sees it: what an older writer did not know yet is at its default."""
+    plain: dict[str, Any] = json.loads(json.dumps(meta))
+    vocabulary = Vocabulary.model_validate(plain["vocabulary"]).model_dump(mode="json")
+    return {"text": None} | plain | {"vocabulary": vocabulary}
 
 
 @torch.no_grad()
@@ -126,6 +169,8 @@ def write_tokens(
     vocabulary: Vocabulary,
     frames: FrameCondition | None = None,
     note: Mapping[str, Any] | None = None,
+    text: TextCondition | None = None,
+    describe: Describe | None = None,
 ) -> TokenSet:
     """Tokenize clips into shards, once: finished shards of the same settings are opened as is.
 
@@ -138,19 +183,25 @@ def write_tokens(
         vocabulary: of the model to train.
         frames: how frame conditions are made; None writes none.
         note: where the tokens come from, anything that JSON can hold.
+        text: how texts become conditions; None writes none.
+        describe: the pieces of each clip's caption; needed for text.
 
     Raises:
-        ValueError: the folder holds something else, or there was no clip.
+        ValueError: the folder holds something else, there was no clip, or a caption is too long.
     """
     directory = Path(directory)
+    check_text(vocabulary, text)
+    if (text is None) != (describe is None):
+        raise ValueError("a text condition and what describes clips go together")
     meta = {
         "format": FORMAT,
         "vocabulary": vocabulary.model_dump(mode="json"),
         "frames": frames.model_dump(mode="json") if frames else None,
+        "text": text.model_dump(mode="json") if text else None,
         "note": dict(note or {}),
     }
     if (directory / META).is_file():
-        if json.loads((directory / META).read_text()) != json.loads(json.dumps(meta)):
+        if _with_defaults(json.loads((directory / META).read_text())) != _with_defaults(meta):
             raise ValueError(
                 f"{directory} holds tokens of other settings; delete it or name another folder"
             )
@@ -163,7 +214,8 @@ def write_tokens(
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
     labels, videos, dtype = [], [], _dtype(vocabulary)
-    lengths: dict[str, list[int]] = {"class": []} | ({"frames": []} if frames else {})
+    names = ["class", *["frames"] * (frames is not None), *["text"] * (text is not None)]
+    lengths: dict[str, list[int]] = {name: [] for name in names}
     files = {name: (partial / f"{name}.bin").open("wb") for name in lengths}
     try:
         for clips, batch_labels, batch_videos in batches:
@@ -172,6 +224,9 @@ def write_tokens(
             }
             if frames:
                 sequences["frames"] = _frame_sequences(clips, tokenizer, assign, vocabulary, frames)
+            if text and describe:
+                captions = describe(len(lengths["text"]), clips, batch_labels)
+                sequences["text"] = _text_prompts(captions, vocabulary, text)
             for name, rows in sequences.items():
                 files[name].write(torch.cat(rows).cpu().numpy().astype(dtype).tobytes())
                 lengths[name] += [len(row) for row in rows]
@@ -207,6 +262,17 @@ def _class_sequences(
         torch.cat([prompt, vocabulary.encode_blocks(row).cpu()])
         for prompt, row in zip(prompts, blocks, strict=True)
     ]
+
+
+def _text_prompts(
+    captions: list[list[int]], vocabulary: Vocabulary, text: TextCondition
+) -> list[Tensor]:
+    longest = max(map(len, captions))
+    if longest > text.max_pieces:
+        raise ValueError(
+            f"a caption of {longest} pieces; the text condition has at most {text.max_pieces}"
+        )
+    return [text_prompt(vocabulary, pieces) for pieces in captions]
 
 
 def _frame_sequences(

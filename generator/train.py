@@ -1,6 +1,6 @@
 """The generator's training: next-token cross-entropy on packed sequences.
 
-One model learns both conditions: each sequence is class-conditional or frame-conditional.
+One model learns every condition: each sequence begins with a class, a text or given frames.
 
 Shape letters: L packed tokens, P targets, B clips, F frames, H W pixels, V vocabulary.
 """
@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
-from generator.conditions import FrameCondition
+from generator.conditions import Condition, FrameCondition, TextCondition
 from generator.engine import Request, SamplingConfig, class_requests, sample
 from generator.gpt import GPT, GPTConfig
 from generator.grammar import LENGTH, Vocabulary
@@ -41,6 +41,8 @@ class ExpectedTokens(Config):
         num_classes: class tokens.
         mean_length: tokens of a sequence on average, its condition included, for `evatok plan`.
         frames: how frame conditions are made.
+        num_text: pieces of captions.
+        text: how texts become conditions; None without.
     """
 
     codebook_size: int = Field(ge=1)
@@ -49,6 +51,8 @@ class ExpectedTokens(Config):
     num_classes: int = Field(ge=0)
     mean_length: float = Field(gt=0)
     frames: FrameCondition | None = None
+    num_text: int = Field(default=0, ge=0)
+    text: TextCondition | None = None
 
     @property
     def vocabulary(self) -> Vocabulary:
@@ -58,15 +62,16 @@ class ExpectedTokens(Config):
             levels=self.levels,
             num_blocks=self.num_blocks,
             class_names=tuple(str(number) for number in range(self.num_classes)),
+            num_text=self.num_text,
         )
 
     def check(self, tokens: TokenSet) -> None:
         """Refuse shards of anything else."""
         wanted, found = self.vocabulary, tokens.vocabulary
         pairs = [(name, getattr(wanted, name), getattr(found, name))
-                 for name in ("codebook_size", "levels", "num_blocks")]  # fmt: skip
+                 for name in ("codebook_size", "levels", "num_blocks", "num_text")]  # fmt: skip
         pairs += [("num_classes", self.num_classes, len(found.class_names))]
-        pairs += [("frames", self.frames, tokens.frames)]
+        pairs += [("frames", self.frames, tokens.frames), ("text", self.text, tokens.text)]
         for name, expected, is_ in pairs:
             if expected != is_:
                 raise ValueError(f"expect.{name} is {expected}, but the tokens have {is_}")
@@ -82,8 +87,9 @@ class GeneratorConfig(Config):
         model: size of the GPT.
         token_budget: most tokens of a step. None: `train.batch_size` times the mean length, so that
             a step has about so many clips.
-        frame_share: share of frame-conditional sequences; the others are class-conditional.
-        label_dropout: share of the class-conditional ones whose class becomes null.
+        frame_share: share of frame-conditional sequences.
+        text_share: share of text-conditional sequences; the others are class-conditional.
+        label_dropout: share of the last two whose class or text becomes null.
         validation_clips: held-out clips of a validation, the first ones of the shards.
         pictures: samples in each picture.
         sampling: how they are drawn.
@@ -97,6 +103,7 @@ class GeneratorConfig(Config):
     train: TrainConfig
     token_budget: int | None = Field(default=None, ge=1)
     frame_share: float = Field(default=0.0, ge=0, le=1)
+    text_share: float = Field(default=0.0, ge=0, le=1)
     label_dropout: float = Field(default=0.1, ge=0, le=1)
     validation_clips: int = Field(default=256, ge=1)
     pictures: int = Field(default=8, ge=1)
@@ -117,28 +124,34 @@ class GeneratorStage(StageBase):
         self.config = config
         self.tokens = TokenSet(config.tokens / "train")
         self.held_out = TokenSet(config.tokens / "test")
-        for name in ("vocabulary", "frames"):
+        for name in ("vocabulary", "frames", "text"):
             if getattr(self.tokens, name) != getattr(self.held_out, name):
                 raise ValueError(f"{config.tokens}: train and test do not have the same {name}")
         if config.expect is not None:
             config.expect.check(self.tokens)
         mean = float(self.tokens.lengths().mean())
         if config.frame_share > 0:
-            other = float(self.tokens.lengths(True).mean())
+            other = float(self.tokens.lengths(Condition.FRAMES).mean())
             mean += config.frame_share * (other - mean)
+        if config.text_share > 0:
+            lengths = self.tokens.lengths(Condition.TEXT) - self.tokens.lengths()
+            mean += config.text_share * (1 - config.label_dropout) * float(lengths.mean())
         self.packer = Packer(
             self.tokens,
             config.token_budget or round(config.train.batch_size * mean),
             config.train.seed,
             config.frame_share,
             config.label_dropout,
+            config.text_share,
         )
         self.tokenizer = None
         if config.tokenizer is not None:
             self.tokenizer = VideoTokenizer.from_pretrained(config.tokenizer).eval()
         with torch.random.fork_rng():
             torch.manual_seed(config.train.seed)
-            self.model: nn.Module = GPT(config.model, self.tokens.vocabulary, self.tokens.frames)
+            self.model: nn.Module = GPT(
+                config.model, self.tokens.vocabulary, self.tokens.frames, self.tokens.text
+            )
 
     def batch(self, step: int, rank: int, world: int) -> PackedBatch:
         """One rank's sequences of a step."""
@@ -164,9 +177,11 @@ class GeneratorStage(StageBase):
     def validate(self, model: nn.Module, step: int) -> Validation:
         """Cross-entropy on held-out clips by condition and kind of token; some samples."""
         assert isinstance(model, GPT)
-        scalars = self._held_out_loss(model, is_frames=False)
+        scalars = self._held_out_loss(model, Condition.CLASS)
         if self.config.frame_share > 0:
-            scalars |= self._held_out_loss(model, is_frames=True)
+            scalars |= self._held_out_loss(model, Condition.FRAMES)
+        if self.config.text_share > 0:
+            scalars |= self._held_out_loss(model, Condition.TEXT)
         images = {}
         if self.tokenizer is not None:
             images["samples"] = self._class_picture(model)
@@ -174,21 +189,21 @@ class GeneratorStage(StageBase):
                 images["predictions"] = self._frames_picture(model)
         return Validation(scalars, images)
 
-    def _held_out_loss(self, model: GPT, is_frames: bool) -> dict[str, float]:
+    def _held_out_loss(self, model: GPT, condition: Condition) -> dict[str, float]:
         count = min(self.config.validation_clips, len(self.held_out))
-        condition = self.held_out.condition_length(is_frames)
         kinds = self.held_out.vocabulary.kinds
         losses, is_length = [], []
         for first in range(0, count, VALIDATION_SEQUENCES):
             rows = range(first, min(count, first + VALIDATION_SEQUENCES))
-            sequences = [self.held_out.sequence(row, is_frames) for row in rows]
-            batch = pack(sequences, [condition] * len(sequences))
+            sequences = [self.held_out.sequence(row, condition) for row in rows]
+            ends = [self.held_out.condition_length(row, condition) for row in rows]
+            batch = pack(sequences, ends, [condition] * len(sequences))
             is_length.append(kinds[batch.targets] == LENGTH)
             batch = batch.to(model.head.weight.device)
             logits = model(batch.ids, batch.cu_seqlens, batch.places).float()
             losses.append(F.cross_entropy(logits, batch.targets, reduction="none").cpu())
         loss, lengths = torch.cat(losses), torch.cat(is_length)
-        name = "frames" if is_frames else "class"
+        name = condition.name.lower()
         return {
             f"cross_entropy_{name}": float(loss.mean()),
             f"cross_entropy_{name}_codes": float(loss[~lengths].mean()),
@@ -211,7 +226,9 @@ class GeneratorStage(StageBase):
         requests, truth = [], []
         end = frames.num_tokens
         for row in range(min(self.config.pictures, len(self.held_out))):
-            sequence = torch.from_numpy(self.held_out.sequence(row, True).astype(np.int64))
+            sequence = torch.from_numpy(
+                self.held_out.sequence(row, Condition.FRAMES).astype(np.int64)
+            )
             given = vocabulary.decode_blocks(sequence[1 : end - 1])[: frames.kept_blocks]
             rest = vocabulary.decode_blocks(sequence[end:])
             requests.append(Request(sequence[:end], len(rest), row, settings, tuple(given)))

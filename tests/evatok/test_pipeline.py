@@ -71,6 +71,11 @@ base: router.yaml
 model: {preference: true}
 w_q_range: [0.4, 2.0]
 """,
+        "text": """
+base: data.yaml
+clips: 12
+vocabulary_size: 400
+""",
         "final": f"""
 base: proxy.yaml
 stage: final
@@ -82,6 +87,7 @@ base: data.yaml
 tokenizer: {run_dir}/final/model
 router: {run_dir}/router/model
 frames: {{prefix: [4, 1]}}
+text: {run_dir}/text
 windows: 2
 batch_size: 8
 """,
@@ -90,6 +96,7 @@ tokens: {run_dir}/tokens
 tokenizer: {run_dir}/final/model
 model: {{width: 16, layers: 1, heads: 2, hidden: 32}}
 frame_share: 0.4
+text_share: 0.3
 pictures: 2
 train: {TRAIN}  steps: 2
 """,
@@ -149,9 +156,11 @@ def test_from_videos_to_report(
     # what is there at the end
     models = load(run_dir / "export")
     assert models.parts == [*PARTS, "preference"]
+    assert models.generator.text is not None
+    assert models.text.pieces.digest == models.generator.text.digest
     report = json.loads((run_dir / "report" / "report.json").read_text())
     tables = report["tables"]
-    assert list(tables) == ["levels", "tokenizers", "router", "samples", "predictions"]
+    assert list(tables) == ["levels", "tokenizers", "router", "samples", "predictions", "texts"]
     assert all(tables.values())
     assert tables["router"][0]["num_clips"] == 8
     assert tables["tokenizers"][-1]["tokenizer"] == "router, w_q 1.6 (final)"

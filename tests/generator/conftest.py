@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from generator.conditions import FrameCondition
+from generator.conditions import FrameCondition, TextCondition
 from generator.gpt import GPT, GPTConfig
 from generator.grammar import Vocabulary
 from tokenizer.tokens import Tokens
@@ -62,11 +62,16 @@ def tokenizer(vocabulary: Vocabulary) -> BrightnessTokenizer:
 def make_gpt() -> Callable[..., GPT]:
     """A small model whose head is not zero and whose weights are large enough to matter."""
 
-    def make(vocabulary: Vocabulary, frames: FrameCondition | None = None, **size: Any) -> GPT:
+    def make(
+        vocabulary: Vocabulary,
+        frames: FrameCondition | None = None,
+        text: TextCondition | None = None,
+        **size: Any,
+    ) -> GPT:
         size = {"width": 32, "layers": 2, "heads": 2, "hidden": 48} | size
         with torch.random.fork_rng():
             torch.manual_seed(0)
-            model = GPT(GPTConfig(**size), vocabulary, frames)
+            model = GPT(GPTConfig(**size), vocabulary, frames, text)
             for parameter in model.parameters():
                 torch.nn.init.normal_(parameter, std=0.3)
         return model.eval()

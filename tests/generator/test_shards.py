@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from generator.conditions import FrameCondition, uniform
+from generator.conditions import Condition, FrameCondition, uniform
 from generator.grammar import Vocabulary
 from generator.shards import TokenSet, write_tokens
 
@@ -58,9 +58,9 @@ def test_what_is_written_is_what_the_tokenizer_said(
             back = vocabulary.decode_blocks(sequence[1:])
             assert [b.tolist() for b in back] == [b.tolist() for b in whole[row]]
 
-            sequence = torch.from_numpy(tokens.sequence(index, True).astype(np.int64))
+            sequence = torch.from_numpy(tokens.sequence(index, Condition.FRAMES).astype(np.int64))
             assert sequence[0] == vocabulary.frames
-            end = tokens.condition_length(True)
+            end = tokens.condition_length(index, Condition.FRAMES)
             assert sequence[end - 1] == vocabulary.separator
             back = vocabulary.decode_blocks(sequence[1 : end - 1])
             assert [b.tolist() for b in back] == [b.tolist() for b in condition[row]]
@@ -79,7 +79,7 @@ def test_finished_shards_are_opened_and_not_written_again(
     assert len(again) == len(first)
     assert again.frames is None
     with pytest.raises(ValueError, match="without frame conditions"):
-        again.sequence(0, True)
+        again.sequence(0, Condition.FRAMES)
     with pytest.raises(ValueError, match="other settings"):
         write_tokens(
             tmp_path / "t", batches(), tokenizer, uniform(2, 4), vocabulary, note={"split": "test"}

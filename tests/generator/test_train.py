@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from generator.conditions import FrameCondition
+from generator.conditions import Condition, FrameCondition
 from generator.engine import SamplingConfig, class_requests, frame_requests, sample
 from generator.gpt import GPT
 from generator.grammar import Vocabulary
@@ -82,7 +82,9 @@ def test_learns_a_few_clips_by_heart(folder: Path, tmp_path: Path) -> None:
         assert sequence == stage.tokens.sequence(label)[1:].tolist()
     conditions = []
     for row in range(CLIPS):
-        ids = torch.from_numpy(stage.tokens.sequence(row, True)[1 : frames.num_tokens - 1].copy())
+        ids = torch.from_numpy(
+            stage.tokens.sequence(row, Condition.FRAMES)[1 : frames.num_tokens - 1].copy()
+        )
         conditions.append(vocabulary.decode_blocks(ids.long()))
     requests = frame_requests(
         vocabulary, frames, Tokens.from_blocks(conditions), range(CLIPS), greedy
@@ -90,7 +92,9 @@ def test_learns_a_few_clips_by_heart(folder: Path, tmp_path: Path) -> None:
     for row, blocks in enumerate(sample(model, requests).blocks()):
         assert torch.equal(blocks[0], conditions[row][0])
         sequence = vocabulary.encode_blocks(blocks[1:]).tolist()
-        assert sequence == stage.tokens.sequence(row, True)[frames.num_tokens :].tolist()
+        assert (
+            sequence == stage.tokens.sequence(row, Condition.FRAMES)[frames.num_tokens :].tolist()
+        )
 
 
 @pytest.mark.parametrize("parts", [1, 2, 4])

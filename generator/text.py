@@ -1,0 +1,134 @@
+"""Captions as ids: a SentencePiece model, trained on the captions of a data set.
+
+A text is folded to lower case and cut into the pieces of a byte-pair model: whole words, where
+captions use few. What no piece can write is written in bytes, so that every text has ids and none
+means "unknown". Training has no randomness: the same captions give the same file, which is
+SentencePiece's own, data and no code.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Sequence
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+MODEL_FILE = "text.model"
+BYTES = 256  # pieces of the byte fallback; one more is SentencePiece's own for "unknown"
+
+
+def sentencepiece() -> Any:
+    """The library.
+
+    Raises:
+        ImportError: it is not installed.
+    """
+    try:
+        import sentencepiece
+    except ImportError as error:
+        raise ImportError(
+            'text conditions need sentencepiece: pip install "evatok[text]"'
+        ) from error
+    return sentencepiece
+
+
+class TextTokenizer:
+    """Text → ids in [0, N) and back.
+
+    Attributes:
+        digest: names the model: the same ids mean the same pieces only under the same digest.
+    """
+
+    def __init__(self, proto: bytes) -> None:
+        """Take a serialised model.
+
+        Raises:
+            ImportError: sentencepiece is not installed.
+            RuntimeError: no model.
+        """
+        if not proto:  # the library takes it for a model without pieces
+            raise RuntimeError("an empty model")
+        self._proto = proto
+        self._processor = sentencepiece().SentencePieceProcessor(model_proto=proto)
+        self.digest = hashlib.sha256(proto).hexdigest()[:16]
+
+    def __len__(self) -> int:
+        """N, pieces."""
+        return self._processor.get_piece_size()
+
+    def encode(self, text: str) -> list[int]:
+        """Ids of a text; none of an empty one."""
+        return self._processor.encode(text)
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """The text of ids, in lower case."""
+        return self._processor.decode(list(ids))
+
+    def save(self, directory: str | Path) -> Path:
+        """Write directory/text.model, whole or not at all, and return its path."""
+        directory = Path(directory)
+        directory.mkdir(parents=True, exist_ok=True)
+        partial = directory / f".{MODEL_FILE}.partial"
+        partial.write_bytes(self._proto)
+        os.replace(partial, directory / MODEL_FILE)
+        return directory / MODEL_FILE
+
+    @classmethod
+    def load(cls, directory: str | Path) -> TextTokenizer:
+        """The model in a folder.
+
+        Raises:
+            FileNotFoundError: there is none.
+            ValueError: the file is no SentencePiece model.
+            ImportError: sentencepiece is not installed.
+        """
+        path = Path(directory) / MODEL_FILE
+        if not path.is_file():
+            raise FileNotFoundError(f"{path} is missing: `evatok text train` makes it")
+        try:
+            return cls(path.read_bytes())
+        except RuntimeError as error:
+            raise ValueError(f"{path} is not a SentencePiece model; train it anew") from error
+
+
+def train_text_tokenizer(captions: Sequence[str], vocabulary_size: int) -> TextTokenizer:
+    """Learn pieces from captions.
+
+    Args:
+        captions: at least one that is not empty.
+        vocabulary_size: most pieces, the 256 bytes included; few captions give fewer.
+
+    Raises:
+        ValueError: no captions, or too few pieces for their characters.
+        ImportError: sentencepiece is not installed.
+    """
+    captions = [caption for caption in captions if caption.strip()]
+    if not captions:
+        raise ValueError("no captions to learn pieces from")
+    library, proto = sentencepiece(), BytesIO()
+    try:
+        library.SentencePieceTrainer.train(
+            sentence_iterator=iter(captions),
+            model_writer=proto,
+            vocab_size=vocabulary_size,
+            hard_vocab_limit=False,
+            model_type="bpe",
+            character_coverage=1.0,
+            byte_fallback=True,
+            normalization_rule_name="nmt_nfkc_cf",  # case is folded
+            shuffle_input_sentence=False,
+            num_threads=1,  # sums in one order
+            unk_id=0,  # the library wants one; bytes leave it without use
+            bos_id=-1,
+            eos_id=-1,
+            pad_id=-1,
+            minloglevel=2,
+        )
+    except RuntimeError as error:
+        raise ValueError(
+            f"{vocabulary_size} pieces do not hold {BYTES} bytes and every character of these "
+            "captions; ask for a larger vocabulary"
+        ) from error
+    return TextTokenizer(proto.getvalue())
