@@ -42,6 +42,8 @@ from video import arcade
 
 Say = Callable[[str], None]
 
+WIDE = "final-wide"  # optional: the final tokenizer goes on, for every w_q
+
 # Settings that change no result; `steps` does.
 HARMLESS = MAY_CHANGE - {"steps"} | {"workers", "cache_dir", "processes"}
 
@@ -108,6 +110,7 @@ FILES: dict[str, type[Config]] = {
     PREFERENCE: RouterTraining,
     TEXT: TextConfig,
     "final": FinalConfig,
+    WIDE: FinalConfig,
     "tokens": TokensConfig,
     "generator": GeneratorConfig,
 }
@@ -129,11 +132,12 @@ class Pipeline:
         self.settings: dict[str, Any] = {
             name: load_config(schema, directory / f"{name}.yaml")
             for name, schema in FILES.items()
-            if name not in (PREFERENCE, TEXT) or (directory / f"{name}.yaml").is_file()
+            if name not in (PREFERENCE, TEXT, WIDE) or (directory / f"{name}.yaml").is_file()
         }
         self.parts = [part for part in (*PARTS, PREFERENCE) if part in self.settings]
         self.config: PipelineConfig = self.settings["pipeline"]
         self.run_dir = self.config.run_dir
+        self.final = WIDE if WIDE in self.settings else "final"  # whose tokenizer is shipped
         self._agree(directory)
 
     def _agree(self, directory: Path) -> None:
@@ -151,7 +155,15 @@ class Pipeline:
                 if PREFERENCE in s
             ],
             ("final.router", s["final"].router, run / "router" / "model"),
-            ("tokens.tokenizer", s["tokens"].tokenizer, run / "final" / "model"),
+            *[
+                (f"{WIDE}.{key}", getattr(s[WIDE], key), value)
+                for key, value in (
+                    ("start_from", run / "final" / "model"),
+                    ("router", run / PREFERENCE / "model"),
+                )
+                if WIDE in s
+            ],
+            ("tokens.tokenizer", s["tokens"].tokenizer, run / self.final / "model"),
             ("tokens.router", s["tokens"].router, run / "router" / "model"),
             ("tokens.text", s["tokens"].text, run / TEXT if TEXT in s else None),
             ("generator.tokens", s["generator"].tokens, run / "tokens"),
@@ -162,6 +174,8 @@ class Pipeline:
             wrong.append("router.data is not search.data, whose clips it loads again")
         if TEXT in s and s[TEXT].data.sources != s["tokens"].data.sources:
             wrong.append("text.data.sources are not tokens.data.sources, whose clips it describes")
+        if WIDE in s and PREFERENCE not in s:
+            wrong.append(f"{WIDE}.yaml needs a router of {PREFERENCE}.yaml, a new file")
         if self.config.report.preferences and PREFERENCE not in s:
             wrong.append(f"report.preferences asks for a router of {PREFERENCE}.yaml, a new file")
         if wrong:
@@ -186,10 +200,11 @@ class Pipeline:
             training("router", "search"),
             *([training(PREFERENCE, "search")] if PREFERENCE in s else []),
             training("final", "router"),
+            *([training(WIDE, "final", PREFERENCE)] if WIDE in s else []),
             *([Step(TEXT, s[TEXT], first, self._text)] if text else []),
-            Step("tokens", s["tokens"], ("final", "router", *text), self._tokens),
+            Step("tokens", s["tokens"], (self.final, "router", *text), self._tokens),
             training("generator", "tokens"),
-            Step("export", None, (*self.parts, *text), self._export),
+            Step("export", None, (*map(self._step_of, self.parts), *text), self._export),
             Step("report", self.config.report, ("export", "search"), self._report),
         ]
 
@@ -294,9 +309,14 @@ class Pipeline:
             "router": Router,
             PREFERENCE: Router,
             "final": VideoTokenizer,
+            WIDE: VideoTokenizer,
             "generator": GPT,
         }
         return load_model(kinds[name], self.run_dir / name / "model")
+
+    def _step_of(self, part: str) -> str:
+        """The step that made a part of the models."""
+        return self.final if part == "final" else part
 
     def _gate(self) -> dict[str, Any]:
         config = self.config.gate
@@ -337,7 +357,7 @@ class Pipeline:
         sizes = {}
         for part in self.parts:
             folder = self.run_dir / "export" / part
-            save_model(self._model(part), folder, half=True)
+            save_model(self._model(self._step_of(part)), folder, half=True)
             sizes[part] = sum(file.stat().st_size for file in folder.iterdir())
         if TEXT in self.settings:
             sizes[TEXT] = copy_text(self.run_dir / TEXT, self.run_dir / "export" / TEXT)

@@ -82,9 +82,15 @@ stage: final
 router: {run_dir}/router/model
 train: {{steps: 2}}
 """,
+        "final-wide": f"""
+base: final.yaml
+router: {run_dir}/preference/model
+w_q_range: [1.0, 2.0]
+start_from: {run_dir}/final/model
+""",
         "tokens": f"""
 base: data.yaml
-tokenizer: {run_dir}/final/model
+tokenizer: {run_dir}/final-wide/model
 router: {run_dir}/router/model
 frames: {{prefix: [4, 1]}}
 text: {run_dir}/text
@@ -93,7 +99,7 @@ batch_size: 8
 """,
         "generator": f"""
 tokens: {run_dir}/tokens
-tokenizer: {run_dir}/final/model
+tokenizer: {run_dir}/final-wide/model
 model: {{width: 16, layers: 1, heads: 2, hidden: 32}}
 frame_share: 0.4
 text_share: 0.3
