@@ -91,7 +91,8 @@ class Quality:
         self.count += error.numel()
         self.clips["psnr"].append(_decibel(error.mean((1, 2, 3, 4))).cpu())
         self.clips["ssim"].append(ssim(x, y).cpu())
-        self.clips["flicker"].append(flicker(x, y).cpu())
+        if x.shape[2] > 1:
+            self.clips["flicker"].append(flicker(x, y).cpu())
         self.frames.append(_decibel(error.mean((1, 3, 4))).flatten().cpu())
         if self.perceptual is not None:
             with torch.no_grad():
@@ -99,10 +100,13 @@ class Quality:
             self.clips.setdefault(self.perceptual.name, []).append(seen)
 
     def compute(self) -> dict[str, float]:
-        """psnr, psnr_frame, psnr_pooled (dB), ssim, flicker, num_clips; the distance."""
+        """psnr, psnr_frame, psnr_pooled (dB), ssim, flicker, num_clips; the distance.
+
+        Clips of a single frame have no flicker and do not count there.
+        """
         if not self.frames:
             raise ValueError("no clips were given to measure")
-        values = {name: torch.cat(parts) for name, parts in self.clips.items()}
+        values = {name: torch.cat(parts) for name, parts in self.clips.items() if parts}
         pooled = _decibel(torch.tensor(self.error / self.count, dtype=torch.float64))
         return {
             **{name: float(value.mean()) for name, value in values.items()},

@@ -36,6 +36,7 @@ from evatok.options import (
     Temperature,
     TopK,
     TopP,
+    Trust,
     budget_of,
     feature_networks,
     note,
@@ -357,7 +358,7 @@ def predict_command(
 def fvd_command(
     real: Annotated[Path, typer.Argument(help="Folder of videos.")],
     fake: Annotated[Path, typer.Argument(help="Folder of videos.")],
-    features: Annotated[str, typer.Option(help="nano, i3d, or nano,i3d.")] = "nano",
+    features: Annotated[str, typer.Option(help="nano, i3d, i3d-tats:FILE; several.")] = "nano",
     frames: Annotated[int, typer.Option(min=1, help="Frames of a clip.")] = 16,
     size: Annotated[int, typer.Option(min=1, help="Pixels to which both sides are cut.")] = 128,
     window: Annotated[str, typer.Option(help="first, random or all windows of a video.")] = "first",
@@ -374,6 +375,7 @@ def fvd_command(
         Path | None, typer.Option(help="Also a record for the leaderboard, one a network.")
     ] = None,
     name: Annotated[str, typer.Option(help="What the record calls the second folder.")] = "",
+    trust: Trust = False,
     as_json: AsJson = False,
 ) -> None:
     """Fréchet video distance, and others, between two folders of anyone's videos.
@@ -385,7 +387,7 @@ def fvd_command(
     from evaluation.protocols import folder_records, score_folders
     from evaluation.records import write_records
 
-    networks = feature_networks(features, model)
+    networks = feature_networks(features, model, trust)
     result = score_folders(
         real,
         fake,

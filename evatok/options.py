@@ -28,6 +28,9 @@ Lengths = Annotated[
 LengthBias = Annotated[
     float, typer.Option("--quality", help="Above 0 for longer blocks, below for shorter.")
 ]
+Trust = Annotated[
+    bool, typer.Option("--trust", help="Run a TorchScript file that is not the published one.")
+]
 Plain = Annotated[bool, typer.Option("--plain", help="The clip alone, without bars, for scoring.")]
 
 
@@ -51,14 +54,17 @@ def budget_of(max_tokens: int | None, lengths: str, quality: float) -> Any:
     return BudgetConfig(max_tokens=max_tokens, lengths=chosen, quality=quality)
 
 
-def feature_networks(names: str, model: str) -> list[Any]:
-    """Feature networks by their names, with commas between; `nano` is the model's own."""
+def feature_networks(names: str, model: str, trust: bool = False) -> list[Any]:
+    """Feature networks by their names, with commas between; `nano` is the model's own.
+
+    Names and `trust` are those of `evaluation.features.load.load_features`.
+    """
     from evaluation.features.load import load_features
     from evaluation.features.nano import NanoFeatures
     from evatok.models import load
 
     return [
-        NanoFeatures(load(model).features) if name == "nano" else load_features(name)
+        NanoFeatures(load(model).features) if name == "nano" else load_features(name, trust=trust)
         for name in names.split(",")
         if name
     ]

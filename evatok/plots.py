@@ -23,6 +23,7 @@ def line_plot(
     y_label: str,
     marked: Mapping[str, tuple[float, float]] | None = None,
     log_x: bool = False,
+    log_y: bool = False,
 ) -> None:
     """Write a plot of some curves and single marked points, atomically.
 
@@ -34,6 +35,7 @@ def line_plot(
         y_label: with its unit.
         marked: name → one point, drawn as a star.
         log_x: powers of two on the x axis.
+        log_y: powers of ten on the y axis; every y is above 0.
     """
     # The same bytes for the same numbers.
     with matplotlib.rc_context({"svg.hashsalt": "evatok", "font.size": 10}):
@@ -50,6 +52,8 @@ def line_plot(
             ticks = sorted({x for points in series.values() for x, _ in points})
             axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
             axes.minorticks_off()
+        if log_y:
+            axes.set_yscale("log")
         axes.set(title=title, xlabel=x_label, ylabel=y_label)
         axes.grid(alpha=0.25)
         axes.spines[["top", "right"]].set_visible(False)

@@ -18,8 +18,10 @@ from torch import Tensor
 
 from evaluation.features.base import FeatureNetwork
 from evaluation.frechet import frechet_distance
+from evaluation.quality import Quality
 from evatok.drawing import Panel, compose
 from tokenizer.codec import Codec
+from tokenizer.rate import Rate
 from video.clips import resize_crop, to_clip
 from video.io import iter_frames, probe, write_video
 
@@ -30,13 +32,17 @@ Progress = Callable[[str, int, int | None], None]  # file, frames done, frames i
 
 @dataclass
 class ClipScores:
-    """Features of the clips gone through so far, for Fréchet distances.
+    """What is known of the clips gone through so far.
 
     Attributes:
         networks: each gets every whole clip, real and reconstructed.
+        rate: of all tokens.
+        quality: of all clips, over the frames that the video has.
     """
 
     networks: Sequence[FeatureNetwork]
+    rate: Rate
+    quality: Quality = field(default_factory=Quality)
     real: list[list[Tensor]] = field(default_factory=list)
     fake: list[list[Tensor]] = field(default_factory=list)
 
@@ -46,8 +52,11 @@ class ClipScores:
         self.fake.append([network(fake) for network in self.networks])
 
     def compute(self) -> dict[str, float | None]:
-        """`fvd[name]` of each network; None where there are fewer than two clips."""
-        out: dict[str, float | None] = {}
+        """Quality and rate; `fvd[name]` of each network, None of fewer than two clips."""
+        named = ("psnr_frame", "psnr_pooled", "ssim", "flicker")
+        quality = self.quality.compute()
+        out: dict[str, float | None] = {name: quality.get(name) for name in named}
+        out |= self.rate.compute()
         for place, network in enumerate(self.networks):
             real, fake = (
                 torch.cat([row[place] for row in side]) if side else torch.zeros(0, network.dim)
@@ -80,6 +89,9 @@ def reconstruct_files(
 
     Returns:
         JSON-able: `files` (each with frames, psnr, tokens and every clip's assignment), totals.
+        `psnr` is the mean of the values of clips, `psnr_frame` of frames, `psnr_pooled` that of the
+        mean error (see `evaluation.quality`, ssim and flicker too); bits and use of the codebook
+        are those of `tokenizer.rate`.
 
     Raises:
         VideoError: a file cannot be decoded; it is named.
@@ -88,7 +100,8 @@ def reconstruct_files(
     targets = _targets(files, output)
     for file in files:
         probe(file)
-    scores = ClipScores(networks)
+    config = codec.model.config
+    scores = ClipScores(networks, Rate(config.codebook_size, len(codec.model.levels)))
     results = [
         _reconstruct_file(codec, file, target, scores, plain, allow_damaged, progress)
         for file, target in zip(files, targets, strict=True)
@@ -102,9 +115,7 @@ def reconstruct_files(
         "tokens": sum(clip["tokens"] for clip in clips),
         "tokens_per_clip": sum(clip["tokens"] for clip in clips) / len(clips),
     }
-    if networks:
-        summary |= scores.compute()
-    return {"files": results, **summary}
+    return {"files": results, **summary, **scores.compute()}
 
 
 def _targets(files: Sequence[Path], output: Path) -> list[Path]:
@@ -180,6 +191,7 @@ def _reconstruct_chunk(
     coded = codec.reconstruct(chunk)
     original, decoded = coded.original.numpy(), coded.frames.numpy()
     start = clips[-1]["end"] if clips else 0
+    scores.rate.update(coded.tokens, coded.original[..., 0].numel())
     for index, blocks in enumerate(coded.tokens.assignment.tolist()):
         part = slice(index * length, min(len(chunk), (index + 1) * length))
         clips.append(
@@ -191,8 +203,9 @@ def _reconstruct_chunk(
                 "psnr": float(coded.psnr[index]),
             }
         )
+        real, fake = (to_clip(x[part])[None] for x in (coded.original, coded.frames))
+        scores.quality.update(fake, real)
         if scores.networks and part.stop - part.start == length:
-            real, fake = (to_clip(x[part])[None] for x in (coded.original, coded.frames))
             scores.update(real, fake)
         if plain:
             yield decoded[part]

@@ -154,6 +154,8 @@ def fold(weights: Mapping[str, Tensor], epsilon: float = BN_EPSILON) -> dict[str
                 for leaf in ("running_mean", "running_var", "bias")
             )
             scale = (variance + epsilon).rsqrt()  # (O,)
+            if f"{layer}.bn.weight" in weights:  # files of torch store one, all ones
+                scale = scale * weights[f"{layer}.bn.weight"].double()
             state[f"{layer}.weight"] = (weight.double() * scale.view(-1, 1, 1, 1, 1)).float()
             state[f"{layer}.bias"] = (bias - mean * scale).float()
         elif part:
@@ -166,13 +168,14 @@ class I3DFeatures:
 
     name = "i3d"
     dim = NUM_CLASSES
+    epsilon = BN_EPSILON
 
     def __init__(self, weights: Mapping[str, Tensor], device: str | torch.device = "cpu") -> None:
         """Take tensors named as in `i3d_weights`; `load_i3d` verifies them too."""
         self.checksum = weights_checksum(weights)
         self.device = torch.device(device)
         self.model = I3D().requires_grad_(False).eval()
-        self.model.load_state_dict(fold(weights))
+        self.model.load_state_dict(fold(weights, self.epsilon))
         # Convolutions and, by far, the pools are faster on a CPU with the channels last.
         self.model.to(self.device)
         self.model.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]

@@ -9,24 +9,32 @@ import torch
 from evaluation.features.base import FeatureNetwork
 from evaluation.features.encoder import EncoderConfig, VideoEncoder
 
-NETWORKS = ("nano", "i3d")
+NETWORKS = ("nano", "i3d", "i3d-torchscript:FILE", "i3d-tats:FILE")
 
 
 def load_features(
-    name: str, path: str | Path | None = None, device: str | torch.device = "cpu"
+    name: str,
+    path: str | Path | None = None,
+    device: str | torch.device = "cpu",
+    *,
+    trust: bool = False,
 ) -> FeatureNetwork:
     """The feature network of that name, ready to be called.
 
     Args:
         name: "nano" (shipped, for quick experiments and tests) or "i3d" (the network of the FVD
-            literature, whose weights are fetched once).
-        path: weights to use instead of the shipped or cached ones.
+            literature, whose weights are fetched once); "i3d-torchscript:FILE" and "i3d-tats:FILE"
+            are read from files of other projects.
+        path: weights to use instead of the shipped or cached ones, or of those behind the colon.
         device: where it runs.
+        trust: run a TorchScript program whose checksum is not the published one.
 
     Raises:
         ValueError: there is no such network, or its weights are not the expected ones.
         FileNotFoundError: its weights are not here; the message says how to get them.
     """
+    name, _, file = name.partition(":")
+    path = path if path is not None else file or None
     if name == "nano":
         from evaluation.features.nano import load_nano
 
@@ -35,6 +43,14 @@ def load_features(
         from evaluation.features.i3d import load_i3d
 
         return load_i3d(path, device)
+    if name == "i3d-torchscript":
+        from evaluation.features.i3d_torchscript import load_i3d_torchscript
+
+        return load_i3d_torchscript(path, device, trust=trust)
+    if name == "i3d-tats":
+        from evaluation.features.i3d_tats import load_i3d_tats
+
+        return load_i3d_tats(path, device)
     raise ValueError(f"no feature network {name!r}; there are {', '.join(NETWORKS)}")
 
 

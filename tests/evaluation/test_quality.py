@@ -105,6 +105,17 @@ def test_means_do_not_depend_on_batches() -> None:
         Quality().compute()
 
 
+def test_single_frames_have_no_flicker() -> None:
+    x = clips(3)
+    quality = Quality()
+    quality.update(x[:1, :, :1], x[1:2, :, :1])
+    assert "flicker" not in quality.compute()
+    quality.update(x[1:2], x[2:])
+    values = quality.compute()
+    assert values["flicker"] == pytest.approx(float(flicker(x[1:2], x[2:])))
+    assert values["num_clips"] == 2
+
+
 def test_a_perceptual_distance_keeps_its_own_name() -> None:
     """Of some network, never called LPIPS; a clip counts as one, whatever the batches."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,7 +12,7 @@ import torch
 
 from evaluation.features.nano import NanoFeatures
 from evaluation.frechet import frechet_distance
-from evaluation.quality import psnr
+from evaluation.quality import flicker, psnr, ssim
 from evatok.models import Models
 from evatok.reconstruct import reconstruct_files
 from tokenizer.codec import Codec
@@ -43,6 +44,7 @@ def test_any_length_and_size(
     assert row["frames"] == frames and row["size"] == [width, height] and told[-1] == frames
     assert [clip["start"] for clip in row["clips"]] == list(range(0, frames, 16))
     assert row["clips"][-1]["end"] == frames
+    assert (result["flicker"] is None) == (frames == 1)
     for clip in row["clips"]:
         assert len(clip["assignment"]) == 4 and set(clip["assignment"]) <= {1, 2, 4}
         assert clip["tokens"] == sum(clip["assignment"])
@@ -75,6 +77,15 @@ def test_numbers_are_those_of_the_frames(toy: Models, square: Square, tmp_path: 
     got = [clip["psnr"] for row in result["files"] for clip in row["clips"]]
     assert got == pytest.approx(expected.tolist(), abs=1e-3)
     assert result["psnr"] == pytest.approx(float(expected.mean()), abs=1e-3)
+    x, y = torch.cat(fake), torch.cat(real)
+    pooled = -10 * math.log10(float(((x - y) / 2).square().mean()))
+    assert result["psnr_pooled"] == pytest.approx(pooled, abs=1e-3)
+    assert result["flicker"] == pytest.approx(float(flicker(x, y).mean()), abs=1e-6)
+    assert result["ssim"] == pytest.approx(float(ssim(x, y).mean()), abs=1e-4)
+    # 6 clips of 8 tokens of a codebook of K, in 4 blocks of one of 3 lengths
+    bits = 48 * math.log2(toy.final.config.codebook_size) + 24 * math.log2(3)
+    assert result["bits_per_pixel"] == pytest.approx(bits / (6 * 16 * 32 * 32))
+    assert 0 < result["codebook_use"] <= 1 <= result["perplexity"]
     assert result["tokens_per_clip"] == 8
     distance = frechet_distance(network(torch.cat(real)), network(torch.cat(fake)))
     assert result["fvd[nano]"] == pytest.approx(distance, rel=1e-3)
