@@ -9,26 +9,23 @@ Shape letters: B batch, F frames, H W pixels, D features.
 
 from __future__ import annotations
 
-import logging
-import random
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from evaluation.distances import METRICS, scores
+from evaluation.extrapolate import interval
+from evaluation.feature_cache import FeatureCache
 from evaluation.features.base import FeatureNetwork
 from evaluation.records import Record, versions
-from video.clips import pad_last, to_clip, window_starts
-from video.io import SUFFIXES, VideoError, read_frames
-
-logger = logging.getLogger(__name__)
+from evaluation.sources import Cut, Source, VideoClips
 
 RANGE_SLACK = 1e-3
 
-Window = Literal["first", "random", "all"]
 Progress = Callable[[str, int], None]
 
 
@@ -62,11 +59,7 @@ def score_clips(
         ValueError: no network, no such metric, fewer than 2 clips on a side, clips out of range or
             of several sizes, features that are not finite.
     """
-    if not networks:
-        raise ValueError("no feature network was given to score with")
-    unknown = sorted(set(metrics) - set(METRICS))
-    if unknown or not metrics:
-        raise ValueError(f"no metric {', '.join(unknown)}; there are {', '.join(METRICS)}")
+    check_metrics(networks, metrics)
     sides: dict[str, list[Tensor]] = {}
     shapes: set[tuple[int, ...]] = set()
     for side, clips in (("real", real), ("fake", fake)):
@@ -83,19 +76,9 @@ def score_clips(
         if done < 2:
             raise ValueError(f"the {side} side has {done} clips; a distance needs 2 or more")
         sides[side] = [torch.cat(part) for part in parts]
-    result: dict[str, Any] = {}
-    for network, x, y in zip(networks, sides["real"], sides["fake"], strict=True):
-        found = scores(x, y, metrics, biased)
-        result |= {f"{metric}[{network.name}]": value for metric, value in found.items()}
     (_, num_frames, *size) = shapes.pop()
-    return result | {
-        "num_real": len(sides["real"][0]),
-        "num_fake": len(sides["fake"][0]),
-        "num_frames": num_frames,
-        "size": size,
-        "biased": biased,
-        "networks": {network.name: network.checksum for network in networks},
-    }
+    result = _scored(sides, networks, metrics, biased)
+    return result | {"num_frames": num_frames, "size": size}
 
 
 def _batches(clips: Iterable[Tensor], batch_size: int) -> Iterator[Tensor]:
@@ -131,89 +114,126 @@ def _check(batch: Tensor, side: str, start: int, shapes: set[tuple[int, ...]]) -
         )
 
 
-class FolderClips:
-    """Clips of all videos under a folder, decoded while they are gone through.
+def features_of(
+    clips: Source,
+    networks: Sequence[FeatureNetwork],
+    cache: FeatureCache | None = None,
+    *,
+    batch_size: int = 16,
+    progress: Callable[[int], None] | None = None,
+) -> list[Tensor]:
+    """Features of all clips of a source, by each network; those that a cache knows are not made.
 
-    Attributes:
-        files: the videos, sorted by their path under the folder.
-        damaged: why a video could not be read, by its path under the folder; filled while the
-            clips are gone through. Such a video gives no clip.
-        padded: videos shorter than a clip, whose last frame was repeated.
-    """
-
-    def __init__(
-        self,
-        folder: str | Path,
-        num_frames: int = 16,
-        size: int = 128,
-        window: Window = "first",
-        seed: int = 42,
-    ) -> None:
-        """Find the videos; arguments as in `clips_from_folder`."""
-        self.folder = Path(folder)
-        if not self.folder.is_dir():
-            raise FileNotFoundError(f"no folder {self.folder}")
-        if window not in ("first", "random", "all"):
-            raise ValueError(f"window {window!r} is none of first, random, all")
-        self.num_frames, self.size, self.window, self.seed = num_frames, size, window, seed
-        self.files = sorted(p for p in self.folder.rglob("*") if p.suffix.lower() in SUFFIXES)
-        if not self.files:
-            raise ValueError(f"no videos under {self.folder} ({', '.join(sorted(SUFFIXES))})")
-        self.damaged: dict[str, str] = {}
-        self.padded: list[str] = []
-
-    def __iter__(self) -> Iterator[Tensor]:
-        """Clips (3, F, size, size) float32 in [-1, 1], in order of the files."""
-        self.damaged, self.padded = {}, []
-        wanted = self.num_frames if self.window == "first" else None
-        for path in self.files:
-            name = path.relative_to(self.folder).as_posix()
-            try:
-                # All that is wanted before any is given: a file that breaks later gives nothing.
-                frames = read_frames(path, 0, wanted, self.size)  # (F', size, size, 3)
-            except (VideoError, OSError) as error:
-                self.damaged[name] = str(error)
-                logger.warning("skipped a damaged video: %s", error)
-                continue
-            if len(frames) < self.num_frames:
-                self.padded.append(name)
-            for start in self._starts(len(frames), name):
-                window = frames[start : start + self.num_frames]
-                yield to_clip(pad_last(window, self.num_frames))
-
-    def _starts(self, length: int, name: str) -> list[int]:
-        """First frames of the windows of a video."""
-        if self.window == "all":
-            return window_starts(length, self.num_frames)
-        if self.window == "first":
-            return [0]
-        # Drawn from the name: adding a file to the folder changes no other's window.
-        last = max(length - self.num_frames, 0)
-        return [random.Random(f"{self.seed} {name}").randint(0, last)]
-
-
-def clips_from_folder(
-    folder: str | Path,
-    num_frames: int = 16,
-    size: int = 128,
-    window: Window = "first",
-    seed: int = 42,
-) -> FolderClips:
-    """Clips of all videos under a folder, subfolders included, for `score_clips`.
+    What is made is filed after each batch: a killed run goes on where it was.
 
     Args:
-        folder: holds videos of any sizes, lengths and common formats.
-        num_frames: F; of a shorter video the last frame is repeated.
-        size: short side resized to it, then the centre cut out: clips are (3, F, size, size).
-        window: which frames of a video: the first F, F in a row at random, or every run of F
-            without overlap.
-        seed: of the random windows.
+        clips: where they come from.
+        networks: that see them.
+        cache: of features; None: everything is made.
+        batch_size: clips given to a network at a time.
+        progress: called with the number of clips done.
 
-    Raises:
-        FileNotFoundError: there is no such folder.
-        ValueError: it has no videos.
+    Returns:
+        For each network (N, D) float32, in order of the clips.
     """
-    return FolderClips(folder, num_frames, size, window, seed)
+    found: list[dict[str, Tensor]] = [{} for _ in networks]
+    order: list[str] = []
+    waiting: dict[str, Tensor] = {}
+
+    def lacks(key: str) -> bool:
+        missing = False
+        for network, mine in zip(networks, found, strict=True):
+            if key not in mine and cache is not None:
+                vector = cache.get(network, key)
+                if vector is not None:
+                    mine[key] = vector
+            missing |= key not in mine
+        return missing
+
+    def make() -> None:
+        for network, mine in zip(networks, found, strict=True):
+            keys = [key for key in waiting if key not in mine]
+            if not keys:
+                continue
+            vectors = network(torch.stack([waiting[key] for key in keys])).detach().float().cpu()
+            made = dict(zip(keys, vectors, strict=True))
+            mine |= made
+            if cache is not None:
+                cache.put(network, made)
+        waiting.clear()
+
+    for key, clip in clips.walk(lacks, cache):
+        order.append(key)
+        if clip is not None and lacks(key):
+            waiting[key] = clip
+        if len(waiting) == batch_size:
+            make()
+        if progress is not None and len(order) % batch_size == 0:
+            progress(len(order))
+    make()
+    return [torch.stack([mine[key] for key in order]) if order else torch.empty(0, network.dim)
+            for network, mine in zip(networks, found, strict=True)]  # fmt: skip
+
+
+def score_sides(
+    real: Source,
+    fake: Source,
+    networks: Sequence[FeatureNetwork],
+    *,
+    biased: bool = True,
+    metrics: Sequence[str] = ("fvd",),
+    cache: FeatureCache | None = None,
+    batch_size: int = 16,
+    with_interval: bool = False,
+    progress: Progress | None = None,
+) -> dict[str, Any]:
+    """Distances between two sources, with each network.
+
+    Arguments are those of `score_clips` and `features_of`; the result has the scores, `num_real`,
+    `num_fake`, `biased`, `networks`, and with `with_interval` `interval[<network>]`: the 95 %
+    interval of "fvd".
+    """
+    check_metrics(networks, metrics)
+    sides: dict[str, list[Tensor]] = {}
+    for side, clips in (("real", real), ("fake", fake)):
+        tell = None if progress is None else partial(progress, side)
+        sides[side] = features_of(clips, networks, cache, batch_size=batch_size, progress=tell)
+        if len(sides[side][0]) < 2:
+            raise ValueError(
+                f"the {side} side has {len(sides[side][0])} clips; a distance needs 2 or more"
+            )
+    return _scored(sides, networks, metrics, biased, with_interval)
+
+
+def check_metrics(networks: Sequence[FeatureNetwork], metrics: Sequence[str]) -> None:
+    """Refuse no network, no metric, and metrics that there are not."""
+    if not networks:
+        raise ValueError("no feature network was given to score with")
+    unknown = sorted(set(metrics) - set(METRICS))
+    if unknown or not metrics:
+        raise ValueError(f"no metric {', '.join(unknown)}; there are {', '.join(METRICS)}")
+
+
+def _scored(
+    sides: Mapping[str, Sequence[Tensor]],
+    networks: Sequence[FeatureNetwork],
+    metrics: Sequence[str],
+    biased: bool,
+    with_interval: bool = False,
+) -> dict[str, Any]:
+    result: dict[str, Any] = {}
+    for network, x, y in zip(networks, sides["real"], sides["fake"], strict=True):
+        found = scores(x, y, metrics, biased)
+        result |= {f"{metric}[{network.name}]": value for metric, value in found.items()}
+        if with_interval and "fvd" in metrics and biased:
+            _, low, high = interval(x, y)
+            result[f"interval[{network.name}]"] = [low, high]
+    return result | {
+        "num_real": len(sides["real"][0]),
+        "num_fake": len(sides["fake"][0]),
+        "biased": biased,
+        "networks": {network.name: network.checksum for network in networks},
+    }
 
 
 def score_folders(
@@ -221,68 +241,80 @@ def score_folders(
     fake: str | Path,
     networks: Sequence[FeatureNetwork],
     *,
-    num_frames: int = 16,
-    size: int = 128,
-    window: Window = "first",
-    seed: int = 42,
+    cut: Cut | None = None,
     biased: bool = True,
     metrics: Sequence[str] = ("fvd",),
+    cache: FeatureCache | None = None,
     batch_size: int = 16,
+    with_interval: bool = False,
     progress: Progress | None = None,
 ) -> dict[str, Any]:
-    """Score a folder of videos against another: the protocol `folder`.
+    """Score anyone's videos against others: folders, files or arrays.
 
-    Arguments are those of `clips_from_folder` and `score_clips`. Beside what `score_clips` returns
-    the result has `window`, `seed`, and for both sides `num_files_<side>`, `damaged_<side>`
-    (reasons by file) and `padded_<side>` (files shorter than a clip).
+    Arguments are those of `VideoClips` and `score_sides`. Beside what `score_sides` returns the
+    result has `cut`, `num_frames` and `size` ([H, W]) of what the networks saw, `data` (the
+    fingerprint of the real side, where there is a cache), and for both sides `num_files_<side>`,
+    `damaged_<side>` (reasons by name) and `padded_<side>` (videos shorter than a clip).
     """
-    folders = {
-        side: clips_from_folder(folder, num_frames, size, window, seed)
-        for side, folder in (("real", real), ("fake", fake))
-    }
-    result = score_clips(
-        folders["real"],
-        folders["fake"],
+    cut = cut or Cut()
+    inputs = {side: VideoClips(path, cut) for side, path in (("real", real), ("fake", fake))}
+    result = score_sides(
+        inputs["real"],
+        inputs["fake"],
         networks,
         biased=biased,
         metrics=metrics,
+        cache=cache,
         batch_size=batch_size,
+        with_interval=with_interval,
         progress=progress,
     )
-    result |= {"window": window, "seed": seed}
-    for side, clips in folders.items():
-        result[f"num_files_{side}"] = len(clips.files)
+    side_length = cut.shrink or cut.size
+    result |= {"num_frames": cut.num_frames, "size": [side_length] * 2}
+    result["cut"] = cut.model_dump(mode="json")
+    result["data"] = inputs["real"].fingerprint()
+    for side, clips in inputs.items():
+        result[f"num_files_{side}"] = len(clips.videos)
         result[f"damaged_{side}"] = clips.damaged
         result[f"padded_{side}"] = clips.padded
     return result
 
 
-def folder_records(
-    result: Mapping[str, Any], networks: Sequence[FeatureNetwork], name: str
+def records_of(
+    result: Mapping[str, Any],
+    networks: Sequence[FeatureNetwork],
+    name: str,
+    protocol: str = "folder",
+    **more: Any,
 ) -> list[Record]:
-    """Records of what `score_folders` returned, one for each network and distance.
+    """Records of what `score_folders` or `score_sides` returned, one a network and distance.
 
     Args:
-        result: of `score_folders`.
+        result: of the scoring.
         networks: that it was given.
-        name: of the fake side.
+        name: of what is on the fake side.
+        protocol: by which the clips were drawn.
+        more: further fields of the records, such as `model`, `seconds`, `extra`.
     """
     damaged = {f"{side}/{file}": reason for side in ("real", "fake")
-               for file, reason in result[f"damaged_{side}"].items()}  # fmt: skip
+               for file, reason in result.get(f"damaged_{side}", {}).items()}  # fmt: skip
     counts = {side: result[f"num_{side}"] for side in ("real", "fake")}
-    settings = {key: result[key] for key in ("window", "seed", "biased", "num_frames", "size")}
+    settings = {key: result[key] for key in ("cut", "biased", "num_frames", "size")}
     return [
         Record(
             name=name,
-            protocol="folder",
+            protocol=protocol,
             metric=metric,
             value=result[f"{metric}[{network.name}]"],
+            interval=result.get(f"interval[{network.name}]") if metric == "fvd" else None,
             network=network.name,
             checksum=network.checksum,
             num_clips=min(counts.values()),
             damaged=damaged,
             settings=settings | counts,
+            data=result.get("data", ""),
             versions=versions(),
+            **more,
         )
         for network in networks
         for metric in ("fvd", "fvd-infinity", "kvd", "jedi")  # those that are lower for better

@@ -17,6 +17,7 @@ from typer.exceptions import TyperException
 from evatok.cli_data import data_app
 from evatok.cli_export import export_llama_command, import_llama_command
 from evatok.cli_leaderboard import leaderboard_app
+from evatok.cli_scores import evaluate_command, fvd_command
 from evatok.cli_text import text_app
 from evatok.cli_weights import weights_command
 from evatok.errors import message_for_user
@@ -36,7 +37,6 @@ from evatok.options import (
     Temperature,
     TopK,
     TopP,
-    Trust,
     budget_of,
     feature_networks,
     note,
@@ -231,20 +231,13 @@ def reconstruct_command(
     from evatok.models import load
     from evatok.reconstruct import reconstruct_files
     from tokenizer.codec import Codec
-    from tokenizer.strategies import make_assigner
 
     models = load(model)
     if quality is not None:
         if assignment != "router":
             raise ValueError(f"--quality is the router's: leave out --assignment {assignment}")
         assignment = f"router:{quality:g}"
-    kind, _, value = assignment.partition(":")
-    router = models.router if kind in ("router", "best") else None
-    if kind == "router" and value:
-        router = models.steerable
-    proxy = models.proxy if kind in ("best", "threshold") else None
-    assigner = make_assigner(assignment, models.final, router, proxy, max_tokens)
-    codec = Codec(models.final, assigner)
+    codec = Codec(models.final, models.assigner(assignment, max_tokens))
     result = reconstruct_files(
         codec,
         files,
@@ -354,56 +347,6 @@ def predict_command(
     show(result, as_json)
 
 
-@app.command("fvd")
-def fvd_command(
-    real: Annotated[Path, typer.Argument(help="Folder of videos.")],
-    fake: Annotated[Path, typer.Argument(help="Folder of videos.")],
-    features: Annotated[str, typer.Option(help="nano, i3d, i3d-tats:FILE; several.")] = "nano",
-    frames: Annotated[int, typer.Option(min=1, help="Frames of a clip.")] = 16,
-    size: Annotated[int, typer.Option(min=1, help="Pixels to which both sides are cut.")] = 128,
-    window: Annotated[str, typer.Option(help="first, random or all windows of a video.")] = "first",
-    seed: Seed = 42,
-    model: Model = "nano",
-    unbiased: Annotated[
-        bool, typer.Option("--unbiased", help="Covariance by n − 1, not n.")
-    ] = False,
-    metrics: Annotated[
-        str,
-        typer.Option(help="fvd, fvd-infinity, kvd, jedi, precision, recall, density, coverage"),
-    ] = "fvd",
-    record: Annotated[
-        Path | None, typer.Option(help="Also a record for the leaderboard, one a network.")
-    ] = None,
-    name: Annotated[str, typer.Option(help="What the record calls the second folder.")] = "",
-    trust: Trust = False,
-    as_json: AsJson = False,
-) -> None:
-    """Fréchet video distance, and others, between two folders of anyone's videos.
-
-    \b
-    Example:
-        evatok fvd data/arcade/Frogger out/samples --features nano --size 64
-    """
-    from evaluation.protocols import folder_records, score_folders
-    from evaluation.records import write_records
-
-    networks = feature_networks(features, model, trust)
-    result = score_folders(
-        real,
-        fake,
-        networks,
-        num_frames=frames,
-        size=size,
-        window=window,  # type: ignore[arg-type]  # checked there, with the names that there are
-        seed=seed,
-        biased=not unbiased,
-        metrics=[word for word in metrics.split(",") if word],
-    )
-    if record is not None:
-        write_records(record, folder_records(result, networks, name or fake.name))
-    show(result, as_json)
-
-
 @app.command("info")
 def info_command(
     model_or_config: Annotated[str, typer.Argument(help="nano, a folder, or a settings file.")],
@@ -442,6 +385,8 @@ def plan_command(
     show(plan(path, gpus, gpu, mfu, checkpointing), as_json)
 
 
+app.command("fvd")(fvd_command)
+app.command("evaluate")(evaluate_command)
 app.command("export-llama")(export_llama_command)
 app.command("import-llama")(import_llama_command)
 app.add_typer(data_app, name="data")

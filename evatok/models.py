@@ -22,6 +22,7 @@ from evatok.text import Captioner
 from generator.gpt import GPT
 from tokenizer.model import VideoTokenizer
 from tokenizer.router import Router
+from tokenizer.strategies import Assigner, make_assigner
 
 SHIPPED = Path(__file__).resolve().parent / "models"
 FILES = ("config.json", "model.safetensors")
@@ -66,6 +67,15 @@ class Models:
     def steerable(self) -> Router:
         """The router to ask with a w_q; the plain one, which refuses, where there is no other."""
         return self.preference if PREFERENCE in self.parts else self.router
+
+    def assigner(self, spec: str, max_tokens: int | None = None) -> Assigner:
+        """A way to choose assignments for the final tokenizer; see `tokenizer.strategies`."""
+        kind, _, value = spec.partition(":")
+        router = self.router if kind in ("router", "best") else None
+        if kind == "router" and value:
+            router = self.steerable
+        proxy = self.proxy if kind in ("best", "threshold") else None
+        return make_assigner(spec, self.final, router, proxy, max_tokens)
 
     @cached_property
     def final(self) -> VideoTokenizer:

@@ -1,0 +1,98 @@
+"""Features on disk, so that a second run costs seconds and a killed one goes on.
+
+A vector is filed under its network (name and checksum of the weights) and its clip: the content of
+the file, the window, and how it was cut and resized. Paths don't matter: a moved file is known
+again, a changed one is not. One SQLite file; any number of processes may use it at once.
+"""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections.abc import Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from evaluation.features.base import FeatureNetwork, cache_dir
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+TABLES = """
+CREATE TABLE IF NOT EXISTS features (
+    network TEXT, clip TEXT, vector BLOB, PRIMARY KEY (network, clip)) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS notes (name TEXT PRIMARY KEY, value TEXT) WITHOUT ROWID;
+"""
+
+
+def default_cache() -> Path:
+    """Where features are kept if nobody says: beside fetched weights."""
+    return cache_dir() / "features.sqlite"
+
+
+class FeatureCache:
+    """Vectors by network and clip, and JSON-able notes by name."""
+
+    def __init__(self, path: Path | str) -> None:
+        """Open a cache; made if absent.
+
+        Raises:
+            ValueError: the file is no cache.
+        """
+        self.path = Path(path)
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        with self._sound():
+            self._file = sqlite3.connect(self.path, timeout=60, isolation_level=None)
+            self._file.execute("PRAGMA journal_mode=WAL")
+            self._file.execute("PRAGMA synchronous=NORMAL")
+            self._file.executescript(TABLES)
+
+    @contextmanager
+    def _sound(self) -> Iterator[None]:
+        try:
+            yield
+        except sqlite3.OperationalError as error:
+            raise OSError(f"{self.path}: {error}") from None
+        except sqlite3.DatabaseError as error:
+            raise ValueError(f"{self.path} is damaged ({error}): remove it") from None
+
+    def get(self, network: FeatureNetwork, clip: str) -> Tensor | None:
+        """(D,) float32, or None if it is not known."""
+        with self._sound():
+            row = self._file.execute(
+                "SELECT vector FROM features WHERE network = ? AND clip = ?", (_of(network), clip)
+            ).fetchone()
+        if row is None or len(row[0]) != 4 * network.dim:
+            return None
+        return torch.from_numpy(np.frombuffer(row[0], "<f4").copy())
+
+    def put(self, network: FeatureNetwork, vectors: Mapping[str, Tensor]) -> None:
+        """File vectors (D,) by clip, all or none."""
+        rows = [(_of(network), clip, vector.numpy().astype("<f4").tobytes())
+                for clip, vector in vectors.items()]  # fmt: skip
+        with self._sound():
+            self._file.execute("BEGIN IMMEDIATE")
+            self._file.executemany("INSERT OR REPLACE INTO features VALUES (?, ?, ?)", rows)
+            self._file.execute("COMMIT")
+
+    def note(self, name: str) -> Any:
+        """What was noted under a name, or None."""
+        with self._sound():
+            row = self._file.execute("SELECT value FROM notes WHERE name = ?", (name,)).fetchone()
+        return None if row is None else json.loads(row[0])
+
+    def put_note(self, name: str, value: Any) -> None:
+        """Note something JSON-able."""
+        with self._sound():
+            self._file.execute(
+                "INSERT OR REPLACE INTO notes VALUES (?, ?)", (name, json.dumps(value))
+            )
+
+
+def _of(network: FeatureNetwork) -> str:
+    return f"{network.name} {network.checksum}"
