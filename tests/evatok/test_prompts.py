@@ -6,6 +6,7 @@ import importlib.util
 import json
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -15,7 +16,7 @@ from evatok.captions import Thresholds
 from evatok.cli import main
 from evatok.measure import ClipSet
 from evatok.models import Models, load, save_model
-from evatok.prompted import interval, text_rows
+from evatok.prompted import _carried, interval, text_rows
 from evatok.prompts import sample_texts, text_files
 from evatok.text import Captioner, save_text
 from generator.conditions import TextCondition
@@ -152,6 +153,11 @@ def real() -> ClipSet:
 def test_shares_of_samples_that_are_as_told(
     models: Models, real: ClipSet, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    def same(model: object, assigner: object, clips: ClipSet) -> SimpleNamespace:
+        return SimpleNamespace(clips=clips)
+
+    monkeypatch.setattr("evatok.prompted.reconstruct_set", same)
+
     def rows(sampler: object) -> dict[str, dict[str, float]]:
         monkeypatch.setattr("evatok.prompted.sample_texts", sampler)
         found = text_rows(models, [real], SamplingConfig(), [2.0], 0, pairs=3)
@@ -165,11 +171,21 @@ def test_shares_of_samples_that_are_as_told(
     assert [good[name]["num_clips"] for name in names] == [8, 4, 8, 3, 3]
     assert [good[name]["share"] for name in names[1:]] == [1, 1, 1, 1]
     assert [bad[name]["share"] for name in names[1:]] == [0.5, 0.25, 0, 0]
-    # without its words a clip is neither dark nor bright
-    assert good["brightness"]["name_alone"] == good["motion"]["name_alone"] == 0
+    # without its words a clip is neither dark nor bright; its motion is as little as a quarter's
+    assert (good["brightness"]["name_alone"], good["motion"]["name_alone"]) == (0, 0.25)
+    assert [good[name]["reconstructed"] for name in names[1:3]] == [1, 1]
     assert good["class"]["by_chance"] == 0.5 and good["motion"]["by_chance"] == 1 / 3
     for row in good.values():
         assert row["low"] <= row["share"] <= row["high"]
+
+
+def test_thresholds_follow_a_tokenizer_that_smooths(real: ClipSet) -> None:
+    clips = torch.stack([painted(0.3 + 0.01 * i, 0.02 + 0.01 * i) for i in range(20)])
+    half = torch.stack([painted(0.3 + 0.01 * i, (0.02 + 0.01 * i) / 2) for i in range(20)])
+    thresholds = Thresholds(brightness=(0.35, 0.43), motion=(0.075, 0.155))
+    found = _carried(thresholds, real.like([clips]), real.like([half]))
+    assert found.brightness == pytest.approx(thresholds.brightness, abs=0.01)
+    assert found.motion == pytest.approx((0.0375, 0.0775), abs=0.005)
 
 
 def test_rows_of_a_real_model(models: Models, real: ClipSet) -> None:
