@@ -148,7 +148,7 @@ def test_from_a_file_of_captions(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="has no thresholds"):
         captioner.describe(("dog",), 0)
     (tmp_path / "wrong.csv").write_text("id,text\n1,a dog\n")
-    with pytest.raises(ValueError, match="no column `caption`"):
+    with pytest.raises(ValueError, match="no column 'caption'"):
         run_text(tmp_path / "wrong.csv", tmp_path / "c")
     (tmp_path / "latin.txt").write_bytes("größer".encode("latin-1"))
     with pytest.raises(ValueError, match="not UTF-8"):
@@ -186,3 +186,40 @@ def test_tokens_with_captions(footage: Path, toy_dir: Path, tmp_path: Path) -> N
     assert any("left" in text for text in texts) and any("right" in text for text in texts)
     again = write_shards(tokens, tmp_path / "tokens")
     assert again["test"]["clips"] == len(shards)
+
+
+@needs_sentencepiece
+def test_tokens_with_the_captions_of_a_set(
+    footage: Path, toy_dir: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Each video's own caption, cut where it is too long; a video without one is named."""
+    from evatok.tokens import TokensConfig, write_shards
+
+    lists = []
+    for split in ("train", "test"):
+        listed = (footage / f"{split}list01.txt").read_text().splitlines()
+        names = [line.split()[0] for line in listed]
+        rows = [f'{name},"a square, number {name[-10:-4]}"' for name in names]
+        lists.append(tmp_path / f"{split}.csv")
+        lists[-1].write_text("\n".join(["path,caption", *rows]))
+    run_text(lists[0], tmp_path / "text", 300)
+    captioner = Captioner.load(tmp_path / "text")
+    settings = TokensConfig.model_validate(
+        {"data": config(footage, tmp_path / "cache").data.model_dump(), "uniform": 1,
+         "tokenizer": toy_dir / "final", "text": tmp_path / "text", "windows": 2,
+         "captions": lists, "max_pieces": 6}
+    )  # fmt: skip
+    with caplog.at_level("INFO"):
+        write_shards(settings, tmp_path / "tokens")
+    assert "12 of 12 captions are cut to 6 pieces" in caplog.text
+    known = dict(line.split(",", 1) for line in lists[0].read_text().splitlines()[1:])
+    names = list(known)  # in the order of the list, which numbers the videos
+    shards = TokenSet(tmp_path / "tokens" / "train")
+    assert len(shards) == 24
+    for clip, video in enumerate(shards.videos.tolist()):
+        prompt = shards.sequence(clip, Condition.TEXT)[1 : 1 + 6].astype(np.int64)
+        pieces = captioner.pieces.encode(known[names[video]].strip('"'))
+        assert (prompt - shards.vocabulary.text - 1).tolist() == pieces[:6]
+    lists[1].write_text("path,caption\n")
+    with pytest.raises(ValueError, match=r"8 of 8 videos, Left/.* have no caption in"):
+        write_shards(settings, tmp_path / "other")

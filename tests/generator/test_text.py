@@ -146,7 +146,7 @@ def test_a_model_with_text_is_saved_and_loaded(text_gpt: GPT, tmp_path: Path) ->
 # --- shards ---
 
 
-def describe(first: int, clips: Tensor, labels: Tensor) -> list[list[int]]:
+def describe(first: int, clips: Tensor, labels: Tensor, videos: Tensor) -> list[list[int]]:
     return [[label] * (1 + i % 3) for i, label in enumerate(labels.tolist(), first)]
 
 
