@@ -42,9 +42,11 @@ class TokensConfig(Config):
     seed: int = Field(default=0, ge=0)
 
     @model_validator(mode="after")
-    def _one_way_to_assign(self) -> TokensConfig:
+    def _check(self) -> TokensConfig:
         if (self.router is None) == (self.uniform is None):
             raise ValueError("give a router or a uniform level, one of the two")
+        if self.captions and self.text is None:
+            raise ValueError("captions need text, the folder of their pieces (evatok text train)")
         return self
 
 
@@ -73,7 +75,8 @@ def write_shards(config: TokensConfig, directory: Path) -> dict[str, Any]:
     assign, made_by = _assigner(config, tokenizer)
     captioner = None if config.text is None else Captioner.load(config.text)
     # What is not set is not named: shards of before it could be set are still the same.
-    unset = {"text", "max_pieces", "captions"} if config.text is None else set[str]()
+    unset = set() if config.captions else {"captions"}
+    unset |= {"text", "max_pieces"} if config.text is None else set()
     result: dict[str, Any] = {}
     splits: tuple[Split, ...] = ("train", "test")
     for split in splits:

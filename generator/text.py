@@ -28,9 +28,7 @@ def sentencepiece() -> Any:
     try:
         import sentencepiece
     except ImportError as error:
-        raise ImportError(
-            'text conditions need sentencepiece: pip install "evatok[text]"'
-        ) from error
+        raise ImportError("texts need sentencepiece: pip install sentencepiece") from error
     return sentencepiece
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 from pathlib import Path
 
 import numpy as np
@@ -20,10 +19,6 @@ from evatok.captions import (
 from evatok.text import CAPTIONS_FILE, Captioner, TextConfig, run_text, save_text, train_text
 from generator.conditions import Condition
 from generator.shards import TokenSet
-
-needs_sentencepiece = pytest.mark.skipif(
-    importlib.util.find_spec("sentencepiece") is None, reason="sentencepiece is not installed"
-)
 
 
 def test_measures_of_known_clips() -> None:
@@ -109,7 +104,6 @@ def config(footage: Path, cache: Path) -> TextConfig:
     return TextConfig.model_validate({"data": data, "clips": 30, "vocabulary_size": 400})
 
 
-@needs_sentencepiece
 def test_from_clips_to_pieces(footage: Path, tmp_path: Path) -> None:
     settings = config(footage, tmp_path / "cache")
     result = train_text(settings, tmp_path / "text")
@@ -134,7 +128,6 @@ def test_from_clips_to_pieces(footage: Path, tmp_path: Path) -> None:
         Captioner.load(tmp_path / "text")
 
 
-@needs_sentencepiece
 def test_from_a_file_of_captions(tmp_path: Path) -> None:
     lines = ["a dog runs over a field", "a dog sleeps", "", "rain over a field"]
     (tmp_path / "captions.txt").write_text("\n".join(lines * 3))
@@ -160,7 +153,6 @@ def test_from_a_file_of_captions(tmp_path: Path) -> None:
     assert not (tmp_path / "c").exists()
 
 
-@needs_sentencepiece
 def test_tokens_with_captions(footage: Path, toy_dir: Path, tmp_path: Path) -> None:
     """The captions in the shards are those of the clips that were tokenized."""
     from evatok.tokens import TokensConfig, write_shards
@@ -188,7 +180,6 @@ def test_tokens_with_captions(footage: Path, toy_dir: Path, tmp_path: Path) -> N
     assert again["test"]["clips"] == len(shards)
 
 
-@needs_sentencepiece
 def test_tokens_with_the_captions_of_a_set(
     footage: Path, toy_dir: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -220,6 +211,8 @@ def test_tokens_with_the_captions_of_a_set(
         prompt = shards.sequence(clip, Condition.TEXT)[1 : 1 + 6].astype(np.int64)
         pieces = captioner.pieces.encode(known[names[video]].strip('"'))
         assert (prompt - shards.vocabulary.text - 1).tolist() == pieces[:6]
+    with pytest.raises(ValueError, match="captions need text"):
+        TokensConfig.model_validate(settings.model_dump() | {"text": None})
     lists[1].write_text("path,caption\n")
     with pytest.raises(ValueError, match=r"8 of 8 videos, Left/.* have no caption in"):
         write_shards(settings, tmp_path / "other")

@@ -42,9 +42,6 @@ PIECES = 9
 TEXT = TextCondition(max_pieces=4, digest="toy")
 CAPTIONS = ["a bright clip of a cat", "a dark clip of a dog", "a dog with much motion"] * 4
 
-needs_sentencepiece = pytest.mark.skipif(
-    importlib.util.find_spec("sentencepiece") is None, reason="sentencepiece is not installed"
-)
 needs_transformers = pytest.mark.skipif(
     importlib.util.find_spec("transformers") is None, reason="transformers is not installed"
 )
@@ -63,7 +60,6 @@ def text_gpt(make_gpt: Callable[..., GPT], with_text: Vocabulary, frames: FrameC
 # --- captions as pieces ---
 
 
-@needs_sentencepiece
 def test_every_text_can_be_written(tmp_path: Path) -> None:
     pieces = train_text_tokenizer(CAPTIONS, 400)
     assert 256 < len(pieces) <= 400
@@ -80,14 +76,12 @@ def test_every_text_can_be_written(tmp_path: Path) -> None:
     assert [p.name for p in path.parent.iterdir()] == ["text.model"]
 
 
-@needs_sentencepiece
 def test_training_repeats(tmp_path: Path) -> None:
     first, second = (train_text_tokenizer(CAPTIONS, 400) for _ in range(2))
     assert first.digest == second.digest
     assert train_text_tokenizer(CAPTIONS[:1], 400).digest != first.digest
 
 
-@needs_sentencepiece
 def test_bad_captions_and_files(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="no captions"):
         train_text_tokenizer(["", "  "], 400)
