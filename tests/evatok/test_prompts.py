@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import shutil
 from pathlib import Path
@@ -15,38 +14,14 @@ from torch import Tensor
 from evatok.captions import Thresholds
 from evatok.cli import main
 from evatok.measure import ClipSet
-from evatok.models import Models, load, save_model
+from evatok.models import Models, load
 from evatok.prompted import _carried, interval, text_rows
 from evatok.prompts import sample_texts, text_files
-from evatok.text import Captioner, save_text
-from generator.conditions import TextCondition
+from evatok.text import save_text
 from generator.engine import SamplingConfig
-from generator.gpt import GPT
-from generator.grammar import Vocabulary
 from video.io import read_frames
 
-pytestmark = pytest.mark.skipif(
-    importlib.util.find_spec("sentencepiece") is None, reason="sentencepiece is not installed"
-)
 GUIDED = SamplingConfig(guidance=2.0)
-CAPTIONS = ["a bright clip of left", "a dark clip of right with much motion", "left, dim"] * 3
-
-
-@pytest.fixture(scope="module")
-def text_dir(toy_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The toy family with a generator that takes texts, weights at random."""
-    root = tmp_path_factory.mktemp("toy-text") / "models"
-    shutil.copytree(toy_dir, root)
-    save_text(CAPTIONS, 300, Thresholds(brightness=(0.3, 0.6), motion=(0.01, 0.02)), root / "text")
-    pieces = Captioner.load(root / "text").pieces
-    old = load(toy_dir).generator
-    data = old.vocabulary.model_dump() | {"num_text": len(pieces)}
-    text = TextCondition(max_pieces=24, digest=pieces.digest)
-    torch.manual_seed(0)
-    gpt = GPT(old.size, Vocabulary.model_validate(data), old.frames, text)
-    torch.nn.init.normal_(gpt.head.weight, std=0.5)
-    save_model(gpt, root / "generator", half=True)
-    return root
 
 
 @pytest.fixture(scope="module")
