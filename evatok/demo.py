@@ -25,6 +25,7 @@ from evatok.measure import (
 )
 from evatok.models import Models, load
 from evatok.page import Page
+from evatok.prompts import text_files
 from evatok.reconstruct import reconstruct_files
 from evatok.report import TITLES, draw
 from evatok.sampling import frame_condition, predict_clips, request_seed, sample_files
@@ -53,6 +54,7 @@ class DemoConfig(Config):
     cache_dir: Path = Path("runs/cache")
     reconstructions: int = Field(default=6, ge=1)  # videos shown of each set
     samples_per_class: int = Field(default=1, ge=1)  # shown
+    texts: tuple[str, ...] = ()  # one sample of each, if the generator takes texts
     predictions: int = Field(default=6, ge=1)  # shown of each set
     scored_clips: int = Field(default=144, ge=2)  # of each set
     sampling: SamplingConfig = SamplingConfig(guidance=2.0)
@@ -90,6 +92,9 @@ def run_demo(
     demo.reconstructions(page)
     say("sampling every class")
     demo.samples(page)
+    if config.texts and models.generator.text is not None:
+        say("sampling texts")
+        demo.texts(page)
     say("predicting frames")
     demo.predictions(page, sets)
     say("scoring")
@@ -186,6 +191,19 @@ class Demo:
         )
         rows = done["samples"]
         items = [(self._link(row["file"]), row["class"], _tokens(row)) for row in rows]
+        page.videos(items, canvas_size(1, self.size, self.size), min_width=200)
+
+    def texts(self, page: Page) -> None:
+        """Clips of what texts say."""
+        config = self.config
+        page.section(
+            "Clips generated from a text",
+            "Captions say the class, bright or dark, much or little motion; guidance "
+            f"{config.sampling.guidance:g}.",
+        )
+        folder = self.output / "videos" / "texts"
+        done = text_files(self.models, config.texts, 1, config.seed, config.sampling, folder)
+        items = [(self._link(row["file"]), row["text"], _tokens(row)) for row in done["samples"]]
         page.videos(items, canvas_size(1, self.size, self.size), min_width=200)
 
     def predictions(self, page: Page, sets: list[ClipSet]) -> None:

@@ -7,6 +7,7 @@ by. A model learned from a file of captions has no thresholds: it cannot write c
 from __future__ import annotations
 
 import csv
+import logging
 import os
 import shutil
 from collections.abc import Sequence
@@ -22,6 +23,8 @@ from generator.shards import Describe
 from generator.text import MODEL_FILE, TextTokenizer, train_text_tokenizer
 from training.config import Config, load_config
 from video.dataset import ClipSampler, DataConfig
+
+log = logging.getLogger(__name__)
 
 CAPTIONS_FILE = "captions.json"
 
@@ -104,10 +107,38 @@ class Captioner:
         """For `write_tokens`: pieces of the captions of a set of clips."""
         thresholds = self.needs_thresholds()
 
-        def pieces(first: int, clips: Tensor, labels: Tensor) -> list[list[int]]:
+        def pieces(first: int, clips: Tensor, labels: Tensor, videos: Tensor) -> list[list[int]]:
             ranks = thresholds.ranks(*measure_clips(clips))
             texts = captions(ranks, labels, class_names, seed, first)
             return [self.pieces.encode(text) for text in texts]
+
+        return pieces
+
+    def look_up(self, files: Sequence[Path], ids: Sequence[str], max_pieces: int) -> Describe:
+        """For `write_tokens`: pieces of the captions that come with a set of videos.
+
+        Args:
+            files: .csv with columns `path` and `caption`.
+            ids: of the videos, as `path` has them.
+            max_pieces: longer captions are cut; how many is logged.
+
+        Raises:
+            ValueError: a file without these columns, or a video without caption.
+        """
+        known = {path: text for file in files for path, text in _rows(file, "path", "caption")}
+        missing = [video for video in ids if not known.get(video, "").strip()]
+        if missing:
+            raise ValueError(
+                f"{len(missing)} of {len(ids)} videos, {missing[0]} for one, have no caption in "
+                f"{', '.join(map(str, files))}"
+            )
+        cut = sum(len(self.pieces.encode(known[video])) > max_pieces for video in ids)
+        if cut:
+            log.info("%d of %d captions are cut to %d pieces", cut, len(ids), max_pieces)
+
+        def pieces(first: int, clips: Tensor, labels: Tensor, videos: Tensor) -> list[list[int]]:
+            texts = [known[ids[int(video)]] for video in videos.tolist()]
+            return [self.pieces.encode(text)[:max_pieces] for text in texts]
 
         return pieces
 
@@ -136,16 +167,25 @@ def read_captions(path: Path) -> list[str]:
     """
     if not path.is_file():
         raise FileNotFoundError(f"no file {path}: give settings (.yaml), a .csv or a text file")
+    if path.suffix == ".csv":
+        return [caption for (caption,) in _rows(path, "caption")]
     try:
         text = path.read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
         raise ValueError(f"{path} is not UTF-8 text; give a caption a line") from error
-    if path.suffix != ".csv":
-        return text.splitlines()
-    rows = csv.DictReader(text.splitlines(keepends=True))
-    if "caption" not in (rows.fieldnames or ()):
-        raise ValueError(f"{path} has no column `caption`; it has {rows.fieldnames}")
-    return [row["caption"] for row in rows]
+    return text.splitlines()
+
+
+def _rows(path: Path, *columns: str) -> list[tuple[str, ...]]:
+    """These columns of a .csv."""
+    if not path.is_file():
+        raise FileNotFoundError(f"no file {path} with captions")
+    with path.open(encoding="utf-8", newline="") as file:
+        rows = csv.DictReader(file)
+        missing = [column for column in columns if column not in (rows.fieldnames or ())]
+        if missing:
+            raise ValueError(f"{path} has no column {missing[0]!r}; it has {rows.fieldnames}")
+        return [tuple(row[column] or "" for column in columns) for row in rows]
 
 
 def train_text(config: TextConfig, directory: Path) -> dict[str, Any]:

@@ -33,15 +33,20 @@ class TokensConfig(Config):
     frames: FrameCondition | None = None  # None: no frame prediction
     text: Path | None = None  # folder that `evatok text train` made; None: no text
     max_pieces: int = Field(default=32, ge=1)  # of a text
+    # .csv files with columns path and caption, such as `evatok data webvid` writes; none: captions
+    # are made from what is measured
+    captions: tuple[Path, ...] = ()
     # Clips of each training video, at random windows and with the data's augmentation.
     windows: int = Field(default=4, ge=1)
     batch_size: int = Field(default=32, ge=1)
     seed: int = Field(default=0, ge=0)
 
     @model_validator(mode="after")
-    def _one_way_to_assign(self) -> TokensConfig:
+    def _check(self) -> TokensConfig:
         if (self.router is None) == (self.uniform is None):
             raise ValueError("give a router or a uniform level, one of the two")
+        if self.captions and self.text is None:
+            raise ValueError("captions need text, the folder of their pieces (evatok text train)")
         return self
 
 
@@ -70,7 +75,8 @@ def write_shards(config: TokensConfig, directory: Path) -> dict[str, Any]:
     assign, made_by = _assigner(config, tokenizer)
     captioner = None if config.text is None else Captioner.load(config.text)
     # What is not set is not named: shards of before it could be set are still the same.
-    unset = {"text", "max_pieces"} if config.text is None else set[str]()
+    unset = set() if config.captions else {"captions"}
+    unset |= {"text", "max_pieces"} if config.text is None else set()
     result: dict[str, Any] = {}
     splits: tuple[Split, ...] = ("train", "test")
     for split in splits:
@@ -94,7 +100,7 @@ def write_shards(config: TokensConfig, directory: Path) -> dict[str, Any]:
                 **made_by,
                 "settings": config.model_dump(mode="json", exclude={"batch_size"} | unset),
             },
-            **_text(config, captioner, split, sampler.class_names),
+            **_text(config, captioner, sampler),
         )
         lengths = torch.from_numpy(tokens.lengths()).double() - 1 - vocabulary.num_blocks
         result[split] = {"clips": len(tokens), "mean_tokens": float(lengths.mean())}
@@ -118,14 +124,19 @@ def _assigner(
 
 
 def _text(
-    config: TokensConfig, captioner: Captioner | None, split: Split, class_names: Sequence[str]
+    config: TokensConfig, captioner: Captioner | None, sampler: ClipSampler
 ) -> dict[str, Any]:
     """What `write_tokens` must know to write captions."""
     if captioner is None:
         return {}
     condition = TextCondition(max_pieces=config.max_pieces, digest=captioner.pieces.digest)
-    seed = (config.seed, 1 + (split == "test"))
-    return {"text": condition, "describe": captioner.describe(class_names, *seed)}
+    if config.captions:
+        ids = [video for cache in sampler.caches for video in cache.ids]
+        describe = captioner.look_up(config.captions, ids, config.max_pieces)
+    else:
+        seed = (config.seed, 1 + (sampler.split == "test"))
+        describe = captioner.describe(sampler.class_names, *seed)
+    return {"text": condition, "describe": describe}
 
 
 Batch = tuple[Tensor, Tensor, Tensor]

@@ -51,13 +51,16 @@ class Encoder(Protocol):
 class Describe(Protocol):
     """Writes the captions of clips."""
 
-    def __call__(self, first: int, clips: Tensor, labels: Tensor) -> list[list[int]]:
+    def __call__(
+        self, first: int, clips: Tensor, labels: Tensor, videos: Tensor
+    ) -> list[list[int]]:
         """Pieces of the caption of each clip.
 
         Args:
             first: number of the first of these clips in the set.
             clips: (B, 3, F, H, W) float32 in [−1, 1].
             labels: (B,) int64, −1 for a clip without class.
+            videos: (B,) int64, as in the batches.
         """
         ...
 
@@ -225,7 +228,7 @@ def write_tokens(
             if frames:
                 sequences["frames"] = _frame_sequences(clips, tokenizer, assign, vocabulary, frames)
             if text and describe:
-                captions = describe(len(lengths["text"]), clips, batch_labels)
+                captions = describe(len(lengths["text"]), clips, batch_labels, batch_videos)
                 sequences["text"] = _text_prompts(captions, vocabulary, text)
             for name, rows in sequences.items():
                 files[name].write(torch.cat(rows).cpu().numpy().astype(dtype).tobytes())

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import unicodedata
 from collections.abc import Sequence
 from io import BytesIO
 from pathlib import Path
@@ -28,9 +29,7 @@ def sentencepiece() -> Any:
     try:
         import sentencepiece
     except ImportError as error:
-        raise ImportError(
-            'text conditions need sentencepiece: pip install "evatok[text]"'
-        ) from error
+        raise ImportError("texts need sentencepiece: pip install sentencepiece") from error
     return sentencepiece
 
 
@@ -60,7 +59,7 @@ class TextTokenizer:
 
     def encode(self, text: str) -> list[int]:
         """Ids of a text; none of an empty one."""
-        return self._processor.encode(text)
+        return self._processor.encode(folded(text))
 
     def decode(self, ids: Sequence[int]) -> str:
         """The text of ids, in lower case."""
@@ -93,6 +92,11 @@ class TextTokenizer:
             raise ValueError(f"{path} is not a SentencePiece model; train it anew") from error
 
 
+def folded(text: str) -> str:
+    """Lower case, compatibility forms of Unicode made one (NFKC), single spaces."""
+    return " ".join(unicodedata.normalize("NFKC", text).casefold().split())
+
+
 def train_text_tokenizer(captions: Sequence[str], vocabulary_size: int) -> TextTokenizer:
     """Learn pieces from captions.
 
@@ -104,7 +108,7 @@ def train_text_tokenizer(captions: Sequence[str], vocabulary_size: int) -> TextT
         ValueError: no captions, or too few pieces for their characters.
         ImportError: sentencepiece is not installed.
     """
-    captions = [caption for caption in captions if caption.strip()]
+    captions = [caption for caption in map(folded, captions) if caption]
     if not captions:
         raise ValueError("no captions to learn pieces from")
     library, proto = sentencepiece(), BytesIO()
@@ -117,7 +121,7 @@ def train_text_tokenizer(captions: Sequence[str], vocabulary_size: int) -> TextT
             model_type="bpe",
             character_coverage=1.0,
             byte_fallback=True,
-            normalization_rule_name="nmt_nfkc_cf",  # case is folded
+            normalization_rule_name="identity",  # `folded` does it; its table takes 240 kB
             shuffle_input_sentence=False,
             num_threads=1,  # sums in one order
             unk_id=0,  # the library wants one; bytes leave it without use

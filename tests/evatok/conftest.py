@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,8 +11,10 @@ import pytest
 import torch
 
 from evaluation.features.nano import NanoNet
+from evatok.captions import Thresholds
 from evatok.models import Models, load, save_model
-from generator.conditions import FrameCondition
+from evatok.text import Captioner, save_text
+from generator.conditions import FrameCondition, TextCondition
 from generator.gpt import GPT, GPTConfig
 from generator.grammar import Vocabulary
 from tokenizer.model import TokenizerConfig, VideoTokenizer
@@ -92,6 +95,24 @@ def toy_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     }
     for name, model in parts.items():
         save_model(model, root / name, half=True)
+    return root
+
+
+@pytest.fixture(scope="session")
+def text_dir(toy_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same parts with another generator, which takes texts."""
+    root = tmp_path_factory.mktemp("toy-text") / "models"
+    shutil.copytree(toy_dir, root)
+    texts = ["a bright clip of left", "a dark clip of right with much motion", "left, dim"] * 3
+    save_text(texts, 300, Thresholds(brightness=(0.3, 0.6), motion=(0.01, 0.02)), root / "text")
+    pieces = Captioner.load(root / "text").pieces
+    old = load(toy_dir).generator
+    data = old.vocabulary.model_dump() | {"num_text": len(pieces)}
+    text = TextCondition(max_pieces=24, digest=pieces.digest)
+    torch.manual_seed(0)
+    gpt = GPT(old.size, Vocabulary.model_validate(data), old.frames, text)
+    torch.nn.init.normal_(gpt.head.weight, std=0.5)
+    save_model(gpt, root / "generator", half=True)
     return root
 
 

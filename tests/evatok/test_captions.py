@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 from pathlib import Path
 
 import numpy as np
@@ -20,10 +19,6 @@ from evatok.captions import (
 from evatok.text import CAPTIONS_FILE, Captioner, TextConfig, run_text, save_text, train_text
 from generator.conditions import Condition
 from generator.shards import TokenSet
-
-needs_sentencepiece = pytest.mark.skipif(
-    importlib.util.find_spec("sentencepiece") is None, reason="sentencepiece is not installed"
-)
 
 
 def test_measures_of_known_clips() -> None:
@@ -109,7 +104,6 @@ def config(footage: Path, cache: Path) -> TextConfig:
     return TextConfig.model_validate({"data": data, "clips": 30, "vocabulary_size": 400})
 
 
-@needs_sentencepiece
 def test_from_clips_to_pieces(footage: Path, tmp_path: Path) -> None:
     settings = config(footage, tmp_path / "cache")
     result = train_text(settings, tmp_path / "text")
@@ -134,7 +128,6 @@ def test_from_clips_to_pieces(footage: Path, tmp_path: Path) -> None:
         Captioner.load(tmp_path / "text")
 
 
-@needs_sentencepiece
 def test_from_a_file_of_captions(tmp_path: Path) -> None:
     lines = ["a dog runs over a field", "a dog sleeps", "", "rain over a field"]
     (tmp_path / "captions.txt").write_text("\n".join(lines * 3))
@@ -148,7 +141,7 @@ def test_from_a_file_of_captions(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="has no thresholds"):
         captioner.describe(("dog",), 0)
     (tmp_path / "wrong.csv").write_text("id,text\n1,a dog\n")
-    with pytest.raises(ValueError, match="no column `caption`"):
+    with pytest.raises(ValueError, match="no column 'caption'"):
         run_text(tmp_path / "wrong.csv", tmp_path / "c")
     (tmp_path / "latin.txt").write_bytes("größer".encode("latin-1"))
     with pytest.raises(ValueError, match="not UTF-8"):
@@ -160,7 +153,6 @@ def test_from_a_file_of_captions(tmp_path: Path) -> None:
     assert not (tmp_path / "c").exists()
 
 
-@needs_sentencepiece
 def test_tokens_with_captions(footage: Path, toy_dir: Path, tmp_path: Path) -> None:
     """The captions in the shards are those of the clips that were tokenized."""
     from evatok.tokens import TokensConfig, write_shards
@@ -186,3 +178,41 @@ def test_tokens_with_captions(footage: Path, toy_dir: Path, tmp_path: Path) -> N
     assert any("left" in text for text in texts) and any("right" in text for text in texts)
     again = write_shards(tokens, tmp_path / "tokens")
     assert again["test"]["clips"] == len(shards)
+
+
+def test_tokens_with_the_captions_of_a_set(
+    footage: Path, toy_dir: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Each video's own caption, cut where it is too long; a video without one is named."""
+    from evatok.tokens import TokensConfig, write_shards
+
+    lists = []
+    for split in ("train", "test"):
+        listed = (footage / f"{split}list01.txt").read_text().splitlines()
+        names = [line.split()[0] for line in listed]
+        rows = [f'{name},"a square, number {name[-10:-4]}"' for name in names]
+        lists.append(tmp_path / f"{split}.csv")
+        lists[-1].write_text("\n".join(["path,caption", *rows]))
+    run_text(lists[0], tmp_path / "text", 300)
+    captioner = Captioner.load(tmp_path / "text")
+    settings = TokensConfig.model_validate(
+        {"data": config(footage, tmp_path / "cache").data.model_dump(), "uniform": 1,
+         "tokenizer": toy_dir / "final", "text": tmp_path / "text", "windows": 2,
+         "captions": lists, "max_pieces": 6}
+    )  # fmt: skip
+    with caplog.at_level("INFO"):
+        write_shards(settings, tmp_path / "tokens")
+    assert "12 of 12 captions are cut to 6 pieces" in caplog.text
+    known = dict(line.split(",", 1) for line in lists[0].read_text().splitlines()[1:])
+    names = list(known)  # in the order of the list, which numbers the videos
+    shards = TokenSet(tmp_path / "tokens" / "train")
+    assert len(shards) == 24
+    for clip, video in enumerate(shards.videos.tolist()):
+        prompt = shards.sequence(clip, Condition.TEXT)[1 : 1 + 6].astype(np.int64)
+        pieces = captioner.pieces.encode(known[names[video]].strip('"'))
+        assert (prompt - shards.vocabulary.text - 1).tolist() == pieces[:6]
+    with pytest.raises(ValueError, match="captions need text"):
+        TokensConfig.model_validate(settings.model_dump() | {"text": None})
+    lists[1].write_text("path,caption\n")
+    with pytest.raises(ValueError, match=r"8 of 8 videos, Left/.* have no caption in"):
+        write_shards(settings, tmp_path / "other")

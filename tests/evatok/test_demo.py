@@ -18,7 +18,7 @@ def test_shipped_settings_are_valid() -> None:
     assert all(source.optional for source in config.more_sources)
 
 
-def test_page_is_complete(toy_dir: Path, footage: Path, tmp_path: Path) -> None:
+def test_page_is_complete(text_dir: Path, footage: Path, tmp_path: Path) -> None:
     pytest.importorskip("ale_py", reason="recording needs ale-py")
     settings = tmp_path / "demo.yaml"
     settings.write_text(
@@ -29,17 +29,18 @@ more_sources: [{{kind: ucf101, root: {footage}}}]
 more_videos: {footage / "Left"}
 cache_dir: {tmp_path / "cache"}
 reconstructions: 1
+texts: [a dark clip of left, "right, bright"]
 predictions: 2
 scored_clips: 4
 """
     )
     out = tmp_path / "out"
     said: list[str] = []
-    result = run_demo(out, str(toy_dir), said.append, settings)
+    result = run_demo(out, str(text_dir), said.append, settings)
     page = (out / "index.html").read_text(encoding="utf-8")
     sources = re.findall(r' src="([^"]+)"', page)
-    # 3 reconstructions, 2 classes, 2 predictions of each of 2 sets, 3 plots
-    assert len(sources) == 3 + 2 + 4 + 3 == len(set(sources))
+    # 3 reconstructions, 2 classes, 2 texts, 2 predictions of each of 2 sets, 3 plots
+    assert len(sources) == 3 + 2 + 2 + 4 + 3 == len(set(sources))
     for source in sources:
         assert not source.startswith("/") and (out / source).is_file()
         if source.endswith(".mp4"):

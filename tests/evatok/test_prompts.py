@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -14,38 +14,14 @@ from torch import Tensor
 from evatok.captions import Thresholds
 from evatok.cli import main
 from evatok.measure import ClipSet
-from evatok.models import Models, load, save_model
-from evatok.prompted import interval, text_rows
+from evatok.models import Models, load
+from evatok.prompted import _carried, interval, text_rows
 from evatok.prompts import sample_texts, text_files
-from evatok.text import Captioner, save_text
-from generator.conditions import TextCondition
+from evatok.text import save_text
 from generator.engine import SamplingConfig
-from generator.gpt import GPT
-from generator.grammar import Vocabulary
 from video.io import read_frames
 
-pytestmark = pytest.mark.skipif(
-    importlib.util.find_spec("sentencepiece") is None, reason="sentencepiece is not installed"
-)
 GUIDED = SamplingConfig(guidance=2.0)
-CAPTIONS = ["a bright clip of left", "a dark clip of right with much motion", "left, dim"] * 3
-
-
-@pytest.fixture(scope="module")
-def text_dir(toy_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The toy family with a generator that takes texts, weights at random."""
-    root = tmp_path_factory.mktemp("toy-text") / "models"
-    shutil.copytree(toy_dir, root)
-    save_text(CAPTIONS, 300, Thresholds(brightness=(0.3, 0.6), motion=(0.01, 0.02)), root / "text")
-    pieces = Captioner.load(root / "text").pieces
-    old = load(toy_dir).generator
-    data = old.vocabulary.model_dump() | {"num_text": len(pieces)}
-    text = TextCondition(max_pieces=24, digest=pieces.digest)
-    torch.manual_seed(0)
-    gpt = GPT(old.size, Vocabulary.model_validate(data), old.frames, text)
-    torch.nn.init.normal_(gpt.head.weight, std=0.5)
-    save_model(gpt, root / "generator", half=True)
-    return root
 
 
 @pytest.fixture(scope="module")
@@ -152,6 +128,11 @@ def real() -> ClipSet:
 def test_shares_of_samples_that_are_as_told(
     models: Models, real: ClipSet, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    def same(model: object, assigner: object, clips: ClipSet) -> SimpleNamespace:
+        return SimpleNamespace(clips=clips)
+
+    monkeypatch.setattr("evatok.prompted.reconstruct_set", same)
+
     def rows(sampler: object) -> dict[str, dict[str, float]]:
         monkeypatch.setattr("evatok.prompted.sample_texts", sampler)
         found = text_rows(models, [real], SamplingConfig(), [2.0], 0, pairs=3)
@@ -165,11 +146,21 @@ def test_shares_of_samples_that_are_as_told(
     assert [good[name]["num_clips"] for name in names] == [8, 4, 8, 3, 3]
     assert [good[name]["share"] for name in names[1:]] == [1, 1, 1, 1]
     assert [bad[name]["share"] for name in names[1:]] == [0.5, 0.25, 0, 0]
-    # without its words a clip is neither dark nor bright
-    assert good["brightness"]["name_alone"] == good["motion"]["name_alone"] == 0
+    # without its words a clip is neither dark nor bright; its motion is as little as a quarter's
+    assert (good["brightness"]["name_alone"], good["motion"]["name_alone"]) == (0, 0.25)
+    assert [good[name]["reconstructed"] for name in names[1:3]] == [1, 1]
     assert good["class"]["by_chance"] == 0.5 and good["motion"]["by_chance"] == 1 / 3
     for row in good.values():
         assert row["low"] <= row["share"] <= row["high"]
+
+
+def test_thresholds_follow_a_tokenizer_that_smooths(real: ClipSet) -> None:
+    clips = torch.stack([painted(0.3 + 0.01 * i, 0.02 + 0.01 * i) for i in range(20)])
+    half = torch.stack([painted(0.3 + 0.01 * i, (0.02 + 0.01 * i) / 2) for i in range(20)])
+    thresholds = Thresholds(brightness=(0.35, 0.43), motion=(0.075, 0.155))
+    found = _carried(thresholds, real.like([clips]), real.like([half]))
+    assert found.brightness == pytest.approx(thresholds.brightness, abs=0.01)
+    assert found.motion == pytest.approx((0.0375, 0.0775), abs=0.005)
 
 
 def test_rows_of_a_real_model(models: Models, real: ClipSet) -> None:

@@ -15,13 +15,14 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from generator.conditions import FrameCondition, class_prompt, frames_prompt
+from generator.conditions import FrameCondition, TextCondition, class_prompt, frames_prompt
 from generator.engine import (
     Request,
     SamplingConfig,
     class_requests,
     frame_requests,
     sample,
+    text_requests,
 )
 from generator.export import export_llama, import_llama
 from generator.gpt import GPT
@@ -162,6 +163,27 @@ def test_greedy_samples_are_equal(gpt: GPT, exported: Path) -> None:
     requests = class_requests(vocabulary, [0, 1, 2, None], [0] * 4, GREEDY)
     requests += frame_requests(vocabulary, frames, conditions(gpt, 2), [0, 0], GREEDY)
     found = generate(exported, [request.prompt for request in requests])
+    for ours, theirs in zip(own(gpt, requests), found, strict=True):
+        assert ours.tolist() == theirs.tolist()
+
+
+@needs_transformers
+def test_greedy_samples_of_texts_are_equal(
+    make_gpt: Callable[..., GPT],
+    vocabulary: Vocabulary,
+    frames: FrameCondition,
+    tmp_path: Path,
+) -> None:
+    """Texts of several lengths, a class and given frames in one padded batch."""
+    text = TextCondition(max_pieces=4, digest="toy")
+    data = vocabulary.model_dump() | {"num_text": 9}
+    gpt = make_gpt(Vocabulary.model_validate(data), frames, text=text)
+    export_llama(gpt, tmp_path / "llama")
+    texts = [[1, 2, 3], [8], [4, 4, 0, 7]]
+    requests = text_requests(gpt.vocabulary, text, texts, [0] * 3, GREEDY)
+    requests += class_requests(gpt.vocabulary, [1], [0], GREEDY)
+    requests += frame_requests(gpt.vocabulary, frames, conditions(gpt, 1), [0], GREEDY)
+    found = generate(tmp_path / "llama", [request.prompt for request in requests])
     for ours, theirs in zip(own(gpt, requests), found, strict=True):
         assert ours.tolist() == theirs.tolist()
 

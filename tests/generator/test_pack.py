@@ -28,7 +28,8 @@ def tokens(tmp_path: Path, vocabulary: Vocabulary, frames: FrameCondition, token
         counts[:, : len(prefix)] = torch.tensor(prefix, dtype=torch.int64)
         return counts
 
-    def describe(first: int, clips: Tensor, labels: Tensor) -> list[list[int]]:
+    def describe(first: int, clips: Tensor, labels: Tensor, videos: Tensor) -> list[list[int]]:
+        assert videos.tolist() == list(range(first, first + len(clips)))
         return [[i % 7] * (i % 5) + [i % 3] for i in range(first, first + len(clips))]
 
     videos = torch.arange(COUNT)
