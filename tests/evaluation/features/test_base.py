@@ -12,8 +12,8 @@ from evaluation.features.load import load_features
 
 
 def test_unknown_network_is_named() -> None:
-    with pytest.raises(ValueError, match="no feature network 'i3d-tats'; there are nano, i3d"):
-        load_features("i3d-tats")
+    with pytest.raises(ValueError, match="no feature network 'c3d'; there are nano, i3d"):
+        load_features("c3d")
 
 
 def test_missing_weights_say_how_to_get_them(
