@@ -38,8 +38,8 @@ def test_the_commands() -> None:
     assert COMMANDS == [
         "arcade", "curves", "data k600", "data ucf101", "data webvid", "demo", "evaluate",
         "export-llama", "fvd", "import-llama", "info", "leaderboard add", "leaderboard show",
-        "pipeline", "plan", "predict", "reconstruct", "sample", "search", "text train", "tokens", "train",
-        "weights",
+        "pipeline", "plan", "predict", "reconstruct", "sample", "search", "text train", "tokens",
+        "train", "weights",
     ]  # fmt: skip
 
 
