@@ -201,9 +201,42 @@ def _xformers(q: Tensor, k: Tensor, v: Tensor, sequences: Sequences) -> Tensor:
     return kernel(q[None], k[None], v[None], attn_bias=bias)[0]
 
 
+@cache
+def _compiled_flex() -> Callable[..., Tensor]:
+    from torch.nn.attention.flex_attention import flex_attention
+
+    # One shape at a time: with symbolic shapes the compiler of CPU kernels fails (torch 2.13).
+    return torch.compile(flex_attention, dynamic=False)
+
+
+def _flex(q: Tensor, k: Tensor, v: Tensor, sequences: Sequences) -> Tensor:
+    """PyTorch's FlexAttention, compiled; blocks of the mask that are empty are never computed.
+
+    Rows are padded to a power of two, so that few shapes are compiled. On a CPU it has no backward.
+    """
+    from torch.nn.attention.flex_attention import create_block_mask
+
+    if q.device.type == "cpu" and torch.is_grad_enabled() and (
+        q.requires_grad or k.requires_grad or v.requires_grad
+    ):  # fmt: skip
+        raise ValueError("attention backend 'flex' has no backward on a CPU: train with 'loop'")
+    length, device = len(q), q.device
+    padded = max(128, 1 << (length - 1).bit_length())
+    lengths = torch.tensor([*sequences.lengths, padded - length], device=device)
+    owner = torch.arange(len(lengths), device=device).repeat_interleave(lengths)
+
+    def visible(batch: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
+        return (owner[query] == owner[key]) & (query >= key)
+
+    mask = create_block_mask(visible, None, None, padded, padded, device=str(device))
+    rows = [F.pad(x, (0, 0, 0, 0, 0, padded - length)).transpose(0, 1)[None] for x in (q, k, v)]
+    return _compiled_flex()(*rows, block_mask=mask)[0].transpose(0, 1)[:length]
+
+
 BACKENDS: dict[str, Callable[[Tensor, Tensor, Tensor, Sequences], Tensor]] = {
     "naive": _naive,
     "loop": _loop,
+    "flex": _flex,
     "flash": _flash,
     "varlen": _varlen,
     "xformers": _xformers,
