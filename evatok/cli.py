@@ -341,7 +341,7 @@ def predict_command(
 def fvd_command(
     real: Annotated[Path, typer.Argument(help="Folder of videos.")],
     fake: Annotated[Path, typer.Argument(help="Folder of videos.")],
-    features: Annotated[str, typer.Option(help="nano, i3d, i3d-tats:FILE; several.")] = "nano",
+    features: Annotated[str, typer.Option(help="As nano,i3d or i3d-tats:FILE.")] = "nano",
     frames: Annotated[int, typer.Option(min=1, help="Frames of a clip.")] = 16,
     size: Annotated[int, typer.Option(min=1, help="Pixels to which both sides are cut.")] = 128,
     window: Annotated[str, typer.Option(help="first, random or all windows of a video.")] = "first",
