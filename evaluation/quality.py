@@ -7,8 +7,9 @@ PSNR of many clips depends on where the mean is taken, and papers differ:
 - `psnr`: mean over clips of the PSNR of a clip (LARP, AdapTok; the one meant without a word);
 - `psnr_frame`: mean over frames of the PSNR of a frame (the convention for images);
 - `psnr_pooled`: PSNR of the mean squared error of everything (torchmetrics over a dataset).
-By Jensen's inequality psnr_pooled ≤ psnr ≤ psnr_frame. Equal clips have no squared error: each
-value is capped at 100 dB, which stands for an error of 1e-10, before it enters a mean.
+Where clips have one length psnr_pooled ≤ psnr ≤ psnr_frame, by Jensen's inequality. Equal clips
+have no squared error: each value is capped at 100 dB, which stands for an error of 1e-10, before it
+enters a mean.
 
 Shape letters: B batch, F frames, H W pixels.
 """

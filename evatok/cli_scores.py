@@ -41,7 +41,7 @@ def fvd_command(
     real: Annotated[Path, typer.Argument(help="Folder of videos or frames, video, .npz or .pt.")],
     fake: Annotated[Path, typer.Argument(help="Likewise.")],
     features: Annotated[
-        str, typer.Option(help="nano, i3d, i3d-tats:FILE; several. Default: the preset's.")
+        str, typer.Option(help="As nano,i3d or i3d-tats:FILE. Default: the preset's, or nano.")
     ] = "",
     preset: Annotated[
         str,
