@@ -16,6 +16,7 @@ from typer.exceptions import TyperException
 
 from evatok.cli_data import data_app
 from evatok.cli_export import export_llama_command, import_llama_command
+from evatok.cli_generate import predict_command, sample_command
 from evatok.cli_leaderboard import leaderboard_app
 from evatok.cli_weights import weights_command
 from evatok.errors import message_for_user
@@ -23,19 +24,12 @@ from evatok.options import (
     AsJson,
     Bar,
     Config,
-    LengthBias,
-    Lengths,
-    MaxTokens,
     Model,
     Output,
     Overrides,
     Plain,
     RunDir,
     Seed,
-    Temperature,
-    TopK,
-    TopP,
-    budget_of,
     feature_networks,
     note,
 )
@@ -250,92 +244,6 @@ def reconstruct_command(
     show(result, as_json)
 
 
-@app.command("sample")
-def sample_command(
-    output: Output,
-    class_names: Annotated[
-        list[str] | None, typer.Option("--class", help="A class, again for more; all by default.")
-    ] = None,
-    count: Annotated[int, typer.Option("-n", "--count", help="Clips of each class.")] = 16,
-    seed: Seed = 0,
-    guidance: Annotated[float, typer.Option(help="u + s (c − u); 1 = off.")] = 2.0,
-    temperature: Temperature = 1.0,
-    top_k: TopK = 0,
-    top_p: TopP = 1.0,
-    max_tokens: MaxTokens = None,
-    lengths: Lengths = "",
-    quality: LengthBias = 0.0,
-    model: Model = "nano",
-    weights: Annotated[
-        str, typer.Option(help="float32, bfloat16 or int8 (rounded by batch; large models).")
-    ] = "float32",
-    plain: Plain = False,
-    as_json: AsJson = False,
-) -> None:
-    """Generate clips of a class.
-
-    \b
-    Example:
-        evatok sample --class Frogger -n 16 --seed 0 -o out/samples
-    """
-    from evatok.models import load
-    from evatok.sampling import sample_files
-    from generator.decoding import for_sampling, weights_of
-    from generator.engine import SamplingConfig
-
-    settings = SamplingConfig(
-        guidance=guidance,
-        temperature=temperature,
-        top_k=top_k,
-        top_p=top_p,
-        budget=budget_of(max_tokens, lengths, quality),
-    )
-    models = load(model)
-    if weights != "float32":
-        models.generator = for_sampling(models.generator, weights_of(weights))
-    result = sample_files(models, class_names or (), count, seed, settings, output, plain=plain)
-    show(result, as_json)
-
-
-@app.command("predict")
-def predict_command(
-    file: Annotated[Path, typer.Argument(help="A video.")],
-    output: Output,
-    count: Annotated[int, typer.Option("-n", "--count", help="Predictions.")] = 4,
-    start: Annotated[int, typer.Option(min=0, help="First given frame.")] = 0,
-    seed: Seed = 0,
-    temperature: Temperature = 1.0,
-    top_k: TopK = 0,
-    top_p: TopP = 1.0,
-    max_tokens: MaxTokens = None,
-    lengths: Lengths = "",
-    quality: LengthBias = 0.0,
-    model: Model = "nano",
-    plain: Plain = False,
-    as_json: AsJson = False,
-) -> None:
-    """Generate what follows the first frames of a video.
-
-    \b
-    Example:
-        evatok predict holiday.mp4 -o out/predict -n 4
-    """
-    from evatok.models import load
-    from evatok.sampling import predict_file
-    from generator.engine import SamplingConfig
-
-    settings = SamplingConfig(
-        temperature=temperature,
-        top_k=top_k,
-        top_p=top_p,
-        budget=budget_of(max_tokens, lengths, quality),
-    )
-    result = predict_file(
-        load(model), file, count, seed, settings, output, start=start, plain=plain
-    )
-    show(result, as_json)
-
-
 @app.command("fvd")
 def fvd_command(
     real: Annotated[Path, typer.Argument(help="Folder of videos.")],
@@ -423,6 +331,8 @@ def plan_command(
     show(plan(path, gpus, gpu, mfu, checkpointing), as_json)
 
 
+app.command("sample")(sample_command)
+app.command("predict")(predict_command)
 app.command("export-llama")(export_llama_command)
 app.command("import-llama")(import_llama_command)
 app.add_typer(data_app, name="data")
