@@ -16,6 +16,7 @@ from typer.exceptions import TyperException
 
 from evatok.cli_data import data_app
 from evatok.cli_export import export_llama_command, import_llama_command
+from evatok.cli_generate import predict_command, sample_command
 from evatok.cli_leaderboard import leaderboard_app
 from evatok.cli_scores import evaluate_command, fvd_command
 from evatok.cli_text import text_app
@@ -25,19 +26,12 @@ from evatok.options import (
     AsJson,
     Bar,
     Config,
-    LengthBias,
-    Lengths,
-    MaxTokens,
     Model,
     Output,
     Overrides,
     Plain,
     RunDir,
     Seed,
-    Temperature,
-    TopK,
-    TopP,
-    budget_of,
     feature_networks,
     note,
 )
@@ -253,100 +247,6 @@ def reconstruct_command(
     show(result, as_json)
 
 
-@app.command("sample")
-def sample_command(
-    output: Output,
-    class_names: Annotated[
-        list[str] | None, typer.Option("--class", help="A class, again for more; all by default.")
-    ] = None,
-    texts: Annotated[
-        list[str] | None,
-        typer.Option("--text", help="A caption instead of classes, again for more."),
-    ] = None,
-    count: Annotated[int, typer.Option("-n", "--count", help="Clips of each.")] = 16,
-    seed: Seed = 0,
-    guidance: Annotated[float, typer.Option(help="u + s (c − u); 1 = off.")] = 2.0,
-    temperature: Temperature = 1.0,
-    top_k: TopK = 0,
-    top_p: TopP = 1.0,
-    max_tokens: MaxTokens = None,
-    lengths: Lengths = "",
-    quality: LengthBias = 0.0,
-    model: Model = "nano",
-    weights: Annotated[
-        str, typer.Option(help="float32, bfloat16 or int8 (rounded by batch; large models).")
-    ] = "float32",
-    plain: Plain = False,
-    as_json: AsJson = False,
-) -> None:
-    """Generate clips of a class, or of what a text says.
-
-    \b
-    Example:
-        evatok sample --class Frogger -n 16 --seed 0 -o out/samples
-        evatok sample --text "a bright clip of Frogger with much motion" -n 8 -o out/samples
-    """
-    from evatok.models import load
-    from evatok.prompts import text_files
-    from evatok.sampling import sample_files
-    from generator.decoding import for_sampling, weights_of
-    from generator.engine import SamplingConfig
-
-    settings = SamplingConfig(
-        guidance=guidance,
-        temperature=temperature,
-        top_k=top_k,
-        top_p=top_p,
-        budget=budget_of(max_tokens, lengths, quality),
-    )
-    models = load(model)
-    if weights != "float32":
-        models.generator = for_sampling(models.generator, weights_of(weights))
-    if texts and class_names:
-        raise ValueError("--class and --text: give one of the two, a text can name its class")
-    write, wanted = (text_files, texts) if texts else (sample_files, class_names or ())
-    show(write(models, wanted, count, seed, settings, output, plain=plain), as_json)
-
-
-@app.command("predict")
-def predict_command(
-    file: Annotated[Path, typer.Argument(help="A video.")],
-    output: Output,
-    count: Annotated[int, typer.Option("-n", "--count", help="Predictions.")] = 4,
-    start: Annotated[int, typer.Option(min=0, help="First given frame.")] = 0,
-    seed: Seed = 0,
-    temperature: Temperature = 1.0,
-    top_k: TopK = 0,
-    top_p: TopP = 1.0,
-    max_tokens: MaxTokens = None,
-    lengths: Lengths = "",
-    quality: LengthBias = 0.0,
-    model: Model = "nano",
-    plain: Plain = False,
-    as_json: AsJson = False,
-) -> None:
-    """Generate what follows the first frames of a video.
-
-    \b
-    Example:
-        evatok predict holiday.mp4 -o out/predict -n 4
-    """
-    from evatok.models import load
-    from evatok.sampling import predict_file
-    from generator.engine import SamplingConfig
-
-    settings = SamplingConfig(
-        temperature=temperature,
-        top_k=top_k,
-        top_p=top_p,
-        budget=budget_of(max_tokens, lengths, quality),
-    )
-    result = predict_file(
-        load(model), file, count, seed, settings, output, start=start, plain=plain
-    )
-    show(result, as_json)
-
-
 @app.command("info")
 def info_command(
     model_or_config: Annotated[str, typer.Argument(help="nano, a folder, or a settings file.")],
@@ -387,6 +287,8 @@ def plan_command(
 
 app.command("fvd")(fvd_command)
 app.command("evaluate")(evaluate_command)
+app.command("sample")(sample_command)
+app.command("predict")(predict_command)
 app.command("export-llama")(export_llama_command)
 app.command("import-llama")(import_llama_command)
 app.add_typer(data_app, name="data")

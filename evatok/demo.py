@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -28,7 +29,8 @@ from evatok.page import Page
 from evatok.prompts import text_files
 from evatok.reconstruct import reconstruct_files
 from evatok.report import TITLES, draw
-from evatok.sampling import frame_condition, predict_clips, request_seed, sample_files
+from evatok.sample_set import sample_set
+from evatok.sampling import frame_condition, predict_clips, request_seed
 from generator.engine import SamplingConfig
 from tokenizer.codec import Codec
 from tokenizer.strategies import make_assigner
@@ -181,7 +183,8 @@ class Demo:
             "Clips generated from a class", f"One token names the class; guidance {scale:g}."
         )
         folder = self.output / "videos" / "samples"
-        done = sample_files(
+        shutil.rmtree(folder, ignore_errors=True)  # of an earlier page
+        done = sample_set(
             self.models,
             (),
             self.config.samples_per_class,

@@ -149,57 +149,6 @@ def predict_clips(
     return run_requests(models, requests, progress)
 
 
-def sample_files(
-    models: Models,
-    class_names: Sequence[str],
-    count: int,
-    seed: int,
-    settings: SamplingConfig,
-    output: Path,
-    *,
-    fps: float = 15,
-    plain: bool = False,
-    progress: Progress | None = None,
-) -> dict[str, Any]:
-    """Sample classes and write one mp4 a clip.
-
-    Args:
-        models: generator and final tokenizer.
-        class_names: classes wanted; all if none.
-        count: clips of each class.
-        seed: another seed, other clips.
-        settings: how tokens are chosen.
-        output: folder, made when the first clip is there.
-        fps: of the files.
-        plain: the clip alone, at the tokenizer's size, without bars.
-        progress: told now and then.
-
-    Returns:
-        JSON-able: `samples` with class, file, tokens and assignment; means.
-    """
-    if count < 1:
-        raise ValueError(f"{count} clips asked for; at least 1")
-    names = models.generator.vocabulary.class_names
-    wanted = find_classes(names, class_names)
-    labels = [label for label in wanted for _ in range(count)]
-    places = [place for _ in wanted for place in range(count)]
-    clips, tokens = sample_labels(models, labels, places, seed, settings, progress)
-    titles = [names[label] for label in labels]
-    files = [
-        output / f"{title}-{seed}-{place:03d}.mp4"
-        for title, place in zip(titles, places, strict=True)
-    ]
-    rows = write_samples(models, clips, tokens, titles, files, fps=fps, plain=plain)
-    rows = [{"class": title, **row} for title, row in zip(titles, rows, strict=True)]
-    return {
-        "samples": rows,
-        "num_samples": len(rows),
-        "mean_tokens": sum(row["tokens"] for row in rows) / len(rows),
-        "seed": seed,
-        **settings.model_dump(),
-    }
-
-
 def write_samples(
     models: Models,
     clips: Tensor,

@@ -24,7 +24,7 @@ from tokenizer.search import Method
 from tokenizer.table import Recorded, curate
 from training.config import Config, load_config
 from training.precision import fast_float32
-from training.processes import launched_as
+from training.processes import place_from_environment
 from video.dataset import ClipSampler, DataConfig, Window
 from video.lists import Split
 
@@ -96,7 +96,8 @@ def search_config(
         raise FileNotFoundError(f"model: no tokenizer in {config.model}: train the proxy first")
     model: VideoTokenizer = load_model(VideoTokenizer, config.model)
     result: dict[str, Any] = {"candidates": model.levels.num_candidates(model.num_blocks)}
-    ours, groups = launched_as()
+    place = place_from_environment()
+    ours, groups = place.rank, place.world
     splits: tuple[Split, ...] = ("train", "test") if config.clips else ("test",)
     for split in splits:
         _, num_batches, total = _batches(config, split)  # also fills the cache, once
@@ -163,7 +164,8 @@ def _share(
     total: int,
 ) -> None:
     """Let several processes do a split; small operations gain more so than from threads."""
-    ours, groups = launched_as()
+    place = place_from_environment()
+    ours, groups = place.rank, place.world
     threads = max(1, torch.get_num_threads() // processes)
     workers = [
         get_context("spawn").Process(

@@ -2,23 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from pydantic import Field, model_validator
-from torch import Tensor
 
 from evatok.models import load_model
 from evatok.text import Captioner
 from generator.conditions import Assigner, FrameCondition, TextCondition, uniform
 from generator.grammar import Vocabulary
-from generator.shards import write_tokens
+from generator.parts import write_share
+from generator.shards import Batch, Writer
 from tokenizer.model import VideoTokenizer
 from tokenizer.router import Router
 from tokenizer.search import model_hash
 from training.config import Config, load_config
+from training.processes import Place, place_from_environment
 from video.dataset import ClipSampler, DataConfig, Split
 
 
@@ -53,17 +54,31 @@ class TokensConfig(Config):
 def run_tokens(
     path: Path, overrides: Sequence[str] = (), run_dir: Path | None = None
 ) -> dict[str, Any]:
-    """Write the shards that a settings file describes, into runs/FAMILY/STAGE if not told where."""
+    """Write the shards that a settings file describes, into runs/FAMILY/STAGE if not told where.
+
+    Processes that a launcher such as torchrun has started share the clips.
+    """
     config = load_config(TokensConfig, path, overrides)
     folder = run_dir or Path("runs") / path.resolve().parent.name / path.stem
-    return {"folder": str(folder), **write_shards(config, folder)}
+    return {"folder": str(folder), **write_shards(config, folder, place_from_environment())}
 
 
-def write_shards(config: TokensConfig, directory: Path) -> dict[str, Any]:
+def write_shards(
+    config: TokensConfig, directory: Path, place: Place | None = None
+) -> dict[str, Any]:
     """Write directory/train and directory/test; finished ones are taken as they are.
 
+    Killed ones go on at the batch they were at. Of several processes each does its share, and the
+    last to finish a set puts it together.
+
+    Args:
+        config: what is written.
+        directory: of both sets.
+        place: which process this is; the only one by default.
+
     Returns:
-        JSON-able: clips and mean tokens a clip of both, length tokens not counted.
+        JSON-able: clips and mean tokens a clip of both, length tokens not counted; of a set that
+        other processes are still at work on, `complete`: false.
 
     Raises:
         ValueError: the folders hold tokens of other settings.
@@ -88,9 +103,9 @@ def write_shards(config: TokensConfig, directory: Path) -> dict[str, Any]:
             class_names=tuple(sampler.class_names),
             num_text=0 if captioner is None else len(captioner.pieces),
         )
-        tokens = write_tokens(
+        draw, clips = (_training if split == "train" else _held_out)(sampler, config)
+        writer = Writer(
             directory / split,
-            _training(sampler, config) if split == "train" else _held_out(sampler, config),
             tokenizer,
             assign,
             vocabulary,
@@ -102,6 +117,11 @@ def write_shards(config: TokensConfig, directory: Path) -> dict[str, Any]:
             },
             **_text(config, captioner, sampler),
         )
+        num_batches = -(-clips // config.batch_size)
+        tokens = write_share(writer, draw, num_batches, config.batch_size, place)
+        if tokens is None:
+            result[split] = {"clips": clips, "complete": False}
+            continue
         lengths = torch.from_numpy(tokens.lengths()).double() - 1 - vocabulary.num_blocks
         result[split] = {"clips": len(tokens), "mean_tokens": float(lengths.mean())}
     return result
@@ -139,27 +159,35 @@ def _text(
     return {"text": condition, "describe": describe}
 
 
-Batch = tuple[Tensor, Tensor, Tensor]
+Draw = Callable[[int], Batch]
 
 
-def _training(sampler: ClipSampler, config: TokensConfig) -> Iterator[Batch]:
-    """Clips, labels and videos: every video `windows` times, sources by their weights."""
+def _training(sampler: ClipSampler, config: TokensConfig) -> tuple[Draw, int]:
+    """Number → batch, and clips in all: every video `windows` times, sources by their weights."""
     wanted = config.windows * sum(sampler.per_epoch)
     first = _first_of_source(sampler)
-    for step in range(-(-wanted // config.batch_size)):
+
+    def draw(step: int) -> Batch:
         rows = min(config.batch_size, wanted - step * config.batch_size)
         clips, labels, windows = sampler.batch(step, config.batch_size, config.seed)
         videos = torch.tensor([first[w.source] + w.video for w in windows])
-        yield clips[:rows], labels[:rows], videos[:rows]
+        return clips[:rows], labels[:rows], videos[:rows]
+
+    return draw, wanted
 
 
-def _held_out(sampler: ClipSampler, config: TokensConfig) -> Iterator[Batch]:
+def _held_out(sampler: ClipSampler, config: TokensConfig) -> tuple[Draw, int]:
+    """Number → batch, and clips in all."""
     windows = sampler.eval_clips()
     first = _first_of_source(sampler)
-    for start in range(0, len(windows), config.batch_size):
+
+    def draw(step: int) -> Batch:
+        start = step * config.batch_size
         part = windows[start : start + config.batch_size]
         videos = torch.tensor([first[w.source] + w.video for w in part])
-        yield (*sampler.load(part), videos)
+        return (*sampler.load(part), videos)
+
+    return draw, len(windows)
 
 
 def _first_of_source(sampler: ClipSampler) -> list[int]:

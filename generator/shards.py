@@ -13,7 +13,8 @@ import json
 import logging
 import os
 import shutil
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -163,10 +164,144 @@ def _with_defaults(meta: Mapping[str, Any]) -> dict[str, Any]:
     return {"text": None} | plain | {"vocabulary": vocabulary}
 
 
-@torch.no_grad()
+Batch = tuple[Tensor, Tensor, Tensor]  # clips, labels, videos; see `write_tokens`
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """A batch of clips as sequences.
+
+    Attributes:
+        sequences: for each kind ("class", "frames", "text") the sequences (L,) of all clips; of
+            texts only the prompts.
+        labels: (B,) int64, −1 without class.
+        videos: (B,) int64.
+    """
+
+    sequences: dict[str, list[np.ndarray]]
+    labels: np.ndarray
+    videos: np.ndarray
+
+
+class Writer:
+    """Makes one folder of tokens: what goes into it, and how it is put together.
+
+    Attributes:
+        directory: made under another name and renamed when complete.
+        meta: what the folder says of itself; another one's folder is refused.
+    """
+
+    def __init__(
+        self,
+        directory: str | Path,
+        tokenizer: Encoder,
+        assign: Assigner,
+        vocabulary: Vocabulary,
+        frames: FrameCondition | None = None,
+        note: Mapping[str, Any] | None = None,
+        text: TextCondition | None = None,
+        describe: Describe | None = None,
+    ) -> None:
+        """As `write_tokens`."""
+        check_text(vocabulary, text)
+        if (text is None) != (describe is None):
+            raise ValueError("a text condition and what describes clips go together")
+        if frames:
+            frames.check(vocabulary)
+        self.directory = Path(directory)
+        self.tokenizer, self.assign = tokenizer, assign
+        self.vocabulary, self.frames = vocabulary, frames
+        self.text, self.describe = text, describe
+        meta = {
+            "format": FORMAT,
+            "vocabulary": vocabulary.model_dump(mode="json"),
+            "frames": frames.model_dump(mode="json") if frames else None,
+            "text": text.model_dump(mode="json") if text else None,
+            "note": dict(note or {}),
+        }
+        self.meta: dict[str, Any] = json.loads(json.dumps(meta))
+        self.kinds = ("class", *["frames"] * (frames is not None), *["text"] * (text is not None))
+
+    def finished(self) -> TokenSet | None:
+        """The tokens, if they are all there.
+
+        Raises:
+            ValueError: the folder holds something else.
+        """
+        if (self.directory / META).is_file():
+            found = json.loads((self.directory / META).read_text())
+            if _with_defaults(found) != _with_defaults(self.meta):
+                raise ValueError(
+                    f"{self.directory} holds tokens of other settings; "
+                    f"delete it or name another folder"
+                )
+            return TokenSet(self.directory)
+        if self.directory.exists() and any(self.directory.iterdir()):
+            raise ValueError(
+                f"{self.directory} is not empty but holds no finished tokens; delete it"
+            )
+        return None
+
+    @torch.no_grad()
+    def encode(self, batch: Batch, first: int) -> Encoded:
+        """The sequences of a batch, whose first clip is so far into the set."""
+        clips, labels, videos = batch
+        rows = {
+            "class": _class_sequences(clips, labels, self.tokenizer, self.assign, self.vocabulary)
+        }
+        if self.frames:
+            rows["frames"] = _frame_sequences(
+                clips, self.tokenizer, self.assign, self.vocabulary, self.frames
+            )
+        if self.text and self.describe:
+            captions = self.describe(first, clips, labels, videos)
+            rows["text"] = _text_prompts(captions, self.vocabulary, self.text)
+        dtype = _dtype(self.vocabulary)
+        return Encoded(
+            {kind: [row.cpu().numpy().astype(dtype) for row in rows[kind]] for kind in self.kinds},
+            labels.cpu().numpy().astype(np.int64),
+            videos.cpu().numpy().astype(np.int64),
+        )
+
+    def write(self, batches: Iterable[Encoded]) -> TokenSet:
+        """Put all batches of the set into its folder."""
+        directory = self.directory
+        partial = directory.with_name(directory.name + ".partial")
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir(parents=True)
+        labels, videos = [], []
+        lengths: dict[str, list[int]] = {kind: [] for kind in self.kinds}
+        files = {kind: (partial / f"{kind}.bin").open("wb") for kind in self.kinds}
+        try:
+            for batch in batches:
+                for kind, rows in batch.sequences.items():
+                    files[kind].write(np.concatenate(rows).tobytes())
+                    lengths[kind] += [len(row) for row in rows]
+                labels.append(batch.labels)
+                videos.append(batch.videos)
+            for file in files.values():
+                file.flush()
+                os.fsync(file.fileno())
+        finally:
+            for file in files.values():
+                file.close()
+        if not labels:
+            raise ValueError(f"no clip to write into {directory}")
+        for kind, counts in lengths.items():
+            np.save(partial / f"{kind}.npy", np.cumsum([0, *counts], dtype=np.int64))
+        np.save(partial / "labels.npy", np.concatenate(labels))
+        np.save(partial / "videos.npy", np.concatenate(videos))
+        (partial / META).write_text(json.dumps(self.meta, indent=1))
+        os.replace(partial, directory)
+        tokens = TokenSet(directory)
+        mean = tokens.lengths().mean()
+        log.info("wrote %d clips, %.1f tokens each, to %s", len(tokens), mean, directory)
+        return tokens
+
+
 def write_tokens(
     directory: str | Path,
-    batches: Iterable[tuple[Tensor, Tensor, Tensor]],
+    batches: Iterable[Batch],
     tokenizer: Encoder,
     assign: Assigner,
     vocabulary: Vocabulary,
@@ -192,68 +327,18 @@ def write_tokens(
     Raises:
         ValueError: the folder holds something else, there was no clip, or a caption is too long.
     """
-    directory = Path(directory)
-    check_text(vocabulary, text)
-    if (text is None) != (describe is None):
-        raise ValueError("a text condition and what describes clips go together")
-    meta = {
-        "format": FORMAT,
-        "vocabulary": vocabulary.model_dump(mode="json"),
-        "frames": frames.model_dump(mode="json") if frames else None,
-        "text": text.model_dump(mode="json") if text else None,
-        "note": dict(note or {}),
-    }
-    if (directory / META).is_file():
-        if _with_defaults(json.loads((directory / META).read_text())) != _with_defaults(meta):
-            raise ValueError(
-                f"{directory} holds tokens of other settings; delete it or name another folder"
-            )
-        return TokenSet(directory)
-    if directory.exists() and any(directory.iterdir()):
-        raise ValueError(f"{directory} is not empty but holds no finished tokens; delete it")
-    if frames:
-        frames.check(vocabulary)
-    partial = directory.with_name(directory.name + ".partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    labels, videos, dtype = [], [], _dtype(vocabulary)
-    names = ["class", *["frames"] * (frames is not None), *["text"] * (text is not None)]
-    lengths: dict[str, list[int]] = {name: [] for name in names}
-    files = {name: (partial / f"{name}.bin").open("wb") for name in lengths}
-    try:
-        for clips, batch_labels, batch_videos in batches:
-            sequences = {
-                "class": _class_sequences(clips, batch_labels, tokenizer, assign, vocabulary)
-            }
-            if frames:
-                sequences["frames"] = _frame_sequences(clips, tokenizer, assign, vocabulary, frames)
-            if text and describe:
-                captions = describe(len(lengths["text"]), clips, batch_labels, batch_videos)
-                sequences["text"] = _text_prompts(captions, vocabulary, text)
-            for name, rows in sequences.items():
-                files[name].write(torch.cat(rows).cpu().numpy().astype(dtype).tobytes())
-                lengths[name] += [len(row) for row in rows]
-            labels.append(batch_labels.cpu().numpy())
-            videos.append(batch_videos.cpu().numpy())
-        for file in files.values():
-            file.flush()
-            os.fsync(file.fileno())
-    finally:
-        for file in files.values():
-            file.close()
-    if not labels:
-        raise ValueError(f"no clip to write into {directory}")
-    for name, counts in lengths.items():
-        np.save(partial / f"{name}.npy", np.cumsum([0, *counts], dtype=np.int64))
-    np.save(partial / "labels.npy", np.concatenate(labels).astype(np.int64))
-    np.save(partial / "videos.npy", np.concatenate(videos).astype(np.int64))
-    (partial / META).write_text(json.dumps(meta, indent=1))
-    os.replace(partial, directory)
-    tokens = TokenSet(directory)
-    log.info(
-        "wrote %d clips, %.1f tokens each, to %s", len(tokens), tokens.lengths().mean(), directory
-    )
-    return tokens
+    writer = Writer(directory, tokenizer, assign, vocabulary, frames, note, text, describe)
+    done = writer.finished()
+    if done is not None:
+        return done
+
+    def encoded() -> Iterator[Encoded]:
+        first = 0
+        for batch in batches:
+            yield writer.encode(batch, first)
+            first += len(batch[0])
+
+    return writer.write(encoded())
 
 
 def _class_sequences(

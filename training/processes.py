@@ -1,30 +1,49 @@
-"""Values that all processes of a run must agree on. With one process nothing happens."""
+"""Which process this is, and values that all must agree on. With one process nothing happens."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, distributed
 
-_PLACE = (("RANK", "0"), ("WORLD_SIZE", "1"))
+
+@dataclass(frozen=True)
+class Place:
+    """Which of several processes this is, for work that needs no word between them.
+
+    Attributes:
+        rank: from 0.
+        world: processes in all.
+    """
+
+    rank: int = 0
+    world: int = 1
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.rank < self.world:
+            raise ValueError(f"rank {self.rank} is not one of {self.world} processes")
+
+    def share(self, count: int) -> range:
+        """This process's part of the numbers below `count`; all parts together are all of them."""
+        return range(self.rank, count, self.world)
 
 
-def launched_as() -> tuple[int, int]:
-    """This process's rank and the number of processes, as `torchrun` or `accelerate launch` say.
-
-    For work that is shared without talking: no process group is made. (0, 1) where nothing was
-    launched.
+def place_from_environment(environment: Mapping[str, str] = os.environ) -> Place:
+    """The place that torchrun (or any launcher that sets RANK and WORLD_SIZE) gave this process.
 
     Raises:
-        ValueError: the environment's RANK and WORLD_SIZE do not fit each other.
+        ValueError: one of the two is set without the other, or they are no such numbers.
     """
-    rank, world = (os.environ.get(name, default) for name, default in _PLACE)
-    if not (rank.isdigit() and world.isdigit() and int(rank) < int(world)):
-        raise ValueError(f"RANK {rank!r} and WORLD_SIZE {world!r} are no place among processes")
-    return int(rank), int(world)
+    rank, world = environment.get("RANK"), environment.get("WORLD_SIZE")
+    if rank is None and world is None:
+        return Place()
+    if not (rank and world and rank.isdigit() and world.isdigit()):
+        raise ValueError(f"RANK={rank} and WORLD_SIZE={world}: set both to numbers, or neither")
+    return Place(int(rank), int(world))
 
 
 def num_processes() -> int:

@@ -16,7 +16,6 @@ from evatok.sampling import (
     predict_clips,
     predict_file,
     request_seed,
-    sample_files,
     sample_labels,
 )
 from generator.engine import SamplingConfig
@@ -41,25 +40,6 @@ def test_decode_in_parts(toy: Models) -> None:
     tokens = Tokens.from_blocks(blocks)
     whole = toy.final.decode(tokens).clamp(-1, 1)
     assert torch.allclose(decode(toy.final, tokens, part=2), whole, atol=1e-5)
-
-
-def test_sample_files(toy: Models, tmp_path: Path) -> None:
-    result = sample_files(toy, ["right"], 3, 0, GUIDED, tmp_path / "out")
-    assert result["num_samples"] == 3 and result["guidance"] == 2.0
-    for row in result["samples"]:
-        assert row["class"] == "Right" and row["tokens"] == sum(row["assignment"])
-        assert len(read_frames(row["file"])) == 16
-    assert len({row["file"] for row in result["samples"]}) == 3
-    again = sample_files(toy, ["Right"], 3, 0, GUIDED, tmp_path / "again", plain=True)
-    assert [r["assignment"] for r in again["samples"]] == [
-        r["assignment"] for r in result["samples"]
-    ]
-    assert read_frames(again["samples"][0]["file"]).shape == (16, 32, 32, 3)
-
-
-def test_every_class_by_default(toy: Models, tmp_path: Path) -> None:
-    result = sample_files(toy, (), 1, 0, GUIDED, tmp_path)
-    assert [row["class"] for row in result["samples"]] == ["Left", "Right"]
 
 
 def test_unknown_class_is_named() -> None:

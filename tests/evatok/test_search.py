@@ -101,7 +101,7 @@ def test_launched_processes_do_each_batch_once(
         assert len(shards(tmp_path / "two" / "train")) == there
     assert shards(tmp_path / "one" / "train") == shards(tmp_path / "two" / "train")
     monkeypatch.setenv("RANK", "2")
-    with pytest.raises(ValueError, match="no place among processes"):
+    with pytest.raises(ValueError, match="rank 2 is not one of 2 processes"):
         search_config(config, tmp_path / "two")
 
 

@@ -1,0 +1,33 @@
+"""Which of several processes this is."""
+
+from __future__ import annotations
+
+import pytest
+
+from training.processes import Place, place_from_environment
+
+
+def test_shares_are_all_of_the_work_and_nothing_twice() -> None:
+    for world in (1, 2, 3, 7):
+        shares = [list(Place(rank, world).share(5)) for rank in range(world)]
+        assert sorted(number for share in shares for number in share) == list(range(5))
+
+
+def test_the_place_is_read_from_the_environment() -> None:
+    assert place_from_environment({}) == Place(0, 1)
+    assert place_from_environment({"RANK": "2", "WORLD_SIZE": "4"}) == Place(2, 4)
+
+
+@pytest.mark.parametrize(
+    "environment",
+    [
+        {"RANK": "1"},
+        {"WORLD_SIZE": "2"},
+        {"RANK": "x", "WORLD_SIZE": "2"},
+        {"RANK": "2", "WORLD_SIZE": "2"},
+        {"RANK": "-1", "WORLD_SIZE": "2"},
+    ],
+)
+def test_half_a_place_is_refused(environment: dict[str, str]) -> None:
+    with pytest.raises(ValueError, match=r"RANK=|rank 2 is not one of 2"):
+        place_from_environment(environment)
