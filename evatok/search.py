@@ -45,9 +45,11 @@ class Pace:
         last = self._last.setdefault(split, deque(maxlen=20))
         last.append((time.monotonic(), done))
         seconds, clips = (b - a for a, b in zip(last[0], last[-1], strict=True))
-        rate = clips / seconds if clips and seconds else 0.0
-        left = f", {rate:.2f} clips/s, {timedelta(seconds=round((total - done) / rate))} left"
-        self.tell(f"{split}: {done} of {total} clips{left if rate else ''}")
+        text = f"{split}: {done} of {total} clips"
+        if clips and seconds:
+            left = timedelta(seconds=round((total - done) * seconds / clips))
+            text += f", {clips / seconds:.2f} clips/s, {left} left"
+        self.tell(text)
 
 
 class SearchConfig(Config):

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 
-from evatok.search import SearchConfig, run_search, search_config
+from evatok.search import Pace, SearchConfig, run_search, search_config
 from tokenizer.model import TokenizerConfig, VideoTokenizer
 from tokenizer.qformer import QFormerConfig
 from tokenizer.table import read_table
@@ -136,6 +136,22 @@ def test_recorded_distances(
         table.quality("efficientnet-lite0")
     with pytest.raises(ValueError, match="other settings"):
         search_config(SearchConfig.model_validate(settings), tmp_path / "table")
+
+
+def test_pace(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rate and time left, as soon as there are two points; shards that were there tell no rate."""
+    clock = iter([0.0, 0.0, 10.0, 20.0])
+    monkeypatch.setattr("evatok.search.time.monotonic", lambda: next(clock))
+    told: list[str] = []
+    pace = Pace(told.append)
+    for done in (32, 32, 64, 96):
+        pace("train", done, 128)
+    assert told == [
+        "train: 32 of 128 clips",
+        "train: 32 of 128 clips",
+        "train: 64 of 128 clips, 3.20 clips/s, 0:00:20 left",
+        "train: 96 of 128 clips, 3.20 clips/s, 0:00:10 left",
+    ]
 
 
 def test_settings_file(settings: dict[str, Any], tmp_path: Path) -> None:
