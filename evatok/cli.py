@@ -14,7 +14,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 import typer
 from typer.exceptions import TyperException
 
-from evatok.cli_data import data_app
+from evatok.cli_data import data_command
 from evatok.cli_export import export_llama_command, import_llama_command
 from evatok.cli_generate import predict_command, sample_command
 from evatok.cli_leaderboard import leaderboard_app
@@ -291,7 +291,7 @@ app.command("sample")(sample_command)
 app.command("predict")(predict_command)
 app.command("export-llama")(export_llama_command)
 app.command("import-llama")(import_llama_command)
-app.add_typer(data_app, name="data")
+app.command("data")(data_command)
 app.add_typer(leaderboard_app, name="leaderboard")
 app.add_typer(text_app, name="text")
 app.command("weights")(weights_command)

@@ -36,7 +36,7 @@ def run(capsys: pytest.CaptureFixture[str], *words: object) -> tuple[int, str, s
 
 def test_the_commands() -> None:
     assert COMMANDS == [
-        "arcade", "curves", "data k600", "data ucf101", "data webvid", "demo", "evaluate",
+        "arcade", "curves", "data", "demo", "evaluate",
         "export-llama", "fvd", "import-llama", "info", "leaderboard add", "leaderboard show",
         "pipeline", "plan", "predict", "reconstruct", "sample", "search", "text train", "tokens",
         "train", "weights",
