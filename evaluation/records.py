@@ -8,13 +8,14 @@ paper's protocol and network have measured, and says so by its source.
 from __future__ import annotations
 
 import json
-import os
 import platform
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from training.files import write_text
 
 PACKAGES = ("torch", "numpy", "torchmetrics", "av")
 
@@ -118,12 +119,9 @@ def read_records(path: Path | str) -> list[Record]:
 def write_records(path: Path | str, records: list[Record] | Record) -> None:
     """Write one record, or a list, whole or not at all."""
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
     dumped = (
         records.model_dump(mode="json")
         if isinstance(records, Record)
         else [record.model_dump(mode="json") for record in records]
     )
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    partial.write_text(json.dumps(dumped, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    os.replace(partial, path)
+    write_text(path, json.dumps(dumped, indent=1, ensure_ascii=False) + "\n")

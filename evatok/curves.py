@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import csv
 import io
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,6 +31,7 @@ from tokenizer.reward import best_uniform, percentile
 from tokenizer.router import Router
 from tokenizer.strategies import choose_best, choose_by_threshold
 from training.config import load_config
+from training.files import write_text
 
 Rows = list[dict[str, Any]]
 
@@ -262,7 +262,4 @@ def _write_csv(rows: Sequence[Mapping[str, Any]], path: Path) -> Path:
     writer = csv.DictWriter(text, columns, lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)
-    partial = path.with_name(f".{path.name}.partial")
-    partial.write_text(text.getvalue(), encoding="utf-8")
-    os.replace(partial, path)
-    return path
+    return write_text(path, text.getvalue())

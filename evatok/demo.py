@@ -35,6 +35,7 @@ from generator.engine import SamplingConfig
 from tokenizer.codec import Codec
 from tokenizer.strategies import make_assigner
 from training.config import Config, load_config
+from training.files import write_text
 from video import arcade
 from video.clips import to_frames
 from video.dataset import DataConfig, SourceConfig
@@ -111,9 +112,7 @@ def run_demo(
         "clips": {one.name: len(one) for one in sets},
         **tables,
     }
-    partial = output / ".demo.json.partial"
-    partial.write_text(json.dumps(result, indent=1), encoding="utf-8")
-    os.replace(partial, output / "demo.json")
+    write_text(output / "demo.json", json.dumps(result, indent=1))
     return result
 
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import html
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+from training.files import write_text
 
 STYLE = """
 :root { color-scheme: light dark; --ground: #f6f7f9; --card: #fff; --ink: #1d2129;
@@ -139,10 +140,7 @@ class Page:
             + f"\n<footer>{_escape(footer)}</footer>\n<script>{SCRIPT}</script>"
             "\n</body></html>\n"
         )
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_name(path.name + ".partial")
-        partial.write_text(text, encoding="utf-8")
-        os.replace(partial, path)
+        write_text(path, text)
 
 
 def number(value: Any) -> str:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import shutil
 import time
 from collections.abc import Callable, Mapping
@@ -36,6 +35,7 @@ from tokenizer.router import Router
 from tokenizer.router_stage import RouterTraining
 from tokenizer.stages import FinalConfig, ProxyConfig
 from training.config import Config, ConfigError, load_config
+from training.files import write_text
 from training.loop import MAY_CHANGE
 from training.rundir import alone
 from video import arcade
@@ -439,10 +439,7 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def _write(path: Path, record: Mapping[str, Any]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.partial")
-    partial.write_text(json.dumps(record, indent=1), encoding="utf-8")
-    os.replace(partial, path)
+    write_text(path, json.dumps(record, indent=1))
 
 
 def run_pipeline(

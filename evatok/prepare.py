@@ -5,11 +5,11 @@ from __future__ import annotations
 import csv
 import io
 import json
-import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from training.files import write_text
 from video.official import FOLDS, Entry, Survey, survey
 from video.prepare import Recipe, check_file, in_processes, prepare, prepared_name
 
@@ -101,7 +101,7 @@ def make(
         "settings": vars(recipe) | {},
         "lists": [str(path) for path in lists],
     }
-    _write(output / REPORT, json.dumps(result, indent=1))
+    write_text(output / REPORT, json.dumps(result, indent=1))
     return result
 
 
@@ -110,7 +110,7 @@ def _ucf101_lists(found: Survey, kept: Sequence[Entry], output: Path) -> list[Pa
     classes = sorted({entry.name for entry in kept})
     numbers = {name: number for number, name in enumerate(classes, 1)}
     text = "".join(f"{number} {name}\n" for name, number in numbers.items())
-    paths = [_write(output / "classInd.txt", text)]
+    paths = [write_text(output / "classInd.txt", text)]
     by_split = {split: [e.file for e in kept if e.split == split] for split in ("train", "test")}
     for fold in FOLDS:
         for split in ("train", "test"):
@@ -122,7 +122,7 @@ def _ucf101_lists(found: Survey, kept: Sequence[Entry], output: Path) -> list[Pa
                 else prepared_name(f)
                 for f in files
             ]  # fmt: skip
-            paths.append(_write(output / f"{split}list{fold:02d}.txt", "\n".join(lines) + "\n"))
+            paths.append(write_text(output / f"{split}list{fold:02d}.txt", "\n".join(lines) + "\n"))
     return paths
 
 
@@ -194,12 +194,4 @@ def _table(path: Path, columns: Sequence[str], rows: Sequence[Sequence[Any]]) ->
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(columns)
     writer.writerows(rows)
-    return _write(path, text.getvalue())
-
-
-def _write(path: Path, text: str) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    partial.write_text(text, encoding="utf-8")
-    os.replace(partial, path)
-    return path
+    return write_text(path, text.getvalue())

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -29,6 +28,7 @@ from evatok.searched import searched_sets
 from generator.engine import SamplingConfig
 from tokenizer.router_stage import router_scores
 from training.config import Config
+from training.files import write_text
 from video.dataset import DataConfig
 
 Rows = list[dict[str, Any]]
@@ -181,8 +181,8 @@ def write_report(
     for path, caption in plots:
         text += [f"![{caption}](figures/{path.name})", ""]
     text += ["```json", json.dumps(about, indent=1), "```", ""]
-    _write(folder / "report.md", "\n".join(text))
-    _write(folder / "report.json", json.dumps({"about": about, "tables": tables}, indent=1))
+    write_text(folder / "report.md", "\n".join(text))
+    write_text(folder / "report.json", json.dumps({"about": about, "tables": tables}, indent=1))
 
 
 def markdown(rows: Sequence[Mapping[str, Any]]) -> str:
@@ -193,9 +193,3 @@ def markdown(rows: Sequence[Mapping[str, Any]]) -> str:
     lines = [" | ".join(columns), " | ".join("---" for _ in columns)]
     lines += [" | ".join(number(row.get(column)) for column in columns) for row in rows]
     return "\n".join(f"| {line} |" for line in lines)
-
-
-def _write(path: Path, text: str) -> None:
-    partial = path.with_name(f".{path.name}.partial")
-    partial.write_text(text, encoding="utf-8")
-    os.replace(partial, path)

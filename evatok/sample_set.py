@@ -30,6 +30,7 @@ from evatok.models import Models
 from evatok.sampling import find_classes, request_seed, sample_labels
 from generator.engine import SamplingConfig
 from tokenizer.search import model_hash
+from training.files import write_text
 from training.processes import Place
 from video.clips import to_frames
 from video.io import write_video
@@ -273,7 +274,4 @@ def _write_npz(path: Path, clips: Tensor, chunk: Sequence[Sample], assignment: T
 
 
 def _write_json(path: Path, content: object) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    partial.write_text(json.dumps(content, indent=1), encoding="utf-8")
-    os.replace(partial, path)
+    write_text(path, json.dumps(content, indent=1))

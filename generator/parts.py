@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from generator.shards import META, Batch, Encoded, TokenSet, Writer
+from training.files import write_text
 from training.processes import Place
 
 
@@ -78,15 +79,13 @@ def _claim(parts: Path, plan: dict[str, Any]) -> None:
     path = parts / META
     if not path.is_file():
         parts.mkdir(parents=True, exist_ok=True)
-        partial = parts / f".{META}.{os.getpid()}.partial"
-        partial.write_text(json.dumps(plan, indent=1))
-        os.replace(partial, path)
+        write_text(path, json.dumps(plan, indent=1))
     if json.loads(path.read_text()) != plan:
         raise ValueError(f"{parts} holds parts of other settings; delete it or name another folder")
 
 
 def _save(path: Path, encoded: Encoded) -> None:
-    arrays = {"labels": encoded.labels, "videos": encoded.videos}
+    arrays: dict[str, Any] = {"labels": encoded.labels, "videos": encoded.videos}
     for kind, rows in encoded.sequences.items():
         arrays[kind] = np.concatenate(rows)
         arrays[f"{kind}_lengths"] = np.array([len(row) for row in rows], np.int64)

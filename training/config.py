@@ -8,7 +8,6 @@ with `base: [one.yaml, two.yaml]`.
 from __future__ import annotations
 
 import difflib
-import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,6 +16,8 @@ from typing import Any, Literal, TypeVar
 import pydantic
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+from training.files import write_text
 
 T = TypeVar("T", bound="Config")
 
@@ -183,12 +184,8 @@ def load_config(schema: type[T], path: Path | str, overrides: Sequence[str] = ()
 
 def save_config(config: Config, path: Path | str) -> None:
     """Write settings with every default filled in; the file is whole or not there."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.partial")
     text = yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
-    partial.write_text(text, encoding="utf-8")
-    os.replace(partial, path)
+    write_text(Path(path), text)
 
 
 Layer = tuple[str, dict[str, Any]]  # where it is written, what is written there

@@ -24,6 +24,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from torch.utils.tensorboard import SummaryWriter
 
+from training.files import write_text
+
 
 class RunLog:
     """The files of one run; a context manager.
@@ -94,9 +96,7 @@ def truncate(path: Path, step: int) -> None:
             break
         if row["step"] <= step:
             kept.append(line + "\n")
-    partial = path.with_name(f".{path.name}.partial")
-    partial.write_text("".join(kept), encoding="utf-8")
-    os.replace(partial, path)
+    write_text(path, "".join(kept))
 
 
 class ProgressDisplay:
