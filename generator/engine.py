@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Literal
@@ -168,26 +168,53 @@ def sample(
     Raises:
         ValueError: a request of more tokens than the model holds, or a budget that none can obey.
     """
+    clips: dict[int, list[Tensor]] = {}
+    for mine, batch in _batches(gpt, requests, on_block):
+        for _ in batch.work(batch_size):
+            pass
+        for index, generated in zip(mine, batch.results, strict=True):
+            generated = torch.tensor(generated)
+            given = [block.cpu() for block in requests[index].given]
+            clips[index] = given + gpt.vocabulary.decode_blocks(generated)
+    return Tokens.from_blocks([clips[i] for i in range(len(requests))])
+
+
+def stream(
+    gpt: GPT, requests: Sequence[Request], batch_size: int = 32
+) -> Generator[tuple[int, int, Tensor], None, None]:
+    """As `sample`, but each block as soon as its codes are out.
+
+    Yields:
+        Number of the request, of the block in the clip, its ids (k,) int64. The blocks of a clip
+        come in order; given ones do not come.
+
+    Raises:
+        ValueError: as `sample`.
+    """
+    told: list[tuple[int, int, Tensor]] = []
+    for _, batch in _batches(gpt, requests, lambda *block: told.append(block)):
+        for _ in batch.work(batch_size):
+            yield from told
+            told.clear()
+
+
+def _batches(
+    gpt: GPT, requests: Sequence[Request], on_block: OnBlock | None
+) -> Iterator[tuple[list[int], _Batch]]:
+    """Requests without and with guidance: their numbers, and the batch to run."""
     for request in requests:
         budget = request.settings.budget
         budget.check(gpt.vocabulary, request.num_blocks, request.given_tokens)
         needed = len(request.prompt) + gpt.vocabulary.longest(request.num_blocks)
         if needed > gpt.max_tokens:
             raise ValueError(f"a request of {needed} tokens; the model holds {gpt.max_tokens}")
-    clips: dict[int, list[Tensor]] = {}
     for is_guided in (False, True):
         mine = [i for i, request in enumerate(requests) if request.is_guided == is_guided]
         mine.sort(key=lambda i: len(requests[i].prompt))  # equal prompts make equal rows
         batch = _Batch(gpt, [requests[i] for i in mine], 1 + is_guided)
         if on_block is not None:
             batch.on_block = partial(_told, on_block, mine, requests)
-        with torch.inference_mode():
-            ids = batch.run(batch_size)
-        for index, generated in zip(mine, ids, strict=True):
-            generated = torch.tensor(generated)
-            given = [block.cpu() for block in requests[index].given]
-            clips[index] = given + gpt.vocabulary.decode_blocks(generated)
-    return Tokens.from_blocks([clips[i] for i in range(len(requests))])
+        yield mine, batch
 
 
 def _told(
@@ -272,16 +299,18 @@ class _Batch:
         self.budgets = Budgets(gpt.vocabulary, self.device)
         self.on_block: Callable[[int, list[Tensor]], None] | None = None
 
-    def run(self, batch_size: int) -> list[list[int]]:
-        """Ids of every request."""
+    def work(self, batch_size: int) -> Iterator[None]:
+        """Advance every request at work by one token at a time, until `results` are complete."""
         while self.queue or self.active:
-            free = batch_size - len(self.active)
-            # A wave costs a few calls in every layer: let some rows get free first.
-            if self.queue and (not self.active or free >= max(1, batch_size // 4)):
-                wave = min(free, len(self.queue))
-                self._admit([self.queue.popleft() for _ in range(wave)])
-            self._step()
-        return self.results
+            # Entered anew for each step: whoever draws the steps has a mode of their own.
+            with torch.inference_mode():
+                free = batch_size - len(self.active)
+                # A wave costs a few calls in every layer: let some rows get free first.
+                if self.queue and (not self.active or free >= max(1, batch_size // 4)):
+                    wave = min(free, len(self.queue))
+                    self._admit([self.queue.popleft() for _ in range(wave)])
+                self._step()
+            yield
 
     def _admit(self, numbers: list[int]) -> None:
         """Start a wave of requests."""

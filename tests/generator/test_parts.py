@@ -33,6 +33,10 @@ def assign(clips: Tensor, prefix: Sequence[int] = ()) -> Tensor:
     return counts
 
 
+def no_batch(number: int) -> Batch:
+    raise AssertionError(f"batch {number} was drawn again")
+
+
 def contents(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in folder.iterdir()}
 
@@ -63,7 +67,7 @@ def test_any_number_of_processes_writes_the_same_bytes(
     assert isinstance(done[-1], TokenSet) and len(done[-1]) == CLIPS
     assert contents(tmp_path / "t") == contents(whole)
     assert {path.name for path in tmp_path.iterdir()} == {"t", "whole"}
-    again = write_share(writer, pytest.fail, BATCHES, SIZE, Place(0, 2))  # not drawn again
+    again = write_share(writer, no_batch, BATCHES, SIZE, Place(0, 2))
     assert again is not None
 
 
