@@ -86,7 +86,7 @@ def _claim(parts: Path, plan: dict[str, Any]) -> None:
 
 
 def _save(path: Path, encoded: Encoded) -> None:
-    arrays = {"labels": encoded.labels, "videos": encoded.videos}
+    arrays: dict[str, Any] = {"labels": encoded.labels, "videos": encoded.videos}
     for kind, rows in encoded.sequences.items():
         arrays[kind] = np.concatenate(rows)
         arrays[f"{kind}_lengths"] = np.array([len(row) for row in rows], np.int64)
