@@ -111,6 +111,10 @@ def predict_command(
     file: Annotated[Path, typer.Argument(help="A video.")],
     output: Output,
     count: Annotated[int, typer.Option("-n", "--count", help="Predictions.")] = 4,
+    frames: Annotated[
+        int | None,
+        typer.Option(min=1, help="Of a prediction, any number; default: those of a clip."),
+    ] = None,
     start: Annotated[int, typer.Option(min=0, help="First given frame.")] = 0,
     seed: Seed = 0,
     temperature: Temperature = 1.0,
@@ -125,9 +129,12 @@ def predict_command(
 ) -> None:
     """Generate what follows the first frames of a video.
 
+    More frames than a clip has are made window by window: the last frames of one are the first of
+    the next. Limits on tokens are those of each window.
+
     \b
     Example:
-        evatok predict holiday.mp4 -o out/predict -n 4
+        evatok predict holiday.mp4 -o out/predict -n 4 --frames 48
     """
     from evatok.models import load
     from evatok.sampling import predict_file
@@ -139,7 +146,17 @@ def predict_command(
         top_p=top_p,
         budget=budget_of(max_tokens, lengths, quality),
     )
-    result = predict_file(
-        load(model), file, count, seed, settings, output, start=start, plain=plain
-    )
+    with Bar("predicting") as bar:
+        result = predict_file(
+            load(model),
+            file,
+            count,
+            seed,
+            settings,
+            output,
+            num_frames=frames,
+            start=start,
+            plain=plain,
+            progress=bar,
+        )
     show(result, as_json)

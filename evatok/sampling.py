@@ -17,10 +17,11 @@ from evaluation.quality import psnr
 from evatok.drawing import Panel, compose
 from evatok.models import Models
 from generator.conditions import FrameCondition
-from generator.engine import Request, SamplingConfig, class_requests, frame_requests, sample
+from generator.engine import Request, SamplingConfig, class_requests, sample
+from generator.sliding import continue_clips
 from tokenizer.model import VideoTokenizer
 from tokenizer.tokens import Tokens
-from video.clips import pad_last, to_clip, to_frames
+from video.clips import to_clip, to_frames
 from video.io import probe, read_frames, write_video
 
 BATCH = 32
@@ -115,13 +116,8 @@ def frame_condition(models: Models) -> FrameCondition:
     return models.generator.frames
 
 
-@torch.no_grad()
 def predict_clips(
-    models: Models,
-    clips: Tensor,
-    seeds: Sequence[int],
-    settings: SamplingConfig,
-    progress: Progress | None = None,
+    models: Models, clips: Tensor, seeds: Sequence[int], settings: SamplingConfig
 ) -> tuple[Tensor, Tokens]:
     """The rest of clips from their first frames.
 
@@ -130,23 +126,16 @@ def predict_clips(
         clips: (B, 3, F, H, W) float32 in [−1, 1], at least the given frames; more are ignored.
         seeds: one a clip.
         settings: how tokens are chosen; guidance is off, as a frame condition has no opposite.
-        progress: told now and then.
 
     Returns:
         Whole clips (B, 3, F, H, W) float32 in [−1, 1], the given ones reconstructed, and tokens.
     """
-    frames = frame_condition(models)
-    prefix = torch.tensor([frames.prefix])
-    padded = frames.pad(clips)
-    parts = [models.final.encode(x, prefix.repeat(len(x), 1)) for x in padded.split(BATCH)]
-    requests = frame_requests(
-        models.generator.vocabulary,
-        frames,
-        Tokens.cat(parts),
-        seeds,
-        settings.model_copy(update={"guidance": 1.0}),
+    frame_condition(models)
+    length = models.final.config.num_frames
+    done = continue_clips(
+        models.generator, models.final, clips, length, seeds, settings, batch_size=BATCH
     )
-    return run_requests(models, requests, progress)
+    return done.videos, done.windows[0]
 
 
 def write_samples(
@@ -194,8 +183,10 @@ def predict_file(
     settings: SamplingConfig,
     output: Path,
     *,
+    num_frames: int | None = None,
     start: int = 0,
     plain: bool = False,
+    progress: Callable[[int, int], None] | None = None,
 ) -> dict[str, Any]:
     """Predict the frames that follow the first ones of a video, and write one mp4 a prediction.
 
@@ -204,19 +195,22 @@ def predict_file(
         file: any video with enough frames for the condition.
         count: predictions.
         seed: another seed, other predictions.
-        settings: how tokens are chosen.
+        settings: how tokens are chosen, of each window.
         output: folder.
+        num_frames: of a prediction, given ones included; those of a clip if None. More than that
+            are predicted window by window, see `generator.sliding`.
         start: frame at which the condition begins.
         plain: the prediction alone, at the tokenizer's size.
+        progress: told the windows done and all.
 
     Returns:
-        JSON-able: `predictions` with file, tokens, assignment and, where the video goes on long
-        enough to compare with, PSNR of the frames that were not given.
+        JSON-able: `predictions` with file, tokens, assignment (window after window) and, where the
+        video goes on long enough to compare with, PSNR of the frames that were not given.
     """
     if count < 1 or start < 0:
         raise ValueError(f"count {count} must be at least 1 and start {start} at least 0")
     condition, model = frame_condition(models), models.final
-    length = model.config.num_frames
+    length = num_frames or model.config.num_frames
     info = probe(file)
     frames = read_frames(file, start, length, size=model.config.size)
     if len(frames) < condition.num_frames:
@@ -224,41 +218,68 @@ def predict_file(
             f"{file} has {len(frames)} frames from {start} on; "
             f"the prediction starts from {condition.num_frames}"
         )
-    is_whole = len(frames) == length
-    real = pad_last(frames, length)
-    clip = to_clip(real)[None]
-    seeds = [request_seed(seed, place) for place in range(count)]
-    clips, tokens = predict_clips(models, clip.repeat(count, 1, 1, 1, 1), seeds, settings)
+    real = frames if len(frames) == length else None
+    clip = to_clip(frames)[None]
+    done = continue_clips(
+        models.generator,
+        model,
+        clip[:, :, : condition.num_frames].repeat(count, 1, 1, 1, 1),
+        length,
+        [request_seed(seed, place) for place in range(count)],
+        settings,
+        batch_size=BATCH,
+        progress=progress,
+    )
     rows = []
-    for place, (predicted, blocks) in enumerate(
-        zip(clips, tokens.assignment.tolist(), strict=True)
-    ):
+    for place, predicted in enumerate(done.videos):
+        windows = [tokens.assignment[place].tolist() for tokens in done.windows]
         shown = to_frames(predicted).numpy()
         if not plain:
-            title = f"first {condition.num_frames} frames given"
-            panels = [Panel(title, shown)]
-            if is_whole:
+            panels = [Panel(f"first {condition.num_frames} frames given", shown)]
+            if real is not None:
                 panels.insert(0, Panel("real", real.numpy()))
-            top = model.levels.values[-1]
-            shown = compose(panels, blocks, top, given_blocks=condition.kept_blocks)
+            shown = _with_bars(models, panels, windows)
         path = output / f"{file.stem}-{seed}-{place:03d}.mp4"
         write_video(path, shown, info.fps)
         rows.append(
             {
                 "output": str(path),
-                "tokens": sum(blocks),
-                "assignment": blocks,
-                "psnr": predicted_psnr(predicted, clip[0], condition) if is_whole else None,
+                "tokens": sum(map(sum, windows)),
+                "assignment": [tokens for window in windows for tokens in window],
+                "psnr": None if real is None else predicted_psnr(predicted, clip[0], condition),
             }
         )
     return {
         "file": str(file),
+        "frames": length,
+        "windows": len(done.windows),
         "given_frames": condition.num_frames,
         "given_blocks": condition.kept_blocks,
         "predictions": rows,
         "mean_tokens": sum(row["tokens"] for row in rows) / len(rows),
         "seed": seed,
     }
+
+
+def _with_bars(
+    models: Models, panels: Sequence[Panel], windows: Sequence[Sequence[int]]
+) -> np.ndarray:
+    """Panels of a prediction with the tokens of each window under the frames that it made."""
+    condition, config = frame_condition(models), models.final.config
+    pictures: list[np.ndarray] = []
+    for number, blocks in enumerate(windows):
+        first = number * (config.num_frames - condition.num_frames)
+        part = slice(first, first + config.num_frames)
+        drawn = compose(
+            [Panel(panel.title, panel.frames[part]) for panel in panels],
+            blocks,
+            models.final.levels.values[-1],
+            caption=f"window {number + 1}" if len(windows) > 1 else "",
+            given_blocks=condition.kept_blocks,
+            frames_per_block=condition.frames_per_block,
+        )
+        pictures.append(drawn[condition.num_frames :] if number else drawn)
+    return np.concatenate(pictures)
 
 
 def predicted_psnr(predicted: Tensor, real: Tensor, condition: FrameCondition) -> float:

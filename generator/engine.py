@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Literal
@@ -29,6 +29,7 @@ from torch import Tensor
 
 from generator.budget import BudgetConfig, Budgets
 from generator.cache import KVCache
+from generator.choosing import SCHEDULES, choose, scheduled
 from generator.conditions import (
     FrameCondition,
     TextCondition,
@@ -62,9 +63,6 @@ class SamplingConfig(Config):
     top_p: float = Field(default=1.0, gt=0, le=1)
     guidance_schedule: Literal["constant", "linear", "cosine"] = "constant"
     budget: BudgetConfig = BudgetConfig()
-
-
-SCHEDULES = ("constant", "linear", "cosine")
 
 
 @dataclass(frozen=True)
@@ -211,26 +209,53 @@ def sample(
     Raises:
         ValueError: a request of more tokens than the model holds, or a budget that none can obey.
     """
+    clips: dict[int, list[Tensor]] = {}
+    for mine, batch in _batches(gpt, requests, on_block):
+        for _ in batch.work(batch_size):
+            pass
+        for index, generated in zip(mine, batch.results, strict=True):
+            generated = torch.tensor(generated)
+            given = [block.cpu() for block in requests[index].given]
+            clips[index] = given + gpt.vocabulary.decode_blocks(generated)
+    return Tokens.from_blocks([clips[i] for i in range(len(requests))])
+
+
+def stream(
+    gpt: GPT, requests: Sequence[Request], batch_size: int = 32
+) -> Generator[tuple[int, int, Tensor], None, None]:
+    """As `sample`, but each block as soon as its codes are out.
+
+    Yields:
+        Number of the request, of the block in the clip, its ids (k,) int64. The blocks of a clip
+        come in order; given ones do not come.
+
+    Raises:
+        ValueError: as `sample`.
+    """
+    told: list[tuple[int, int, Tensor]] = []
+    for _, batch in _batches(gpt, requests, lambda *block: told.append(block)):
+        for _ in batch.work(batch_size):
+            yield from told
+            told.clear()
+
+
+def _batches(
+    gpt: GPT, requests: Sequence[Request], on_block: OnBlock | None
+) -> Iterator[tuple[list[int], _Batch]]:
+    """Requests without and with guidance: their numbers, and the batch to run."""
     for request in requests:
         budget = request.settings.budget
         budget.check(gpt.vocabulary, request.num_blocks, request.given_tokens)
         needed = len(request.prompt) + gpt.vocabulary.longest(request.num_blocks)
         if needed > gpt.max_tokens:
             raise ValueError(f"a request of {needed} tokens; the model holds {gpt.max_tokens}")
-    clips: dict[int, list[Tensor]] = {}
     for is_guided in (False, True):
         mine = [i for i, request in enumerate(requests) if request.is_guided == is_guided]
         mine.sort(key=lambda i: len(requests[i].prompt))  # equal prompts make equal rows
         batch = _Batch(gpt, [requests[i] for i in mine], 1 + is_guided)
         if on_block is not None:
             batch.on_block = partial(_told, on_block, mine, requests)
-        with torch.inference_mode():
-            ids = batch.run(batch_size)
-        for index, generated in zip(mine, ids, strict=True):
-            generated = torch.tensor(generated)
-            given = [block.cpu() for block in requests[index].given]
-            clips[index] = given + gpt.vocabulary.decode_blocks(generated)
-    return Tokens.from_blocks([clips[i] for i in range(len(requests))])
+        yield mine, batch
 
 
 def _told(
@@ -239,55 +264,6 @@ def _told(
     """Tell of the last block of a request of one kind by its own number."""
     index = mine[number]
     on_block(index, len(requests[index].given) + len(ids) - 1, ids[-1])
-
-
-def choose(
-    logits: Tensor, uniform: Tensor, temperature: Tensor, top_k: Tensor, top_p: Tensor
-) -> Tensor:
-    """Draw one token a row.
-
-    Args:
-        logits: (N, V) float, −∞ where the grammar forbids.
-        uniform: (N,) float64 in [0, 1), one random number a row.
-        temperature: (N,) float32; 0 takes the most probable token.
-        top_k: (N,) int64; 0 = all.
-        top_p: (N,) float32; 1 = all.
-
-    Returns:
-        (N,) int64.
-    """
-    greedy = temperature == 0
-    if bool(greedy.all()):
-        return logits.argmax(-1)
-    logits = logits.float() / torch.where(greedy, 1.0, temperature)[:, None]
-    top_k = torch.where(greedy, 1, top_k)
-    if bool(((top_k > 0) | (top_p < 1)).any()):
-        ordered, order = logits.sort(dim=-1, descending=True, stable=True)
-        p = ordered.softmax(-1)
-        rank = torch.arange(logits.shape[1], device=logits.device)
-        before = p.cumsum(-1) - p  # probability of all tokens before this one
-        drop = (before >= top_p[:, None]) & (top_p[:, None] < 1)
-        drop |= (top_k[:, None] > 0) & (rank >= top_k[:, None])
-        drop[:, 0] = False
-        logits = logits.masked_fill(drop.scatter(1, order, drop), -math.inf)
-    total = logits.softmax(-1, dtype=torch.float64).cumsum(-1)
-    # Strictly under the end, else the last token could be chosen although it is forbidden.
-    target = uniform[:, None] * (1 - 1e-12) * total[:, -1:]
-    return torch.searchsorted(total, target, right=True)[:, 0]
-
-
-def scheduled(guidance: Tensor, schedule: Tensor, block: Tensor, blocks: Tensor) -> Tensor:
-    """Guidance scales (N,) at block b of T; see `SamplingConfig.guidance_schedule`.
-
-    Args:
-        guidance: (N,) float, s.
-        schedule: (N,) float, place in `SCHEDULES`.
-        block: (N,) int64, b from 0.
-        blocks: (N,) float, T.
-    """
-    t = block / (blocks - 1).clamp(min=1)
-    weight = torch.where(schedule == 1, t, 0.5 - 0.5 * (math.pi * t).cos())
-    return torch.where(schedule == 0, guidance, 1 + (guidance - 1) * weight)
 
 
 class _Batch:
@@ -315,16 +291,18 @@ class _Batch:
         self.budgets = Budgets(gpt.vocabulary, self.device)
         self.on_block: Callable[[int, list[Tensor]], None] | None = None
 
-    def run(self, batch_size: int) -> list[list[int]]:
-        """Ids of every request."""
+    def work(self, batch_size: int) -> Iterator[None]:
+        """Advance every request at work by one token at a time, until `results` are complete."""
         while self.queue or self.active:
-            free = batch_size - len(self.active)
-            # A wave costs a few calls in every layer: let some rows get free first.
-            if self.queue and (not self.active or free >= max(1, batch_size // 4)):
-                wave = min(free, len(self.queue))
-                self._admit([self.queue.popleft() for _ in range(wave)])
-            self._step()
-        return self.results
+            # Entered anew for each step: whoever draws the steps has a mode of their own.
+            with torch.inference_mode():
+                free = batch_size - len(self.active)
+                # A wave costs a few calls in every layer: let some rows get free first.
+                if self.queue and (not self.active or free >= max(1, batch_size // 4)):
+                    wave = min(free, len(self.queue))
+                    self._admit([self.queue.popleft() for _ in range(wave)])
+                self._step()
+            yield
 
     def _admit(self, numbers: list[int]) -> None:
         """Start a wave of requests."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -77,6 +78,28 @@ def test_predict_file(toy: Models, square: Square, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"has 2 frames from 4 on; .* starts from 5"):
         predict_file(toy, tmp_path / "short.mp4", 1, 0, SamplingConfig(), tmp_path / "no", start=4)
     assert not (tmp_path / "no").exists()
+
+
+def test_predictions_of_any_length(toy: Models, square: Square, tmp_path: Path) -> None:
+    write_video(tmp_path / "a.mp4", square(40, 48, 64, 1), 10)
+    free = SamplingConfig()
+
+    def predict(folder: str, frames: int | None, plain: bool = True) -> dict[str, Any]:
+        file, out = tmp_path / "a.mp4", tmp_path / folder
+        return predict_file(toy, file, 2, 0, free, out, num_frames=frames, plain=plain)
+
+    one, long = predict("one", None), predict("long", 37)
+    assert (one["windows"], one["frames"], long["windows"], long["frames"]) == (1, 16, 3, 37)
+    for short, row in zip(one["predictions"], long["predictions"], strict=True):
+        assert len(read_frames(row["output"])) == 37 and len(row["assignment"]) == 12
+        assert row["assignment"][:4] == short["assignment"]
+        assert row["tokens"] == sum(row["assignment"]) and row["psnr"] > 0
+    drawn = predict("bars", 37, plain=False)
+    assert len(read_frames(drawn["predictions"][0]["output"])) == 37
+    assert predict("longer", 48)["predictions"][0]["psnr"] is None
+    with pytest.raises(ValueError, match="5 are given: ask for more"):
+        predict("none", 5)
+    assert not (tmp_path / "none").exists()
 
 
 def test_seeds_are_all_different() -> None:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from generator.budget import BudgetConfig
+from generator.choosing import scheduled
 from generator.conditions import FrameCondition
 from generator.engine import (
     Request,
@@ -17,7 +18,6 @@ from generator.engine import (
     class_requests,
     frame_requests,
     sample,
-    scheduled,
 )
 from generator.gpt import GPT
 from generator.grammar import Vocabulary

@@ -6,11 +6,11 @@ import pytest
 import torch
 from torch import Tensor
 
+from generator.choosing import choose
 from generator.conditions import FrameCondition
 from generator.engine import (
     Request,
     SamplingConfig,
-    choose,
     class_requests,
     frame_requests,
     sample,

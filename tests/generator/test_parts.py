@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -32,6 +31,10 @@ def assign(clips: Tensor, prefix: Sequence[int] = ()) -> Tensor:
     counts = levels[(clips[:, 0, ::4, 0, 0] * 1000).long().abs() % 3]
     counts[:, : len(prefix)] = torch.tensor(prefix, dtype=torch.int64)
     return counts
+
+
+def no_batch(number: int) -> Batch:
+    raise AssertionError(f"batch {number} was drawn again")
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -64,8 +67,7 @@ def test_any_number_of_processes_writes_the_same_bytes(
     assert isinstance(done[-1], TokenSet) and len(done[-1]) == CLIPS
     assert contents(tmp_path / "t") == contents(whole)
     assert {path.name for path in tmp_path.iterdir()} == {"t", "whole"}
-    refuse: Any = pytest.fail  # it is not drawn again
-    again = write_share(writer, refuse, BATCHES, SIZE, Place(0, 2))
+    again = write_share(writer, no_batch, BATCHES, SIZE, Place(0, 2))
     assert again is not None
 
 

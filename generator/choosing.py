@@ -1,0 +1,62 @@
+"""From logits to one token a row: temperature, top-k, top-p, and the guidance scale of a block.
+
+Shape letters: N requests, T blocks, V vocabulary.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+SCHEDULES = ("constant", "linear", "cosine")
+
+
+def choose(
+    logits: Tensor, uniform: Tensor, temperature: Tensor, top_k: Tensor, top_p: Tensor
+) -> Tensor:
+    """Draw one token a row.
+
+    Args:
+        logits: (N, V) float, −∞ where the grammar forbids.
+        uniform: (N,) float64 in [0, 1), one random number a row.
+        temperature: (N,) float32; 0 takes the most probable token.
+        top_k: (N,) int64; 0 = all.
+        top_p: (N,) float32; 1 = all.
+
+    Returns:
+        (N,) int64.
+    """
+    greedy = temperature == 0
+    if bool(greedy.all()):
+        return logits.argmax(-1)
+    logits = logits.float() / torch.where(greedy, 1.0, temperature)[:, None]
+    top_k = torch.where(greedy, 1, top_k)
+    if bool(((top_k > 0) | (top_p < 1)).any()):
+        ordered, order = logits.sort(dim=-1, descending=True, stable=True)
+        p = ordered.softmax(-1)
+        rank = torch.arange(logits.shape[1], device=logits.device)
+        before = p.cumsum(-1) - p  # probability of all tokens before this one
+        drop = (before >= top_p[:, None]) & (top_p[:, None] < 1)
+        drop |= (top_k[:, None] > 0) & (rank >= top_k[:, None])
+        drop[:, 0] = False
+        logits = logits.masked_fill(drop.scatter(1, order, drop), -math.inf)
+    total = logits.softmax(-1, dtype=torch.float64).cumsum(-1)
+    # Strictly under the end, else the last token could be chosen although it is forbidden.
+    target = uniform[:, None] * (1 - 1e-12) * total[:, -1:]
+    return torch.searchsorted(total, target, right=True)[:, 0]
+
+
+def scheduled(guidance: Tensor, schedule: Tensor, block: Tensor, blocks: Tensor) -> Tensor:
+    """Guidance scales (N,) at block b of T; see `engine.SamplingConfig`.
+
+    Args:
+        guidance: (N,) float, s.
+        schedule: (N,) float, place in `SCHEDULES`.
+        block: (N,) int64, b from 0.
+        blocks: (N,) float, T.
+    """
+    t = block / (blocks - 1).clamp(min=1)
+    weight = torch.where(schedule == 1, t, 0.5 - 0.5 * (math.pi * t).cos())
+    return torch.where(schedule == 0, guidance, 1 + (guidance - 1) * weight)
