@@ -2,7 +2,7 @@
 
 | given | gives |
 | --- | --- |
-| a folder | every video file in it, and every subfolder of pictures as one video |
+| a folder | every video file in it, and every subfolder of pictures alone as one video |
 | a video file | that video |
 | `.npz` | each of its arrays: uint8 (F, H, W, 3), or (N, F, H, W, 3) for N videos |
 | `.pt` | a tensor likewise, or (N, 3, F, H, W) of either kind |
@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import hashlib
 import pickle
+import re
 import zipfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -78,12 +79,23 @@ def find_videos(path: str | Path) -> list[Video]:
             found += _of_arrays(file, name)
         elif suffix in PICTURES:
             pictures.setdefault(file.parent, []).append(file)
+    beside = {
+        file.parent for file in path.rglob("*") if file.suffix.lower() in (*SUFFIXES, *ARRAYS)
+    }
     for folder, files in pictures.items():
+        if folder in beside:  # a poster, not frames
+            continue
+        files.sort(key=_natural)
         found.append(_of_pictures(files, folder.relative_to(path).as_posix()))
     if not found:
         known = ", ".join(sorted((*SUFFIXES, *ARRAYS)))
         raise ValueError(f"no videos under {path} ({known}, or folders of pictures)")
     return sorted(found, key=lambda video: video.name)
+
+
+def _natural(path: Path) -> list[str | int]:
+    """Frame 2 before frame 10, zeros in front or not."""
+    return [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", path.name)]
 
 
 def _of_file(path: Path, name: str) -> Video:

@@ -23,7 +23,7 @@ def test_the_same_pixels_however_they_come(tmp_path: Path) -> None:
     frames = noise(5, 16, 16, 3)
     for number, frame in enumerate(frames):
         (tmp_path / "frames" / "one").mkdir(parents=True, exist_ok=True)
-        imwrite(tmp_path / "frames" / "one" / f"{number:03d}.png", frame)
+        imwrite(tmp_path / "frames" / "one" / f"frame{number + 8}.png", frame)  # 8, 9, 10 …
     np.savez(tmp_path / "single.npz", video=frames)
     np.savez(tmp_path / "several.npz", videos=frames[None].repeat(2, 0))
     first = torch.from_numpy(frames)[None].permute(0, 4, 1, 2, 3)  # (1, 3, F, H, W)
