@@ -5,6 +5,7 @@ Shape letters: N vectors of a side, D features.
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from typing import Any
 
 import numpy as np
@@ -67,9 +68,9 @@ class FeatureMetric(Metric):
         getattr(self, f"{side}_features").append(features)
         getattr(self, f"{side}_ids").append(ids.detach().long())
 
+    @abstractmethod
     def score(self, real: Tensor, fake: Tensor) -> Any:
         """What the metric says of two sets (N, D) float32, each in order of its ids."""
-        raise NotImplementedError
 
     def compute(self) -> Any:
         """The score of all that was seen, by all processes."""

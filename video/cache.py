@@ -14,6 +14,7 @@ import json
 import logging
 import os
 import shutil
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -37,7 +38,7 @@ VERSION = 1  # of the cache's format
 Progress = Callable[[int, int], None]
 
 
-class Store:
+class Store(ABC):
     """The readable videos of a list, and how long they are.
 
     Attributes:
@@ -69,9 +70,9 @@ class Store:
     def __len__(self) -> int:
         return len(self.lengths)
 
+    @abstractmethod
     def clip(self, video: int, start: int, num_frames: int) -> Tensor:
         """(num_frames, S, S, 3) uint8 from frame `start`; the last is repeated where it ends."""
-        raise NotImplementedError
 
 
 class ClipCache(Store):
