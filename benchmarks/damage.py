@@ -25,7 +25,7 @@ from torch import Tensor
 from evaluation.damage import DAMAGES
 from evaluation.features.base import FeatureNetwork
 from evaluation.frechet import frechet_distance
-from evaluation.protocols import clips_from_folder
+from evaluation.sources import Cut, VideoClips
 from evatok.options import feature_networks, note
 from evatok.plots import line_plot
 
@@ -39,11 +39,15 @@ def draw(folders: list[Path], count: int, size: int, seed: int = 0) -> Tensor:
     Raises:
         SystemExit: there are not as many that can be read.
     """
-    parts = [clips_from_folder(folder, NUM_FRAMES, size, "random", seed) for folder in folders]
-    files = [(index, file) for index, part in enumerate(parts) for file in part.files]
-    chosen = random.Random(seed).sample(files, min(count, len(files)))
+    cut = Cut(num_frames=NUM_FRAMES, size=size, window="random", seed=seed)
+    parts = [VideoClips(folder, cut) for folder in folders]
+    videos = [
+        (index, place) for index, part in enumerate(parts) for place in range(len(part.videos))
+    ]
+    chosen = random.Random(seed).sample(videos, min(count, len(videos)))
     for index, part in enumerate(parts):
-        part.files = sorted(file for owner, file in chosen if owner == index)
+        places = sorted(place for owner, place in chosen if owner == index)
+        part.videos = [part.videos[place] for place in places]
     clips = [clip for part in parts for clip in part]
     if len(clips) < count:
         raise SystemExit(f"error: {len(clips)} clips in {folders}, not {count}: lower --clips")
