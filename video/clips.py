@@ -24,14 +24,26 @@ def resize_crop(frames: Tensor, size: int | tuple[int, int]) -> Tensor:
     rows, columns = frames.shape[1:3]
     if (rows, columns) == (height, width):
         return frames
-    scale = max(height / rows, width / columns)
-    target = max(height, round(rows * scale)), max(width, round(columns * scale))
-    x = frames.permute(0, 3, 1, 2)  # (F, 3, H, W)
-    if target != (rows, columns):
-        x = F.interpolate(x.float(), target, mode="bilinear", antialias=True)
-        x = x.round_().clamp_(0, 255).to(torch.uint8)
+    target = covering(rows, columns, (height, width))
     top, left = (target[0] - height) // 2, (target[1] - width) // 2
-    return x[:, :, top : top + height, left : left + width].permute(0, 2, 3, 1).contiguous()
+    return resize(frames, target)[:, top : top + height, left : left + width].contiguous()
+
+
+def covering(height: int, width: int, size: int | tuple[int, int]) -> tuple[int, int]:
+    """The smallest (height, width) in proportion to a picture's that covers a size."""
+    rows, columns = (size, size) if isinstance(size, int) else size
+    scale = max(rows / height, columns / width)
+    return max(rows, round(height * scale)), max(columns, round(width * scale))
+
+
+def resize(frames: Tensor, size: tuple[int, int]) -> Tensor:
+    """(F, H, W, 3) uint8 to another height and width, bilinear and antialiased."""
+    if tuple(frames.shape[1:3]) == size:
+        return frames
+    x = F.interpolate(
+        frames.permute(0, 3, 1, 2).float(), size, mode="bilinear", antialias=True
+    )  # (F, 3, H', W')
+    return x.round_().clamp_(0, 255).to(torch.uint8).permute(0, 2, 3, 1)
 
 
 def to_clip(frames: Tensor) -> Tensor:

@@ -29,14 +29,31 @@ class VideoItem:
     id: str
 
 
-def _lines(path: Path) -> list[str]:
+def read_list(path: Path) -> str:
+    """The text of a list.
+
+    Raises:
+        VideoError: it is not readable, or no text.
+    """
     try:
-        text = path.read_text(encoding="utf-8")
+        return path.read_text(encoding="utf-8")
     except OSError as error:
         raise VideoError(f"{path}: list not readable ({error.strerror})") from error
     except UnicodeDecodeError as error:
         raise VideoError(f"{path}: list is not text ({error.reason})") from error
-    return [line.strip() for line in text.splitlines() if line.strip()]
+
+
+def videos_under(root: Path) -> list[Path]:
+    """All video files under a folder, sorted; hidden ones are those of an unfinished download."""
+    return sorted(
+        path
+        for path in root.rglob("*")
+        if path.suffix.lower() in SUFFIXES and path.is_file() and not path.name.startswith(".")
+    )
+
+
+def _lines(path: Path) -> list[str]:
+    return [line.strip() for line in read_list(path).splitlines() if line.strip()]
 
 
 def read_ucf101(root: Path | str, split: Split = "train", fold: int = 1) -> list[VideoItem]:
@@ -117,7 +134,7 @@ def read_folder(root: Path | str) -> list[VideoItem]:
     root = Path(root)
     if not root.is_dir():
         raise VideoError(f"{root}: no such folder")
-    paths = sorted(p for p in root.rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file())
+    paths = videos_under(root)
     paths = [p for p in paths if not p.name.startswith(".")]
     if not paths:
         raise VideoError(f"{root}: no videos ({', '.join(SUFFIXES)}) in this folder")

@@ -20,7 +20,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from video.io import SUFFIXES, VideoError
+from video.io import VideoError
+from video.lists import read_list, videos_under
 
 UCF_COUNTS = {"train": 9537, "test": 3783}
 UCF_CLASSES = 101
@@ -125,7 +126,7 @@ def survey_ucf101(root: Path) -> Survey:
     ]
     survey = _compared(Survey("ucf101", root, entries), there)
     classes = {
-        line.split()[-1] for line in _text(lists / "classInd.txt").splitlines() if line.strip()
+        line.split()[-1] for line in read_list(lists / "classInd.txt").splitlines() if line.strip()
     }
     unused = classes - {entry.name for entry in entries}
     if unused:
@@ -250,8 +251,7 @@ def _compared(survey: Survey, there: Sequence[str]) -> Survey:
 
 
 def _videos(root: Path) -> list[str]:
-    files = (p for p in root.rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file())
-    return sorted(p.relative_to(root).as_posix() for p in files if not p.name.startswith("."))
+    return [path.relative_to(root).as_posix() for path in videos_under(root)]
 
 
 def _tables(root: Path, columns: Iterable[str]) -> list[tuple[Path, list[dict[str, str]]]]:
@@ -259,7 +259,7 @@ def _tables(root: Path, columns: Iterable[str]) -> list[tuple[Path, list[dict[st
     out = []
     for folder in (root, root / "annotations"):
         for path in sorted(folder.glob("*.csv")):
-            rows = list(csv.DictReader(_text(path).splitlines()))
+            rows = list(csv.DictReader(read_list(path).splitlines()))
             if rows and set(columns) & set(rows[0]):
                 out.append((path, rows))
     return out
@@ -276,13 +276,4 @@ def _split_of(table: Path, row: dict[str, str]) -> str:
 
 
 def _first_words(path: Path) -> list[str]:
-    return [line.split()[0] for line in _text(path).splitlines() if line.strip()]
-
-
-def _text(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8")
-    except OSError as error:
-        raise VideoError(f"{path}: list not readable ({error.strerror})") from error
-    except UnicodeDecodeError as error:
-        raise VideoError(f"{path}: list is not text ({error.reason})") from error
+    return [line.split()[0] for line in read_list(path).splitlines() if line.strip()]

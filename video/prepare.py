@@ -21,9 +21,8 @@ from typing import Any, TypeVar
 
 import numpy as np
 import torch
-import torch.nn.functional as F
-from torch import Tensor
 
+from video.clips import covering, resize
 from video.io import VideoError, iter_timed, probe, write_video
 from video.seek import count_frames
 
@@ -62,22 +61,6 @@ class Done:
     error: str = ""
 
 
-def target_size(height: int, width: int, size: int) -> tuple[int, int]:
-    """Short side `size`, the long one in proportion, as `resize_crop` makes it."""
-    scale = max(size / height, size / width)
-    return max(size, round(height * scale)), max(size, round(width * scale))
-
-
-def resize(frames: Tensor, height: int, width: int) -> Tensor:
-    """(F, H, W, 3) uint8 to another size, bilinear and antialiased, as the loader does."""
-    if frames.shape[1:3] == (height, width):
-        return frames.contiguous()
-    x = F.interpolate(
-        frames.permute(0, 3, 1, 2).float(), (height, width), mode="bilinear", antialias=True
-    )
-    return x.round_().clamp_(0, 255).to(torch.uint8).permute(0, 2, 3, 1).contiguous()
-
-
 def resampled(frames: Iterable[tuple[Fraction, np.ndarray]], fps: float) -> Iterator[np.ndarray]:
     """At k / fps after the first frame the frame that is nearest in time, the earlier of two.
 
@@ -108,7 +91,7 @@ def rewrite(source: Path, target: Path, recipe: Recipe) -> int:
         VideoError: the source is damaged, anywhere.
     """
     info = probe(source)
-    height, width = target_size(info.height, info.width, recipe.size)
+    height, width = covering(info.height, info.width, recipe.size)
     written = 0
 
     def pictures() -> Iterator[np.ndarray]:
@@ -121,7 +104,7 @@ def rewrite(source: Path, target: Path, recipe: Recipe) -> int:
         )
         while chunk := list(islice(plain, CHUNK)):
             for _, run in groupby(chunk, key=np.shape):  # a file may change its size on the way
-                for frame in resize(torch.from_numpy(np.stack(list(run))), height, width).numpy():
+                for frame in resize(torch.from_numpy(np.stack(list(run))), (height, width)).numpy():
                     written += 1
                     # H.264 wants even sides. Without its last row or column an odd picture has
                     # its centre crop where it was.

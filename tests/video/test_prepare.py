@@ -16,9 +16,9 @@ import pytest
 import torch
 
 from evaluation.quality import psnr
-from video.clips import to_clip
+from video.clips import covering, to_clip
 from video.io import VideoError, probe, read_frames, write_video
-from video.prepare import JOURNAL, Recipe, prepare, prepared_name, resampled, rewrite, target_size
+from video.prepare import JOURNAL, Recipe, prepare, prepared_name, resampled, rewrite
 from video.seek import read_window
 
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -43,9 +43,9 @@ FILES = [f"{number}.avi" for number in range(5)]
 
 
 def test_sizes_keep_the_aspect() -> None:
-    assert target_size(240, 320, 128) == (128, 171)
-    assert target_size(1920, 1080, 128) == (228, 128)
-    assert target_size(100, 100, 64) == (64, 64)
+    assert covering(240, 320, 128) == (128, 171)
+    assert covering(1920, 1080, 128) == (228, 128)
+    assert covering(100, 100, 64) == (64, 64)
 
 
 def test_copies_hold_the_loaders_pixels(shared: Path, tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ import torch
 from safetensors.torch import save_file
 
 from evaluation.features import i3d_weights
+from evaluation.features.base import weights_checksum
 from evaluation.features.i3d_weights import (
     ArrayUnpickler,
     WeightsError,
@@ -119,7 +120,7 @@ def test_fetch_converts_once(
     expected = convert(content)
     digest = hashlib.sha256(content).hexdigest()
     monkeypatch.setattr(i3d_weights, "CHECKPOINT_SHA256", digest)
-    monkeypatch.setattr(i3d_weights, "WEIGHTS_SHA256", i3d_weights.weights_checksum(expected))
+    monkeypatch.setattr(i3d_weights, "WEIGHTS_SHA256", weights_checksum(expected))
     assert main(["--source", str(checkpoint)]) == 0
     assert str(cache) in capsys.readouterr().out
     torch.testing.assert_close(read_weights(), expected, rtol=0, atol=0)
