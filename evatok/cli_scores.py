@@ -144,7 +144,8 @@ def evaluate_command(
     Example:
         evatok evaluate arcade-rfvd --features nano,i3d --count 1000 --record out/rfvd.json
     """
-    from evatok.evaluate import Settings, evaluate
+    from evatok.evaluate import evaluate
+    from evatok.protocol import Settings
 
     settings = Settings(
         protocol=protocol,

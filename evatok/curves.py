@@ -35,6 +35,11 @@ from training.files import write_text
 
 Rows = list[dict[str, Any]]
 
+LABELS = {
+    "psnr": "PSNR (dB)",
+    "lpips": "LPIPS",
+    "efficientnet-lite0": "EfficientNet-Lite0 distance",
+}
 WEIGHTS = tuple(round(0.4 + 0.2 * i, 1) for i in range(9))  # w_q, as in the paper
 THRESHOLDS = tuple(round(0.1 * i, 1) for i in range(1, 10))  # quantiles of all PSNR
 
@@ -169,7 +174,9 @@ def measure_curves(
     """Curves of every set, and what the routers keep of the possible gain."""
     rows: Rows = []
     kept: Rows = []
-    for clips in searched_sets(search, directory, models.proxy.levels, training=training):
+    for clips in searched_sets(
+        search, directory, models.proxy.levels, models.router.config.quality, training
+    ):
         mine = curve_rows(clips, models.proxy, models.router, wishing, networks)
         rows += mine
         for strategy in dict.fromkeys(row["strategy"] for row in mine):
@@ -215,6 +222,11 @@ def run_curves(
         wishing = load_model(Router, preference)
     if wishing is not None and not wishing.config.preference:
         raise ValueError(f"{preference}: this router does not take w_q as an input")
+    learned = models.router.config.quality
+    if wishing is not None and wishing.config.quality != learned:
+        raise ValueError(
+            f"the routers learned other rewards, of {learned} and of {wishing.config.quality}"
+        )
     networks = [Network(one) for one in features]
     rows, kept = measure_curves(models, search, folder, wishing, networks, training)
     files = write_curves(rows, output)
@@ -230,7 +242,8 @@ def write_curves(rows: Rows, folder: Path) -> list[Path]:
     """
     folder.mkdir(parents=True, exist_ok=True)
     paths = [_write_csv(rows, folder / "curves.csv")]
-    metrics = ["psnr", *dict.fromkeys(key for row in rows for key in row if key.startswith("fvd["))]
+    known = dict.fromkeys(key for row in rows for key in row)
+    metrics = [key for key in known if key in LABELS or key.startswith("fvd[")]
     for name in dict.fromkeys(row["set"] for row in rows):
         mine = [row for row in rows if row["set"] == name]
         for metric in metrics:
@@ -248,9 +261,7 @@ def write_curves(rows: Rows, folder: Path) -> list[Path]:
                     marked=single,
                     title=f"{name}: {mine[0]['num_clips']} held-out clips, proxy tokenizer",
                     x_label="mean tokens a clip",
-                    y_label="PSNR (dB)"
-                    if metric == "psnr"
-                    else metric.upper().replace("I3D", "i3d"),
+                    y_label=LABELS.get(metric, metric.replace("fvd", "FVD")),
                 )
                 paths.append(path)
     return paths

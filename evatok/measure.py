@@ -21,7 +21,7 @@ from evaluation.features.nano import NanoNet
 from evaluation.frechet import frechet_distance
 from evaluation.quality import psnr, ssim
 from evatok.models import Models
-from evatok.sampling import predict_clips, request_seed, sample_labels
+from evatok.sampling import labels_of, predict_clips, request_seed, sample_labels
 from generator.engine import SamplingConfig
 from tokenizer.model import VideoTokenizer
 from tokenizer.strategies import Assigner, make_assigner
@@ -256,14 +256,12 @@ def sampling_rows(
 ) -> list[dict[str, Any]]:
     """Class-conditional samples with the labels of exactly the real clips, at guidance scales."""
     vocabulary = models.generator.vocabulary
-    known = {name: label for label, name in enumerate(vocabulary.class_names)}
     rows = []
     for real in sets:
         names = [real.class_names[label] for label in real.labels.tolist()]
-        if not set(names) <= set(known):
+        if not set(names) <= set(vocabulary.class_names):
             continue
-        labels = [known[name] for name in names]
-        places = [names[:i].count(name) for i, name in enumerate(names)]
+        labels, places = labels_of(models, names)
         truth = accuracy(models.features, real)
         for scale in scales:
             chosen = settings.model_copy(update={"guidance": scale})

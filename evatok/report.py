@@ -104,7 +104,8 @@ def measure(
 def router_rows(models: Models, search: SearchConfig, search_dir: Path, w_q: float) -> Rows:
     """The router's percentile, top-1 and top-5 on held-out clips of each set."""
     rows = []
-    for clips in searched_sets(search, search_dir, models.router.levels):
+    quality = models.router.config.quality
+    for clips in searched_sets(search, search_dir, models.router.levels, quality):
         scores = router_scores(models.router, clips.logits(models.router), clips.rewards(w_q))
         rows.append({"set": clips.name, **scores, "num_clips": len(clips.real)})
     return rows

@@ -52,6 +52,24 @@ def find_classes(class_names: Sequence[str], wanted: Sequence[str]) -> list[int]
     return [by_name[name.casefold()] for name in wanted]
 
 
+def labels_of(models: Models, names: Sequence[str]) -> tuple[list[int], list[int]]:
+    """The generator's label of each class name, and how many of that class came before it.
+
+    Raises:
+        ValueError: it does not know one of them.
+    """
+    known = {name: label for label, name in enumerate(models.generator.vocabulary.class_names)}
+    unknown = sorted(set(names) - set(known))
+    if unknown:
+        raise ValueError(f"the generator has no class {', '.join(unknown)}")
+    counts: dict[str, int] = {}
+    places = []
+    for name in names:
+        places.append(counts.get(name, 0))
+        counts[name] = places[-1] + 1
+    return [known[name] for name in names], places
+
+
 def run_requests(
     models: Models, requests: Sequence[Request], progress: Progress | None = None
 ) -> tuple[Tensor, Tokens]:

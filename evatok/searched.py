@@ -15,9 +15,9 @@ from torch import Tensor
 from evatok.measure import ClipSet, clip_set
 from evatok.search import SearchConfig
 from tokenizer.assignment import Levels
-from tokenizer.reward import Standard, rewards, standard_of
+from tokenizer.reward import Quality, Standard, rewards, standard_of
 from tokenizer.router import Router
-from tokenizer.table import Quality, check_clips, read_table
+from tokenizer.table import check_clips, read_table
 from video.dataset import ClipSampler
 
 
@@ -67,7 +67,7 @@ def searched_sets(
     search: SearchConfig,
     directory: Path,
     levels: Levels,
-    quality: Quality = "psnr",
+    quality: Quality,
     training: Path | None = None,
 ) -> list[Searched]:
     """The held-out clips of a search, a set for each source.
@@ -76,7 +76,7 @@ def searched_sets(
         search: its settings.
         directory: of its tables, with train/ and test/.
         levels: of the tokenizer that searched.
-        quality: of the reward.
+        quality: of the reward that the router learned.
         training: folder of the search that the routers learned from, if it is another one: its
             statistics make the reward.
     """

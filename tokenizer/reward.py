@@ -9,11 +9,20 @@ Shape letters: N clips, M = m^T candidates, T blocks.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from functools import reduce
+from typing import Literal
+
 import torch
 from torch import Tensor
 
 from tokenizer.assignment import Levels
 from training.config import Config
+
+# What a reward may be made of: PSNR, or minus a perceptual distance.
+Quality = Literal["psnr", "lpips", "efficientnet-lite0"]
+
+ROWS = 4096  # of a table that are taken to float64 at a time
 
 
 class Standard(Config):
@@ -23,6 +32,41 @@ class Standard(Config):
     std_quality: float
     mean_length: float
     std_length: float
+
+
+@dataclass(frozen=True)
+class Moments:
+    """Count, mean and sum of squared deviations; those of parts merge to those of the whole.
+
+    Parts may lie with different processes and be merged in any order (Chan, Golub & LeVeque 1983).
+    """
+
+    count: int
+    mean: float
+    deviations: float
+
+    @classmethod
+    def of(cls, values: Tensor) -> Moments:
+        """Of numbers of any shape."""
+        values = values.double()
+        mean = values.mean()
+        return cls(values.numel(), float(mean), float((values - mean).square().sum()))
+
+    def merged(self, other: Moments) -> Moments:
+        """Of both together."""
+        count = self.count + other.count
+        gap = other.mean - self.mean
+        deviations = self.deviations + other.deviations
+        return Moments(
+            count,
+            self.mean + gap * other.count / count,
+            deviations + gap * gap * self.count * other.count / count,
+        )
+
+    @property
+    def std(self) -> float:
+        """Of the population."""
+        return (self.deviations / self.count) ** 0.5
 
 
 def psnr_of_mse(mse: Tensor) -> Tensor:
@@ -38,10 +82,10 @@ def standard_of(quality: Tensor, lengths: Tensor) -> Standard:
         lengths: (M,) tokens of each candidate.
     """
     lengths = lengths.double()
-    quality = quality.double()
+    moments = reduce(Moments.merged, map(Moments.of, quality.split(ROWS)))
     return Standard(
-        mean_quality=float(quality.mean()),
-        std_quality=float(quality.std(correction=0)),
+        mean_quality=moments.mean,
+        std_quality=moments.std,
         mean_length=float(lengths.mean()),
         std_length=float(lengths.std(correction=0)),
     )

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from tokenizer.assignment import Levels
 from tokenizer.model import sincos_positions
-from tokenizer.reward import Standard
+from tokenizer.reward import Quality, Standard
 from tokenizer.vit import ViTLayer
 from training.config import Config
 
@@ -38,6 +38,7 @@ class RouterConfig(Config):
     # takes when none is given.
     w_q: float = Field(default=1.2, ge=0, le=2)
     standard: Standard | None = None
+    quality: Quality = "psnr"
 
 
 class Router(

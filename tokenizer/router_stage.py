@@ -15,9 +15,9 @@ from torch import Tensor, nn
 
 from tokenizer.assignment import Levels
 from tokenizer.initialise import initialise_router
-from tokenizer.reward import best_uniform, percentile, rewards, standard_of
+from tokenizer.reward import Quality, best_uniform, percentile, rewards, standard_of
 from tokenizer.router import Router, RouterConfig
-from tokenizer.table import Quality, check_clips, read_table
+from tokenizer.table import check_clips, read_table
 from training.config import Config, TrainConfig
 from training.loop import StageBase, Validation
 from video.dataset import ClipSampler, DataConfig
@@ -47,8 +47,12 @@ class RouterTraining(Config):
     @model_validator(mode="after")
     def _one_home(self) -> RouterTraining:
         fields = RouterConfig.model_fields
-        if any(getattr(self.model, name) != fields[name].default for name in ("w_q", "standard")):
-            raise ValueError("model.w_q and model.standard are written by the training: set w_q")
+        written = ("w_q", "standard", "quality")
+        if any(getattr(self.model, name) != fields[name].default for name in written):
+            raise ValueError(
+                "model.w_q, model.standard and model.quality are written by the training: set w_q "
+                "and quality"
+            )
         own = type(self).model_fields
         if not self.model.preference and self.w_q_range != own["w_q_range"].default:
             raise ValueError("w_q_range is for a router with model.preference")
@@ -72,7 +76,9 @@ class RouterStage(StageBase):
         self.standard = standard_of(self.quality, self.lengths)
         torch.manual_seed(config.train.seed)
         router = Router(
-            config.model.model_copy(update={"w_q": config.w_q, "standard": self.standard})
+            config.model.model_copy(
+                update={"w_q": config.w_q, "standard": self.standard, "quality": config.quality}
+            )
         )
         self.model: nn.Module = router
         self.sampler = ClipSampler(config.data, "train")

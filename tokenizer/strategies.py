@@ -22,11 +22,12 @@ from functools import partial
 import torch
 from torch import Tensor
 
+from evaluation.perceptual import PerceptualDistance, load_perceptual
 from tokenizer.assignment import Levels, parse_assignment
 from tokenizer.model import VideoTokenizer
 from tokenizer.reward import Standard, psnr_of_mse, rewards
 from tokenizer.router import Router
-from tokenizer.search import candidate_errors
+from tokenizer.search import candidate_errors, candidate_measures
 from tokenizer.sliding import slide
 
 # clips (B, 3, F, H, W) in [−1, 1] → (B, T) int64 token counts
@@ -145,20 +146,31 @@ def _best(
     if config.standard is None:
         raise ValueError("assignment 'best' needs the statistics of the router's reward: train it")
     wanted = config.w_q if w_q is None else w_q
-    return partial(_rewarded, model, config.standard, wanted, max_tokens)
+    distance = None if config.quality == "psnr" else load_perceptual(config.quality)
+    return partial(_rewarded, model, config.standard, wanted, max_tokens, distance)
 
 
-def _search(model: VideoTokenizer, clips: Tensor) -> tuple[Tensor, Tensor, Levels]:
-    """PSNR (B, M) of every candidate, and their lengths (M,)."""
-    quality = psnr_of_mse(candidate_errors(model, clips))
+def _search(
+    model: VideoTokenizer, clips: Tensor, distance: PerceptualDistance | None = None
+) -> tuple[Tensor, Tensor, Levels]:
+    """PSNR (B, M) of every candidate, or minus a distance, and their lengths (M,)."""
+    if distance is None:
+        quality = psnr_of_mse(candidate_errors(model, clips))
+    else:
+        quality = -candidate_measures(model, clips, {distance.name: distance})[distance.name]
     lengths = model.levels.candidates(model.num_blocks).sum(1).to(clips.device)
     return quality, lengths, model.levels
 
 
 def _rewarded(
-    model: VideoTokenizer, standard: Standard, w_q: float, max_tokens: int | None, clips: Tensor
+    model: VideoTokenizer,
+    standard: Standard,
+    w_q: float,
+    max_tokens: int | None,
+    distance: PerceptualDistance | None,
+    clips: Tensor,
 ) -> Tensor:
-    quality, lengths, levels = _search(model, clips)
+    quality, lengths, levels = _search(model, clips, distance)
     table = rewards(quality, lengths, standard, w_q)
     if max_tokens is not None:
         table = table.masked_fill(lengths > max_tokens, float("-inf"))

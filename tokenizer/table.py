@@ -23,13 +23,11 @@ import torch
 from torch import Tensor
 
 from tokenizer.model import VideoTokenizer
-from tokenizer.reward import psnr_of_mse
+from tokenizer.reward import Quality, psnr_of_mse
 from tokenizer.search import Method, candidate_measures, model_hash
 from tokenizer.tree import Measure
 
-# What may be recorded beside the mean squared error, and what a reward may be made of.
-Recorded = Literal["lpips", "efficientnet-lite0"]
-Quality = Literal["psnr", "lpips", "efficientnet-lite0"]
+Recorded = Literal["lpips", "efficientnet-lite0"]  # beside the mean squared error
 
 
 @dataclass(frozen=True)

@@ -17,8 +17,8 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Mapping, Sequence
-from contextlib import nullcontext
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 import torch
@@ -163,6 +163,17 @@ def fold(weights: Mapping[str, Tensor], epsilon: float = BN_EPSILON) -> dict[str
     return state
 
 
+@contextmanager
+def exact_float32(device: torch.device) -> Iterator[None]:
+    """Inside, convolutions run in float32 whatever autocast says, without TF32."""
+    exact = torch.backends.cudnn.flags(enabled=True, allow_tf32=False)
+    with (
+        torch.autocast(device.type, enabled=False),
+        exact if device.type == "cuda" else nullcontext(),
+    ):
+        yield
+
+
 class I3DFeatures:
     """The feature network `i3d`: clips of any size and at least 9 frames to 400 logits."""
 
@@ -188,11 +199,7 @@ class I3DFeatures:
         if clips.shape[2] < MIN_FRAMES:
             raise ValueError(f"I3D needs {MIN_FRAMES} frames or more, not {clips.shape[2]}")
         rows = [clips.new_zeros(0, self.dim, dtype=torch.float32, device="cpu")]
-        exact = torch.backends.cudnn.flags(enabled=True, allow_tf32=False)
-        with (
-            torch.autocast(self.device.type, enabled=False),
-            exact if self.device.type == "cuda" else nullcontext(),
-        ):
+        with exact_float32(self.device):
             # On a CPU one at a time: a clip of this size fills the processor, and its features
             # then do not depend on its batch, to the last bit.
             step = 1 if self.device.type == "cpu" else max(len(clips), 1)

@@ -19,14 +19,13 @@ from __future__ import annotations
 import hashlib
 import io
 import warnings
-from contextlib import nullcontext
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from evaluation.features.base import check_clips
-from evaluation.features.i3d import MIN_FRAMES, NUM_CLASSES, preprocess
+from evaluation.features.i3d import MIN_FRAMES, NUM_CLASSES, exact_float32, preprocess
 from evaluation.fetch import WeightsError
 
 NAME = "i3d-torchscript"
@@ -73,11 +72,7 @@ class ScriptFeatures:
         if clips.shape[2] < MIN_FRAMES:
             raise ValueError(f"I3D needs {MIN_FRAMES} frames or more, not {clips.shape[2]}")
         rows = [clips.new_zeros(0, self.dim, dtype=torch.float32, device="cpu")]
-        exact = torch.backends.cudnn.flags(enabled=True, allow_tf32=False)
-        with (
-            torch.autocast(self.device.type, enabled=False),
-            exact if self.device.type == "cuda" else nullcontext(),
-        ):
+        with exact_float32(self.device):
             step = 1 if self.device.type == "cpu" else max(len(clips), 1)  # as in `I3DFeatures`
             for start in range(0, len(clips), step):
                 part = clips[start : start + step].to(self.device, torch.float32)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import random
+from functools import reduce
 from pathlib import Path
 
 import pytest
@@ -9,7 +11,7 @@ import torch
 from torch import Tensor
 
 from tokenizer.model import VideoTokenizer
-from tokenizer.reward import best_uniform, percentile, psnr_of_mse, rewards, standard_of
+from tokenizer.reward import Moments, best_uniform, percentile, psnr_of_mse, rewards, standard_of
 from tokenizer.search import (
     candidate_errors,
     candidate_measures,
@@ -111,6 +113,23 @@ def test_rewards_follow_the_paper(model: VideoTokenizer) -> None:
     assert level in model.levels.values and 0 <= score <= 100
     with pytest.raises(ValueError, match="outside"):
         rewards(quality, lengths, standard, 2.1)
+
+
+@pytest.mark.parametrize("parts", [1, 2, 7])
+def test_statistics_merge(parts: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of parts, in any order, as of the whole; whatever the size of the parts of a table."""
+    table = torch.rand(40, 9, generator=torch.Generator().manual_seed(0)) * 3 + 25
+    pieces = [Moments.of(part) for part in table.tensor_split(parts)]
+    random.Random(0).shuffle(pieces)
+    whole = reduce(Moments.merged, pieces)
+    assert whole.count == 360
+    assert whole.mean == pytest.approx(float(table.double().mean()), rel=1e-12)
+    assert whole.std == pytest.approx(float(table.double().std(correction=0)), rel=1e-12)
+    once = standard_of(table, torch.arange(9))
+    monkeypatch.setattr("tokenizer.reward.ROWS", 7)
+    again = standard_of(table, torch.arange(9))
+    assert again.mean_quality == pytest.approx(once.mean_quality, rel=1e-12)
+    assert again.std_quality == pytest.approx(once.std_quality, rel=1e-12)
 
 
 def test_psnr_of_known_errors() -> None:

@@ -156,6 +156,8 @@ def test_search_router_and_final_follow_each_other(data: dict[str, Any], tmp_pat
     with pytest.raises(ValueError, match="set w_q"):
         twice = config.model.model_dump() | {"w_q": 0.5}
         RouterTraining.model_validate(config.model_dump() | {"model": twice})
+    with pytest.raises(ValueError, match="the table has mse, not lpips"):
+        RouterStage(RouterTraining.model_validate(config.model_dump() | {"quality": "lpips"}))
     with pytest.raises(ValueError, match=r"with model\.preference"):
         RouterTraining.model_validate(config.model_dump() | {"w_q_range": (1.0, 2.0)})
     wishing = {"preference": True} | config.model.model_dump(exclude={"preference"})

@@ -9,7 +9,7 @@ from torch import Tensor
 from tokenizer.model import VideoTokenizer
 from tokenizer.reward import psnr_of_mse, rewards, standard_of
 from tokenizer.router import Router, RouterConfig
-from tokenizer.search import candidate_errors
+from tokenizer.search import candidate_errors, candidate_measures
 from tokenizer.strategies import choose_by_threshold, make_assigner
 
 CONFIG = RouterConfig(levels=(1, 2, 4, 8), num_frames=12, size=16, width=16, layers=1, heads=2)
@@ -43,6 +43,28 @@ def test_best_is_the_highest_reward_of_all(model: VideoTokenizer, clips: Tensor)
         assert torch.equal(
             make_assigner(spec, model, router)(clips), model.levels.candidates(3)[wanted]
         )
+
+
+def test_best_is_of_the_quality_that_the_router_learned(
+    model: VideoTokenizer, clips: Tensor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A router of a perceptual reward: never PSNR against that reward's statistics."""
+
+    class Worst:
+        name, checksum = "lpips", "abc"
+
+        def __call__(self, x: Tensor, y: Tensor) -> Tensor:
+            return (x - y).abs().amax((1, 3, 4)).mean(1)
+
+    monkeypatch.setattr("tokenizer.strategies.load_perceptual", lambda name: Worst())
+    quality = -candidate_measures(model, clips, {"lpips": Worst()}, "brute")["lpips"]
+    lengths = model.levels.candidates(3).sum(1)
+    standard = standard_of(quality, lengths)
+    settings = {"w_q": 1.4, "standard": standard, "quality": "lpips"}
+    router = Router(CONFIG.model_copy(update=settings))
+    wanted = rewards(quality, lengths, standard, 1.4).argmax(1)
+    chosen = make_assigner("best", model, router)(clips)
+    assert torch.equal(chosen, model.levels.candidates(3)[wanted])
 
 
 def test_a_limit_of_tokens(model: VideoTokenizer, clips: Tensor) -> None:

@@ -8,7 +8,7 @@ import av
 import numpy as np
 import pytest
 
-from video.arcade import GAMES, class_name, record
+from video.arcade import GAMES, _yuv, class_name, record
 from video.io import VideoError
 
 pytest.importorskip("ale_py", reason="the recorder needs ale-py, an optional dependency")
@@ -37,6 +37,21 @@ def test_same_settings_give_the_same_bytes_with_any_number_of_workers(
 ) -> None:
     again = record(tmp_path / "again", PAIR, **TINY, num_workers=2)
     assert read_all(again) == read_all(recording)
+
+
+def test_colours_are_those_of_the_formula() -> None:
+    """BT.601 in floats: luma of each pixel, chroma of the mean of four, within one step."""
+    rgb = np.random.default_rng(0).integers(0, 256, (6, 8, 3), dtype=np.uint8)
+    planes = _yuv(rgb)
+    assert planes.shape == (9, 8) and planes.dtype == np.uint8
+    share = rgb / 255
+    luma = 16 + share @ np.array([65.481, 128.553, 24.966])
+    four = share.reshape(3, 2, 4, 2, 3).mean((1, 3))
+    blue = 128 + four @ np.array([-37.797, -74.203, 112.0])
+    red = 128 + four @ np.array([112.0, -93.786, -18.214])
+    chroma = planes[6:].reshape(2, 3, 4)
+    assert np.abs(planes[:6] - luma).max() <= 1
+    assert np.abs(chroma[0] - blue).max() <= 1 and np.abs(chroma[1] - red).max() <= 1
 
 
 def test_another_seed_gives_other_videos(recording: Path, tmp_path: Path) -> None:
