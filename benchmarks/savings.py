@@ -51,7 +51,7 @@ def main() -> int:
     models = load(options.model)
     sampler = ClipSampler(load_config(SearchConfig, CONFIG).data, "test")
     uniform = make_assigner(f"uniform:{options.level}", models.proxy)
-    result: dict[str, Any] = {"level": options.level, "clips": options.clips}
+    result: dict[str, Any] = {"level": options.level, "clips": options.clips, "w_q": WEIGHTS}
     for number, source in enumerate(sampler.sources):
         name, rows = source.root.name, []
         for seed in range(options.seeds):
@@ -76,6 +76,7 @@ def main() -> int:
             "mean": statistics.mean(found) if found else None,
             "std": statistics.stdev(found) if len(found) > 1 else None,
             "psnr": [row["psnr"] for row in rows],
+            "curves": [row["curve"] for row in rows],  # (tokens, PSNR) at each w_q
         }
     print(json.dumps(result) if options.json else json.dumps(result, indent=1))
     return 0

@@ -353,7 +353,7 @@ def _encode(path: Path, frames: np.ndarray, fps: int) -> None:
 def _yuv(frame: np.ndarray) -> np.ndarray:
     """Planes (3 H / 2, W) uint8 of a picture (H, W, 3) uint8, BT.601 in studio range, in integers.
 
-    FFmpeg's own conversion rounds in another way where memory happens to be aligned otherwise.
+    FFmpeg's own conversion does not give the same bytes in every process of a machine.
     """
     height, width = frame.shape[:2]
     rgb = frame.astype(np.int32)
