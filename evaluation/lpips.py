@@ -19,9 +19,10 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from evaluation.features.base import cache_dir, weights_checksum
+from evaluation.features.base import weights_checksum
 from evaluation.fetch import WeightsError, file_sha256
 from evaluation.perceptual import FeatureDistance
+from training.files import cache_dir
 
 TRUNK = "vgg16-397923af.pth"  # torchvision names a file by the beginning of its sha256
 SAFE = "vgg16-imagenet.safetensors"

@@ -19,6 +19,7 @@ from torch import nn
 
 from evaluation.features.nano import NanoNet
 from evatok.text import Captioner
+from generator.decoding import for_sampling
 from generator.gpt import GPT
 from tokenizer.model import VideoTokenizer
 from tokenizer.router import Router
@@ -84,8 +85,8 @@ class Models:
 
     @cached_property
     def generator(self) -> GPT:
-        """Class, text or frames → tokens."""
-        return self._load("generator", GPT)
+        """Class, text or frames → tokens; with compiled steps where they can be had."""
+        return for_sampling(self._load("generator", GPT))
 
     @cached_property
     def text(self) -> Captioner:

@@ -1,26 +1,24 @@
-"""The GPT in a form for sampling: fewer and larger products, weights laid out for a single token.
+"""The GPT in a form for sampling: weights laid out for a single token.
 
 A decode step reads every weight for a handful of rows, so its time is that of reading them plus a
-fixed cost for each product. q, k and v become one product, gate and up another. On a CPU bfloat16
-weights are stored in the order in which oneDNN multiplies (1.5 times faster than ordering them in
-each step, and equal to the bit); 8-bit weights are a quarter of float32's bytes.
+fixed cost for each operation. On a CPU with a C compiler the whole step is compiled code
+(`generator.native`). Elsewhere it is PyTorch's, with fewer and larger products: q, k and v become
+one, gate and up another, and on a CPU bfloat16 weights are stored in the order in which oneDNN
+multiplies (1.5 times faster than ordering them in each step, and equal to the bit).
 
 | weights | linear layers |
 | --- | --- |
 | `float32` | as trained |
 | `bfloat16` | rounded to 8 bits of mantissa |
-| `int8` | rounded once, one scale for all; activations in each step; on a CPU only |
+| `int8` | rounded to 8 bits with a scale for each output; activations are not |
 
-The 8-bit form rounds the activations of all rows of a step with one scale: there, and only there, a
-sample depends on what else is in the batch.
-
-Shape letters: L rows, D width, Hd heads, Dh head width.
+Shape letters: L rows, D width, O outputs, Hd heads, Dh head width.
 """
 
 from __future__ import annotations
 
 import copy
-import warnings
+import logging
 from typing import Literal, cast, get_args
 
 import torch
@@ -28,6 +26,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from generator.gpt import GPT, GPTLayer, Mix, Rotary, rotate
+from generator.native import Steps, eight_bits, reason_against
+
+log = logging.getLogger(__name__)
 
 Weights = Literal["float32", "bfloat16", "int8"]
 
@@ -44,6 +45,25 @@ class PackedLinear(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(L, D) → (L, D')."""
         return torch.ops.mkldnn._linear_pointwise(x, self.packed, None, "none", [], "")
+
+
+class RoundedLinear(nn.Module):
+    """A linear layer without bias whose weight has 8 bits."""
+
+    def __init__(self, weight: Tensor) -> None:
+        super().__init__()
+        self.out_features, self.in_features = weight.shape
+        scales, values = eight_bits(weight.detach().float())
+        self.scales, self.values = nn.Buffer(scales), nn.Buffer(values)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(L, D) → (L, D')."""
+        if x.device.type == "cpu":  # its kernels know only 16-bit activations
+            ones = torch.ones_like(self.scales, dtype=torch.bfloat16)
+            out = torch.ops.aten._weight_int8pack_mm(x.bfloat16(), self.values, ones)
+        else:
+            out = F.linear(x, self.values.to(x.dtype))
+        return (out * self.scales).to(x.dtype)
 
 
 class DecodeLayer(nn.Module):
@@ -75,19 +95,28 @@ def _joined(*layers: nn.Linear) -> nn.Linear:
     return out
 
 
-def for_sampling(gpt: GPT, weights: Weights = "float32") -> GPT:
-    """A copy that samples faster and can be neither trained nor saved.
+def for_sampling(gpt: GPT, weights: Weights = "float32", compiled: bool | None = None) -> GPT:
+    """A model that samples faster, and is to be neither trained nor saved.
 
     Args:
         gpt: is left as it is.
-        weights: see the head of this file; norms follow, the cache is as `KVCache` has it.
+        weights: see the head of this file.
+        compiled: whether steps are compiled code; if None, where they can be, and the log says why
+            where they can't. Such a model shares its layers with `gpt` and computes as it does in
+            everything but the engine.
 
     Raises:
-        ValueError: 8-bit weights for a model that is not on a CPU.
+        NoCompiler: compiled steps are asked for and cannot be had.
     """
+    if compiled is None:
+        reason = reason_against(gpt)
+        compiled = reason is None
+        log.info("decode steps: %s", "compiled" if compiled else f"PyTorch's, since {reason}")
+    if compiled:
+        out = copy.copy(gpt)
+        out.compiled = Steps(gpt, weights)
+        return out
     device = gpt.embedding.weight.device
-    if weights == "int8" and device.type != "cpu":
-        raise ValueError(f"8-bit weights are for a CPU, and the model is on {device}")
     out = copy.deepcopy(gpt).eval().requires_grad_(False)
     angles = {name: buffer.clone() for name, buffer in out.named_buffers()}
     out = out.to(torch.bfloat16 if weights == "bfloat16" else torch.float32)
@@ -95,16 +124,17 @@ def for_sampling(gpt: GPT, weights: Weights = "float32") -> GPT:
         setattr(out, name, buffer.float())
     out.layers = nn.ModuleList(DecodeLayer(cast(GPTLayer, layer)) for layer in out.layers)
     if weights == "int8":
-        with warnings.catch_warnings():
-            # PyTorch moves the tools to another package; the kernels behind them stay
-            warnings.simplefilter("ignore")
-            torch.ao.quantization.quantize_dynamic(out, {nn.Linear}, torch.qint8, inplace=True)
+        _replace(out, RoundedLinear)
     elif weights == "bfloat16" and device.type == "cpu" and _has_packed():
-        for parent in [out, *out.layers]:
-            for name, child in list(parent.named_children()):
-                if isinstance(child, nn.Linear):
-                    setattr(parent, name, PackedLinear(child.weight))
+        _replace(out, PackedLinear)
     return out
+
+
+def _replace(gpt: GPT, kind: type[PackedLinear] | type[RoundedLinear]) -> None:
+    for parent in [gpt, *gpt.layers]:
+        for name, child in list(parent.named_children()):
+            if isinstance(child, nn.Linear):
+                setattr(parent, name, kind(child.weight))
 
 
 def weights_of(name: str) -> Weights:

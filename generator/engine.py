@@ -1,13 +1,12 @@
 """Sampling: many requests at once, each with its own condition, seed and settings.
 
-Requests wait in a queue and enter the batch in waves, as soon as enough rows are free; a finished
-request leaves at once. Rows of a wave advance together, so that each wave's cache is filled to one
-length and attention reads no more than that.
+Requests wait in a queue and enter the batch as soon as rows are free; a finished request leaves at
+once (see `generator.rows`).
 
 A request draws its own uniform numbers, one a token, before it starts, and turns them into tokens
 through the inverse of the distribution function. What it gets therefore does not depend on what
-else is in the batch (up to the last bit of a matrix product, whose kernel may depend on the number
-of rows).
+else is in the batch: to the bit with the compiled kernels of `generator.native`, up to the last bit
+of a matrix product with PyTorch's, which may depend on the number of rows.
 
 Shape letters: N requests in the batch, R rows (two a request under guidance), S tokens, V
 vocabulary, L packed tokens.
@@ -28,7 +27,6 @@ from pydantic import Field
 from torch import Tensor
 
 from generator.budget import BudgetConfig, Budgets
-from generator.cache import KVCache
 from generator.choosing import SCHEDULES, choose, scheduled
 from generator.conditions import (
     FrameCondition,
@@ -39,6 +37,7 @@ from generator.conditions import (
 )
 from generator.gpt import GPT
 from generator.grammar import Grammar, Vocabulary
+from generator.rows import Rows
 from tokenizer.tokens import Tokens
 from training.config import Config
 
@@ -269,15 +268,15 @@ def _told(
 class _Batch:
     """Requests of one kind (all guided or none) on their way through the model.
 
-    Everything with a leading N lists the requests at work, wave after wave.
+    Everything with a leading N lists the requests at work, in the order of their rows.
     """
 
     def __init__(self, gpt: GPT, requests: Sequence[Request], rows_each: int) -> None:
         self.gpt, self.requests, self.rows_each = gpt, requests, rows_each
-        self.device = gpt.embedding.weight.device
+        self.device = gpt.device
         self.queue = deque(range(len(requests)))
+        self.rows: Rows
         self.results: list[list[int]] = [[] for _ in requests]
-        self.waves: list[KVCache] = []
         self.active: list[int] = []  # N request numbers
         none = torch.zeros(0, dtype=torch.int64, device=self.device)
         self.steps = max((gpt.vocabulary.longest(r.num_blocks) for r in requests), default=0)
@@ -293,35 +292,32 @@ class _Batch:
 
     def work(self, batch_size: int) -> Iterator[None]:
         """Advance every request at work by one token at a time, until `results` are complete."""
+        if not self.requests:
+            return
+        longest = max(len(request.prompt) - 1 for request in self.requests)
+        rows = min(batch_size, len(self.requests)) * self.rows_each
+        self.rows = self.gpt.new_rows(rows, longest + self.steps)
         while self.queue or self.active:
             # Entered anew for each step: whoever draws the steps has a mode of their own.
             with torch.inference_mode():
                 free = batch_size - len(self.active)
-                # A wave costs a few calls in every layer: let some rows get free first.
-                if self.queue and (not self.active or free >= max(1, batch_size // 4)):
-                    wave = min(free, len(self.queue))
-                    self._admit([self.queue.popleft() for _ in range(wave)])
+                waits_for = min(self.rows.waits_for // self.rows_each, batch_size)
+                if self.queue and (not self.active or free >= max(1, waits_for)):
+                    count = min(free, len(self.queue))
+                    self._admit([self.queue.popleft() for _ in range(count)])
                 self._step()
             yield
 
     def _admit(self, numbers: list[int]) -> None:
-        """Start a wave of requests."""
+        """Start requests."""
         requests = [self.requests[number] for number in numbers]
         prompts: list[Tensor] = []
         for request in requests:
             prompts.append(request.prompt)
             if self.rows_each == 2 and request.null_prompt is not None:
                 prompts.append(request.null_prompt)
-        lengths = torch.tensor([len(prompt) - 1 for prompt in prompts])
-        cache = self.gpt.new_cache(len(prompts), int(lengths.max()) + self.steps)
         # The last token of a prompt goes in with the first step, so a class needs no prefill.
-        rows = lengths.nonzero()[:, 0]
-        if len(rows):
-            ids = torch.cat([prompts[row][:-1] for row in rows.tolist()])
-            cu_seqlens = F.pad(lengths[rows].cumsum(0), (1, 0)).to(torch.int32)
-            arguments = (ids.to(self.device), cu_seqlens.to(self.device))
-            self.gpt.prefill(*arguments, cache, rows.to(self.device))
-        self.waves.append(cache)
+        self.rows.admit([prompt[:-1] for prompt in prompts])
         self.active += numbers
         last = torch.stack([prompt[-1] for prompt in prompts]).to(self.device)
         self.next = torch.cat([self.next, last])
@@ -356,7 +352,7 @@ class _Batch:
 
     def _step(self) -> None:
         """One token for every request at work."""
-        logits = self.gpt.step(self.next, self.waves).float()  # (R, V)
+        logits = self.rows.step(self.next).float()  # (R, V)
         guidance, temperature, top_k, top_p, schedule, blocks = self.settings.unbind(1)
         if self.rows_each == 2:
             c, u = logits.unflatten(0, (-1, 2)).unbind(1)
@@ -390,17 +386,10 @@ class _Batch:
         for place, (number, is_finished) in enumerate(zip(self.active, finished, strict=True)):
             if is_finished:
                 self.results[number] = self.ids[place, : int(self.count[place])].tolist()
-        order, first, waves = [], 0, []
-        for cache in self.waves:
-            size = len(cache) // self.rows_each
-            stay = [i for i in range(size) if not finished[first + i]]
-            if stay:
-                if len(stay) < size:
-                    stay = self._drop_rows(cache, stay)
-                order += [first + i for i in stay]
-                waves.append(cache)
-            first += size
-        self.waves = waves
+        stay = [place for place, is_finished in enumerate(finished) if not is_finished]
+        each = self.rows_each
+        rows = self.rows.keep([place * each + i for place in stay for i in range(each)])
+        order = [row // each for row in rows[::each]]
         self.active = [self.active[place] for place in order]
         index = torch.tensor(order, dtype=torch.int64, device=self.device)
         self.grammar.select(index)
@@ -408,8 +397,3 @@ class _Batch:
         self.count, self.ids = self.count[index], self.ids[index]
         self.uniform, self.settings = self.uniform[index], self.settings[index]
         self.next = self.next.view(-1, self.rows_each)[index].flatten()
-
-    def _drop_rows(self, cache: KVCache, stay: list[int]) -> list[int]:
-        """Keep the rows of these requests of a wave; returns them in their new order."""
-        rows = [place * self.rows_each + i for place in stay for i in range(self.rows_each)]
-        return [row // self.rows_each for row in cache.keep(rows)[:: self.rows_each]]

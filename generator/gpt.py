@@ -19,6 +19,8 @@ from generator.attention import Sequences, attend, exact_matmul
 from generator.cache import KVCache
 from generator.conditions import FrameCondition, TextCondition, check_text, longest_sequence
 from generator.grammar import Vocabulary
+from generator.native import Steps
+from generator.rows import Rows, Waves
 from training.config import Config
 
 Rotary = tuple[Tensor, Tensor]
@@ -114,6 +116,7 @@ class GPT(
         text: how a text becomes a condition; None for a model without text.
         max_tokens: longest sequence.
         backend: attention backend; by device if None.
+        compiled: the weights as compiled decode steps read them, see `decoding.for_sampling`.
     """
 
     # The mixin reads these annotations: no `from __future__ import annotations` in this file. It
@@ -134,6 +137,7 @@ class GPT(
         self.size, self.vocabulary, self.frames, self.text = size, vocabulary, frames, text
         self.max_tokens = longest_sequence(vocabulary, frames, text)
         self.backend: str | None = None
+        self.compiled: Steps | None = None
         self.embedding = nn.Embedding(vocabulary.size, size.width)
         self.layers = nn.ModuleList(GPTLayer(size) for _ in range(size.layers))
         self.norm = RMSNorm(size.width)
@@ -186,6 +190,17 @@ class GPT(
             lambda _: lambda q, k, v: attend(q, k, v, sequences, self.backend),
         )
         return self.head(x if places is None else x[places])
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return self.embedding.weight.device
+
+    def new_rows(self, rows: int, places: int) -> Rows:
+        """Room for so many rows of at most so many tokens, for the engine."""
+        if self.compiled is not None and self.device.type == "cpu":
+            return self.compiled.new_rows(rows, places)
+        return Waves(self, rows, places)
 
     def new_cache(self, rows: int, places: int) -> KVCache:
         """An empty cache for so many rows of at most so many tokens."""

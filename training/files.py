@@ -1,4 +1,4 @@
-"""Files that are there whole or not at all."""
+"""Files that are there whole or not at all, and the folder for what can be made again."""
 
 from __future__ import annotations
 
@@ -22,3 +22,9 @@ def write_text(path: Path, text: str) -> Path:
     finally:
         partial.unlink(missing_ok=True)
     return path
+
+
+def cache_dir() -> Path:
+    """Folder of weights, features and compiled code: `EVATOK_CACHE`, or ~/.cache/evatok."""
+    chosen = os.environ.get("EVATOK_CACHE")
+    return Path(chosen) if chosen else Path.home() / ".cache" / "evatok"

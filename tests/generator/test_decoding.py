@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from generator.decoding import Weights, for_sampling
+from generator.decoding import RoundedLinear, Weights, for_sampling
 from generator.engine import SamplingConfig, class_requests, sample
 from generator.gpt import GPT
 from generator.grammar import Vocabulary
@@ -32,27 +32,40 @@ def large(make_gpt: Callable[..., GPT], vocabulary: Vocabulary) -> GPT:
 
 
 def test_float32_is_the_same(large: GPT) -> None:
-    torch.testing.assert_close(logits(for_sampling(large)), logits(large), rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(
+        logits(for_sampling(large, compiled=False)), logits(large), rtol=1e-5, atol=1e-5
+    )
 
 
 def test_bfloat16_rounds_once(large: GPT, monkeypatch: pytest.MonkeyPatch) -> None:
     """As near to float32 as the plain model in bfloat16 is, and near to that."""
-    exact, packed = logits(large), logits(for_sampling(large, "bfloat16"))
+    exact, packed = logits(large), logits(for_sampling(large, "bfloat16", compiled=False))
     monkeypatch.setattr("generator.decoding._has_packed", lambda: False)
-    plain = logits(for_sampling(large, "bfloat16"))
+    plain = logits(for_sampling(large, "bfloat16", compiled=False))
     error = (plain - exact).abs().max()
     assert (packed - exact).abs().max() <= 2 * error + 1e-6
     assert (packed - plain).abs().max() <= 2 * error
 
 
+def test_int8_is_weight_only(large: GPT) -> None:
+    """Any device's form against the CPU's kernel, whose activations are bfloat16."""
+    layer, x = RoundedLinear(large.head.weight), torch.randn(7, 64)
+    exact = torch.nn.functional.linear(x, layer.values.float() * layer.scales[:, None])
+    torch.testing.assert_close(layer(x), exact, rtol=2e-2, atol=2e-2)
+    torch.testing.assert_close(layer(x)[2:3], layer(x[2:3]), rtol=0, atol=0)
+    error = (layer.values * layer.scales[:, None] - large.head.weight).abs()
+    assert bool((error <= 0.5001 * layer.scales[:, None]).all())
+
+
 def test_int8_is_near(large: GPT) -> None:
-    exact, rounded = logits(large), logits(for_sampling(large, "int8"))
+    exact, rounded = logits(large), logits(for_sampling(large, "int8", compiled=False))
     assert (rounded - exact).square().mean().sqrt() < 0.2 * exact.square().mean().sqrt()
 
 
+@pytest.mark.parametrize("compiled", [None, False])
 @pytest.mark.parametrize("weights", ["float32", "bfloat16", "int8"])
-def test_every_form_samples(large: GPT, weights: Weights) -> None:
-    gpt = for_sampling(large, weights)
+def test_every_form_samples(large: GPT, weights: Weights, compiled: bool | None) -> None:
+    gpt = for_sampling(large, weights, compiled)
     settings = SamplingConfig(guidance=2.0)
     tokens = sample(gpt, class_requests(gpt.vocabulary, [0, 1, 2] * 4, list(range(12)), settings))
     assert tokens.assignment.shape == (12, 4)

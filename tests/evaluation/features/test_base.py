@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from evaluation.features.base import cache_dir, weights_checksum
+from evaluation.features.base import weights_checksum
 from evaluation.features.load import load_features
+from training.files import cache_dir
 
 
 def test_unknown_network_is_named() -> None:
