@@ -16,6 +16,7 @@ arithmetic). The floor reads the same bytes of weights and of filled cache once 
 | b1x256_vs_pytorch | 1 clip: the same weights stepped in PyTorch ÷ compiled steps |
 | int8_b8x1024_vs_transformers | 8 clips: their time ÷ ours with int8 weights |
 | refill_speedup | 64 clips of uneven lengths, 8 at work: without ÷ with refilled slots |
+| refill_vs_static | the same clips eight at a time, each computed until all eight have ended |
 | uneven_vs_even | seconds a token: these clips ÷ as many clips of one length |
 
 "Without refilled slots" is the same engine eight clips at a time: one that ends frees its rows, but
@@ -198,16 +199,20 @@ def main() -> None:
         gpt = for_sampling(paper_gpt(torch.float32, (8, 16, 32, 64, 128)), "bfloat16")
         requests = requests_of(gpt, plans)
         groups = [requests[i : i + 8] for i in range(0, len(requests), 8)]
+        longest = [max(plans[i : i + 8], key=sum) for i in range(0, len(plans), 8)]
+        padded = [requests_of(gpt, [plan] * 8) for plan in longest]
         even = [(16, 16, 16, 32)] * len(plans)  # near the mean of the uneven ones
         uneven = interleaved(
             {
                 "with": lambda: sample(gpt, requests, 8),
                 "without": lambda: [sample(gpt, group, 8) for group in groups],
+                "static": lambda: [sample(gpt, group, 8) for group in padded],
                 "even": ours(gpt, even, 8),
             },
             repeats,
         )
         result["refill_speedup"] = uneven["without"] / uneven["with"]
+        result["refill_vs_static"] = uneven["static"] / uneven["with"]
         tokens_of = {"with": plans, "even": even}
         each = {k: uneven[k] / sum(sum(p) + 4 for p in v) for k, v in tokens_of.items()}
         result["uneven_vs_even"] = each["with"] / each["even"]

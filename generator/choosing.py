@@ -16,7 +16,7 @@ SCHEDULES = ("constant", "linear", "cosine")
 def choose(
     logits: Tensor, uniform: Tensor, temperature: Tensor, top_k: Tensor, top_p: Tensor
 ) -> Tensor:
-    """Draw one token a row.
+    """Draw one token a row; tokens at −∞ behind all others change no bit of it.
 
     Args:
         logits: (N, V) float, −∞ where the grammar forbids.
@@ -35,14 +35,17 @@ def choose(
     top_k = torch.where(greedy, 1, top_k)
     if bool(((top_k > 0) | (top_p < 1)).any()):
         ordered, order = logits.sort(dim=-1, descending=True, stable=True)
-        p = ordered.softmax(-1)
+        weights = (ordered - ordered[:, :1]).exp_()
         rank = torch.arange(logits.shape[1], device=logits.device)
-        before = p.cumsum(-1) - p  # probability of all tokens before this one
+        total = weights.cumsum(-1)
+        before = (total - weights) / total[:, -1:]  # probability of all tokens before this one
         drop = (before >= top_p[:, None]) & (top_p[:, None] < 1)
         drop |= (top_k[:, None] > 0) & (rank >= top_k[:, None])
         drop[:, 0] = False
         logits = logits.masked_fill(drop.scatter(1, order, drop), -math.inf)
-    total = logits.softmax(-1, dtype=torch.float64).cumsum(-1)
+    # Not softmax: dividing by the sum would cost as much, and it cancels in the target.
+    weights = (logits - logits.amax(-1, keepdim=True)).double().exp_()
+    total = weights.cumsum_(-1)
     # Strictly under the end, else the last token could be chosen although it is forbidden.
     target = uniform[:, None] * (1 - 1e-12) * total[:, -1:]
     return torch.searchsorted(total, target, right=True)[:, 0]

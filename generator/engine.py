@@ -288,6 +288,8 @@ class _Batch:
         # guidance, temperature, top_k, top_p, schedule, blocks
         self.settings = torch.zeros(0, 6, device=self.device)
         self.budgets = Budgets(gpt.vocabulary, self.device)
+        constant = SCHEDULES[0]
+        self.is_scheduled = any(r.settings.guidance_schedule != constant for r in requests)
         self.on_block: Callable[[int, list[Tensor]], None] | None = None
 
     def work(self, batch_size: int) -> Iterator[None]:
@@ -353,13 +355,19 @@ class _Batch:
     def _step(self) -> None:
         """One token for every request at work."""
         logits = self.rows.step(self.next).float()  # (R, V)
+        only_codes = bool((self.grammar.codes_left > 0).all())
+        if only_codes:  # as most of the time: codes come first in the vocabulary
+            logits = logits[:, : self.gpt.vocabulary.codebook_size]
         guidance, temperature, top_k, top_p, schedule, blocks = self.settings.unbind(1)
         if self.rows_each == 2:
             c, u = logits.unflatten(0, (-1, 2)).unbind(1)
-            scale = scheduled(guidance, schedule, self.grammar.block(), blocks)
+            scale = guidance
+            if self.is_scheduled:
+                scale = scheduled(guidance, schedule, self.grammar.block(), blocks)
             logits = u + scale[:, None] * (c - u)  # (N, V)
-        logits = logits.masked_fill(~self.grammar.allowed(), -math.inf)
-        logits = self.budgets.apply(logits, self.grammar.blocks_left)
+        if not only_codes:
+            logits = logits.masked_fill(~self.grammar.allowed(), -math.inf)
+            logits = self.budgets.apply(logits, self.grammar.blocks_left)
         at = self.count[:, None]
         tokens = choose(logits, self.uniform.gather(1, at)[:, 0], temperature, top_k.long(), top_p)
         self.ids.scatter_(1, at, tokens[:, None])
