@@ -95,15 +95,15 @@ def _matrix(x: Tensor | np.ndarray, what: str) -> Tensor:
 
 
 def _moments(features: Tensor, biased: bool) -> Moments:
-    """Moments of (N, D) float64."""
+    """Moments of (N, D) float64, which is used up: a large set is not copied again and again."""
     n, d = features.shape
     mean = features.mean(0)
-    centred = features - mean
-    rounding = centred.mean(0)  # what a first mean of large values has lost
-    factor = (centred - rounding) / math.sqrt(n if biased else n - 1)
+    factor = features.sub_(mean)
+    rounding = factor.mean(0)  # what a first mean of large values has lost
+    factor.sub_(rounding)
     if n > d:
         factor = torch.linalg.qr(factor, mode="r").R
-    return Moments(n, mean + rounding, factor)
+    return Moments(n, mean + rounding, factor.div_(math.sqrt(n if biased else n - 1)))
 
 
 class StreamingMoments:

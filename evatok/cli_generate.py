@@ -21,6 +21,7 @@ from evatok.options import (
     TopK,
     TopP,
     budget_of,
+    device_of,
 )
 from evatok.output import show
 
@@ -45,8 +46,12 @@ def sample_command(
     quality: LengthBias = 0.0,
     model: Model = "nano",
     weights: Annotated[
-        str, typer.Option(help="float32, bfloat16 or int8 (rounded by batch; large models).")
+        str, typer.Option(help="float32, bfloat16 or int8: rounded weights are faster to read.")
     ] = "float32",
+    device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1 …")] = "cpu",
+    graphs: Annotated[
+        bool, typer.Option("--graphs", help="Replay each step as a CUDA graph: small batches.")
+    ] = False,
     file_format: Annotated[
         Literal["mp4", "npz"],
         typer.Option("--format", help="A file a clip, or uint8 arrays, a file a chunk."),
@@ -81,8 +86,12 @@ def sample_command(
     )
     place = place_from_environment()
     models = load(model)
-    if weights != "float32":
-        models.generator = for_sampling(models.generator, weights_of(weights))
+    if (weights, device, graphs) != ("float32", "cpu", False):
+        place_on = device_of(device)
+        models.final.to(place_on)
+        models.generator = for_sampling(
+            models.generator.to(place_on), weights_of(weights), graphs=graphs
+        )
     if texts and class_names:
         raise ValueError("--class and --text: give one of the two, a text can name its class")
     if texts:

@@ -34,6 +34,24 @@ Trust = Annotated[
 Plain = Annotated[bool, typer.Option("--plain", help="The clip alone, without bars, for scoring.")]
 
 
+def device_of(name: str) -> Any:
+    """A torch device that is there.
+
+    Raises:
+        ValueError: it is not, or its name is none.
+    """
+    import torch
+
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise ValueError(f"--device {name}: give cpu, or cuda, or cuda:1 for the second") from error
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        count = torch.cuda.device_count()
+        raise ValueError(f"--device {name}: PyTorch sees {count} CUDA devices here")
+    return device
+
+
 def note(text: str) -> None:
     """Say something that is no result."""
     print(text, file=sys.stderr, flush=True)

@@ -191,6 +191,7 @@ def _claim(plan: Plan, models: Models, output: Path) -> None:
         "format": FORMAT,
         "models": {
             "generator": model_hash(models.generator),
+            "weights": models.generator.weights,
             "tokenizer": model_hash(models.final),
         },
         "command": {**settings, "names": list(plan.names), "labels": list(plan.labels)},

@@ -91,9 +91,12 @@ def run_requests(
 @torch.no_grad()
 def decode(tokenizer: VideoTokenizer, tokens: Tokens, part: int = BATCH) -> Tensor:
     """Pixels of tokens, some clips at a time: (B, 3, F, H, W) float32 in [−1, 1]."""
-    blocks = tokens.blocks()
+    blocks, device = tokens.blocks(), next(tokenizer.parameters()).device
     parts = [blocks[start : start + part] for start in range(0, len(blocks), part)]
-    clips = [tokenizer.decode(Tokens.from_blocks(rows)).float().clamp(-1, 1) for rows in parts]
+    clips = []
+    for rows in parts:
+        decoded = tokenizer.decode(Tokens.from_blocks(rows).to(device))
+        clips.append(decoded.float().clamp(-1, 1).cpu())
     return torch.cat(clips)
 
 

@@ -95,7 +95,12 @@ def _joined(*layers: nn.Linear) -> nn.Linear:
     return out
 
 
-def for_sampling(gpt: GPT, weights: Weights = "float32", compiled: bool | None = None) -> GPT:
+def for_sampling(
+    gpt: GPT,
+    weights: Weights = "float32",
+    compiled: bool | None = None,
+    graphs: bool = False,
+) -> GPT:
     """A model that samples faster, and is to be neither trained nor saved.
 
     Args:
@@ -105,18 +110,23 @@ def for_sampling(gpt: GPT, weights: Weights = "float32", compiled: bool | None =
             where they can't. Such a model shares its layers with `gpt` and computes as it does in
             everything but the engine.
 
+        graphs: replay each step as a CUDA graph (`generator.static`).
+
     Raises:
         NoCompiler: compiled steps are asked for and cannot be had.
+        ValueError: graphs are asked for without a GPU.
     """
+    if graphs and gpt.device.type != "cuda":
+        raise ValueError(f"CUDA graphs need a GPU, and the model is on {gpt.device}")
     if compiled is None:
         reason = reason_against(gpt)
         compiled = reason is None
         log.info("decode steps: %s", "compiled" if compiled else f"PyTorch's, since {reason}")
     if compiled:
         out = copy.copy(gpt)
-        out.compiled = Steps(gpt, weights)
+        out.compiled, out.weights = Steps(gpt, weights), weights
         return out
-    device = gpt.embedding.weight.device
+    device = gpt.device
     out = copy.deepcopy(gpt).eval().requires_grad_(False)
     angles = {name: buffer.clone() for name, buffer in out.named_buffers()}
     out = out.to(torch.bfloat16 if weights == "bfloat16" else torch.float32)
@@ -127,6 +137,7 @@ def for_sampling(gpt: GPT, weights: Weights = "float32", compiled: bool | None =
         _replace(out, RoundedLinear)
     elif weights == "bfloat16" and device.type == "cpu" and _has_packed():
         _replace(out, PackedLinear)
+    out.graphs, out.weights = graphs, weights
     return out
 
 

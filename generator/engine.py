@@ -296,9 +296,10 @@ class _Batch:
         """Advance every request at work by one token at a time, until `results` are complete."""
         if not self.requests:
             return
-        longest = max(len(request.prompt) - 1 for request in self.requests)
+        longest = self.gpt.vocabulary.longest
+        places = max(len(r.prompt) - 1 + longest(r.num_blocks) for r in self.requests)
         rows = min(batch_size, len(self.requests)) * self.rows_each
-        self.rows = self.gpt.new_rows(rows, longest + self.steps)
+        self.rows = self.gpt.new_rows(rows, places)
         while self.queue or self.active:
             # Entered anew for each step: whoever draws the steps has a mode of their own.
             with torch.inference_mode():

@@ -21,6 +21,7 @@ from generator.conditions import FrameCondition, TextCondition, check_text, long
 from generator.grammar import Vocabulary
 from generator.native import Steps
 from generator.rows import Rows, Waves
+from generator.static import StaticRows
 from training.config import Config
 
 Rotary = tuple[Tensor, Tensor]
@@ -117,6 +118,8 @@ class GPT(
         max_tokens: longest sequence.
         backend: attention backend; by device if None.
         compiled: the weights as compiled decode steps read them, see `decoding.for_sampling`.
+        graphs: whether decode steps are replayed as CUDA graphs.
+        weights: how decode steps have them, a name out of `decoding.Weights`.
     """
 
     # The mixin reads these annotations: no `from __future__ import annotations` in this file. It
@@ -138,6 +141,7 @@ class GPT(
         self.max_tokens = longest_sequence(vocabulary, frames, text)
         self.backend: str | None = None
         self.compiled: Steps | None = None
+        self.graphs, self.weights = False, "float32"
         self.embedding = nn.Embedding(vocabulary.size, size.width)
         self.layers = nn.ModuleList(GPTLayer(size) for _ in range(size.layers))
         self.norm = RMSNorm(size.width)
@@ -200,6 +204,8 @@ class GPT(
         """Room for so many rows of at most so many tokens, for the engine."""
         if self.compiled is not None and self.device.type == "cpu":
             return self.compiled.new_rows(rows, places)
+        if self.graphs:
+            return StaticRows(self, rows, places, record=True)
         return Waves(self, rows, places)
 
     def new_cache(self, rows: int, places: int) -> KVCache:

@@ -3,6 +3,7 @@
 | rows | where | a new row |
 | --- | --- | --- |
 | `native.Slots` | compiled, on a CPU | takes a free slot at once |
+| `static.StaticRows` | a GPU, as a CUDA graph | takes a free slot at once |
 | `Waves` | PyTorch, everywhere | starts in a wave with others, a cache a wave |
 
 In PyTorch attention is one call for all rows of a cache, and fast only where they are equally long:

@@ -45,6 +45,10 @@ class Tokens:
         batch, num_blocks = self.assignment.shape
         return [[next(parts) for _ in range(num_blocks)] for _ in range(batch)]
 
+    def to(self, device: torch.device | str) -> Tokens:
+        """The same on a device."""
+        return Tokens(self.ids.to(device), self.assignment.to(device))
+
     @staticmethod
     def from_blocks(blocks: Sequence[Sequence[Tensor]]) -> Tokens:
         """The inverse of `blocks`; every clip must have the same number of blocks, at least 1."""
