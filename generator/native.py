@@ -102,15 +102,10 @@ def library() -> ctypes.CDLL:
         key.update(part.encode() + b"\n")
     path = cache_dir() / "kernels" / f"{key.hexdigest()[:16]}.so"
     if not path.is_file():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=path.parent) as folder:
-            partial = Path(folder) / path.name
-            words = [compiler, *OPTIONS, str(SOURCE), "-o", str(partial)]
-            done = subprocess.run(words, capture_output=True, text=True, check=False)
-            if done.returncode:
-                lines = done.stderr.strip().splitlines() or [f"exit status {done.returncode}"]
-                raise NoCompiler(f"{compiler} does not compile {SOURCE.name}: {lines[0]}")
-            os.replace(partial, path)
+        try:
+            _compile(compiler, path)
+        except OSError as error:
+            raise NoCompiler(f"{path} cannot be written: {error}; EVATOK_CACHE moves it") from error
     try:
         # torch has loaded its OpenMP by now, and both share its threads
         found = ctypes.CDLL(str(path))
@@ -122,6 +117,19 @@ def library() -> ctypes.CDLL:
     pointer, count = ctypes.c_void_p, ctypes.c_int64
     found.step.argtypes = [pointer] * 3 + [count] + [pointer] * 6 + [count]
     return found
+
+
+def _compile(compiler: str, path: Path) -> None:
+    """Make the library at this path, whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=path.parent) as folder:
+        partial = Path(folder) / path.name
+        words = [compiler, *OPTIONS, str(SOURCE), "-o", str(partial)]
+        done = subprocess.run(words, capture_output=True, text=True, check=False)
+        if done.returncode:
+            lines = done.stderr.strip().splitlines() or [f"exit status {done.returncode}"]
+            raise NoCompiler(f"{compiler} does not compile {SOURCE.name}: {lines[0]}")
+        os.replace(partial, path)
 
 
 def _version(compiler: str) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 import torch
@@ -180,13 +181,22 @@ def test_without_a_compiler_pytorch_steps(
     library.cache_clear()
 
 
-def test_a_compiler_that_refuses_is_named(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: pytest.TempPathFactory
-) -> None:
+def test_a_compiler_that_refuses_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     library.cache_clear()
     monkeypatch.setenv("EVATOK_CACHE", str(tmp_path))
     monkeypatch.setattr(native, "OPTIONS", ("-no-such-option",))
     with pytest.raises(NoCompiler, match=r"does not compile kernels.c: .*no-such-option"):
+        library()
+    library.cache_clear()
+
+
+def test_a_folder_that_cannot_be_written_is_named(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    library.cache_clear()
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("EVATOK_CACHE", str(tmp_path / "file"))
+    with pytest.raises(NoCompiler, match="cannot be written"):
         library()
     library.cache_clear()
 
