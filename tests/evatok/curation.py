@@ -41,20 +41,28 @@ def main() -> None:
     folder, settings, kills = Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3])
     config = SearchConfig.model_validate(json.loads(settings.read_text()))
     torch.set_num_threads(1)
-    draw, killed = random.Random(0), 0
-    pids = [start(config, folder, rank) for rank in range(PROCESSES)]
-    while killed < kills:
-        rank = killed % PROCESSES
-        time.sleep(draw.uniform(0.02, 0.2))
-        os.kill(pids[rank], signal.SIGKILL)
-        _, status = os.waitpid(pids[rank], 0)
-        if not os.WIFSIGNALED(status):
-            sys.exit(f"process {rank} had ended before kill {killed}: give it more to do")
-        killed += 1
-        pids[rank] = start(config, folder, rank)
-    failed = [os.waitpid(pid, 0)[1] for pid in pids]
-    if any(failed):
-        sys.exit(f"a process failed: {failed}")
+    draw, killed, shards = random.Random(0), 0, 0
+    most = config.clips // config.batch_size // (2 * kills)  # half of the work is left at the end
+    at_work = {rank: start(config, folder, rank) for rank in range(PROCESSES)}
+    failed = []
+    while at_work:
+        if killed < kills:  # by what is done, so that a fast machine is killed as often
+            shards += draw.randint(1, most)
+            while len(list((folder / "train").glob("*.parquet"))) < shards:
+                time.sleep(0.002)
+            time.sleep(draw.uniform(0, 0.03))
+            rank = draw.choice(sorted(at_work))
+            os.kill(at_work[rank], signal.SIGKILL)
+        else:
+            rank = min(at_work)
+        _, status = os.waitpid(at_work.pop(rank), 0)
+        if os.WIFSIGNALED(status):
+            killed += 1
+            at_work[rank] = start(config, folder, rank)
+        elif status:
+            failed.append(rank)
+    if failed:
+        sys.exit(f"processes {failed} failed")
     print(killed)
 
 
