@@ -12,6 +12,7 @@ from torch import Tensor
 from generator.budget import BudgetConfig
 from generator.choosing import scheduled
 from generator.conditions import FrameCondition
+from generator.decoding import for_sampling
 from generator.engine import (
     Request,
     SamplingConfig,
@@ -70,8 +71,10 @@ def check(gpt: GPT, requests: list[Request], tokens: Tokens) -> None:
             assert sum(lengths) <= budget.max_tokens
 
 
+@pytest.mark.parametrize("compiled", [None, False])
 @pytest.mark.parametrize("count", [600, pytest.param(10_000, marks=pytest.mark.slow)])
-def test_samples_obey_grammar_and_budget(gpt: GPT, count: int) -> None:
+def test_samples_obey_grammar_and_budget(gpt: GPT, count: int, compiled: bool | None) -> None:
+    gpt = for_sampling(gpt, compiled=compiled)
     rng = random.Random(0)
     requests = random_requests(gpt, count, rng)
     while requests:
