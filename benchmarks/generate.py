@@ -14,7 +14,7 @@ arithmetic). The floor reads the same bytes of weights and of filled cache once 
 | b8x1024_vs_transformers | 8 clips × 1 024 tokens: their time ÷ ours |
 | int8_vs_bf16 | 1 clip: our bfloat16 time ÷ our time with int8 weights |
 | b1x256_vs_pytorch | 1 clip: the same weights stepped in PyTorch ÷ compiled steps |
-| int8_b8x1024_vs_transformers | 8 clips: their time ÷ ours with int8 weights |
+| int8_b1x256_…, int8_b8x1024_… | the same with int8 weights; the floor is bfloat16's |
 | refill_speedup | 64 clips of uneven lengths, 8 at work: without ÷ with refilled slots |
 | refill_vs_static | the same clips eight at a time, each computed until all eight have ended |
 | uneven_vs_even | seconds a token: these clips ÷ as many clips of one length |
@@ -179,6 +179,8 @@ def main() -> None:
         print(single, flush=True)
         result["b1x256_vs_transformers"] = single["theirs"] / single["ours"]
         result["b1x256_vs_floor"] = single["ours"] / single["floor"]
+        result["int8_b1x256_vs_transformers"] = single["theirs"] / single["int8"]
+        result["int8_b1x256_vs_floor"] = single["int8"] / single["floor"]
         result["int8_vs_bf16"] = single["ours"] / single["int8"]
         result["b1x256_vs_pytorch"] = single["pytorch"] / single["ours"]
         result["b1x256_ms_a_token"] = 1000 * single["ours"] / (tokens + 4)

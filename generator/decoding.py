@@ -121,7 +121,9 @@ def for_sampling(
     if compiled is None:
         reason = reason_against(gpt)
         compiled = reason is None
-        log.info("decode steps: %s", "compiled" if compiled else f"PyTorch's, since {reason}")
+        is_loss = not compiled and gpt.device.type == "cpu"
+        told = "compiled" if compiled else f"PyTorch's, since {reason}"
+        log.log(logging.WARNING if is_loss else logging.INFO, "decode steps: %s", told)
     if compiled:
         out = copy.copy(gpt)
         out.compiled, out.weights = Steps(gpt, weights), weights

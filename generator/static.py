@@ -29,8 +29,10 @@ class StaticCache(KVCache):
     """A cache whose attention always has one shape; what is not filled is hidden."""
 
     def _begin(self) -> None:
-        """Nothing: the mask follows from the positions in every step."""
+        """Once, on an empty cache: the mask follows from the positions in every step."""
         self._filled, self._bias = self._keys.shape[3], None
+        self._keys.zero_()  # a hidden place takes part with weight 0, and 0 × NaN is NaN
+        self._values.zero_()
 
     def advance(self) -> None:
         """Every row has taken one token; rows that are not in use stay at the end."""
@@ -76,8 +78,6 @@ class StaticRows:
         with torch.inference_mode():
             shape = (size.layers, rows, size.heads, places, size.width // size.heads)
             self._cache = StaticCache(*shape, weight.device, weight.dtype)
-            for memory in (self._cache._keys, self._cache._values):
-                memory.zero_()  # a hidden place takes part with weight 0, and 0 × NaN is NaN
             self._ids = torch.zeros(rows, dtype=torch.int64, device=weight.device)
         self._free = list(range(rows))[::-1]
         self._slots: list[int] = []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import platform
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -109,6 +110,34 @@ def test_a_row_is_the_same_among_any_others(
     firsts = torch.stack([ids[0, 0], ids[1, 9], ids[2, 23]])
     expected = torch.stack([alone[0, 0], alone[1, 9], alone[2, 23]])
     assert torch.equal(uneven.step(firsts), expected)
+
+
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="options of an x86 compiler")
+@pytest.mark.parametrize("weights", FORMS)
+@pytest.mark.parametrize("option", ["-mno-avx512bf16", "-march=haswell"])
+def test_processors_without_wide_products(
+    make_gpt: Callable[..., GPT],
+    vocabulary: Vocabulary,
+    weights: Weights,
+    option: str,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> None:
+    """The code for lesser processors gives the same logits, and bits that no batch changes."""
+    gpt, ids = make_gpt(vocabulary, width=64, hidden=96), some_ids(make_gpt(vocabulary), 20, 24)
+    steps = Steps(gpt, weights)
+    expected = stepped(Slots(steps, 20, 24), ids)
+    monkeypatch.setenv("EVATOK_CACHE", str(tmp_path))
+    monkeypatch.setattr(native, "OPTIONS", (*native.OPTIONS, option, "-Wno-psabi"))
+    library.cache_clear()
+    try:
+        found = stepped(Slots(steps, 20, 24), ids)
+        alone = stepped(Slots(steps, 1, 24), ids[3:4])
+    finally:
+        library.cache_clear()
+    tolerance = 2e-5 if weights == "float32" else 2e-2
+    assert (found - expected).abs().max() <= tolerance * expected.abs().max()
+    assert torch.equal(alone[0], found[3])
 
 
 def test_slots_are_taken_again(make_gpt: Callable[..., GPT], vocabulary: Vocabulary) -> None:
