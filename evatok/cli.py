@@ -6,7 +6,7 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 # Before torch is imported: waiting threads must not spin on a machine that others use.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
@@ -57,21 +57,25 @@ def arcade_command(
     size: Annotated[int, typer.Option(help="Pixels, square and even.")] = 64,
     fps: Annotated[int, typer.Option(help="Frames a second, as written in the files.")] = 15,
     seed: Seed = 0,
-    games: Annotated[str, typer.Option(help="Names with commas; all 24 by default.")] = "",
+    games: Annotated[str, typer.Option(help="Names with commas; by default all.")] = "",
+    source: Annotated[
+        Literal["atari", "procgen", "doom"], typer.Option(help="What is played.")
+    ] = "atari",
     workers: Annotated[int, typer.Option(min=1, help="Processes; no change to the bytes.")] = 2,
     as_json: AsJson = False,
 ) -> None:
-    """Record labelled footage of Atari games, in the layout of UCF-101.
+    """Record labelled footage of games, in the layout of UCF-101.
 
     \b
     Example:
         evatok arcade data/arcade --train-clips 20 --test-clips 4
+        evatok arcade data/procgen --source procgen --train-clips 300 --test-clips 40 --frames 64
     """
-    from video import arcade
+    from video.arcade import recorder
 
-    chosen = tuple(games.split(",")) if games else arcade.GAMES
+    chosen = tuple(games.split(",")) if games else recorder.games_of(source)
     with Bar("recording") as progress:
-        arcade.record(
+        recorder.record(
             directory,
             chosen,
             train_clips,
@@ -82,6 +86,7 @@ def arcade_command(
             fps,
             workers,
             progress,
+            source,
         )
     files = (train_clips + test_clips) * len(chosen)
     show({"directory": str(directory), "games": len(chosen), "files": files}, as_json)

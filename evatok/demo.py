@@ -36,7 +36,7 @@ from tokenizer.codec import Codec
 from tokenizer.strategies import make_assigner
 from training.config import Config, load_config
 from training.files import write_text
-from video import arcade
+from video.arcade import atari, recorder
 from video.clips import to_frames
 from video.dataset import DataConfig, SourceConfig
 from video.io import write_video
@@ -50,7 +50,7 @@ SETTINGS = Path(__file__).resolve().parent.parent / "configs" / "nano" / "demo.y
 class DemoConfig(Config):
     """How much the demo does; configs/nano/demo.yaml."""
 
-    games: tuple[str, ...] = arcade.GAMES
+    games: tuple[str, ...] = atari.GAMES
     clips_per_game: int = Field(default=3, ge=1)  # files of 48 frames, recorded for the demo
     more_sources: tuple[SourceConfig, ...] = ()  # other labelled clips, where they are at hand
     more_videos: Path | None = None  # folder of any videos, where it is at hand
@@ -127,7 +127,7 @@ class Demo:
 
     def record(self) -> None:
         """Fresh footage; the same folder is used again."""
-        arcade.record(
+        recorder.record(
             self.footage,
             self.config.games,
             train_clips=1,

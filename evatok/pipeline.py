@@ -38,7 +38,7 @@ from training.config import Config, ConfigError, load_config
 from training.files import write_text
 from training.loop import MAY_CHANGE
 from training.rundir import alone
-from video import arcade
+from video.arcade import recorder
 
 Say = Callable[[str], None]
 
@@ -53,10 +53,11 @@ class GateError(ValueError):
 
 
 class ArcadeConfig(Config):
-    """What is recorded; see `video.arcade.record`."""
+    """What is recorded; see `video.arcade.recorder.record`."""
 
     root: Path
-    games: tuple[str, ...] = arcade.GAMES
+    source: recorder.Source = "atari"
+    games: tuple[str, ...] | None = None  # None: all of the source
     train_clips: int = Field(default=150, ge=1)  # files of each game
     test_clips: int = Field(default=15, ge=1)
     num_frames: int = Field(default=48, ge=2)
@@ -293,10 +294,14 @@ class Pipeline:
         assert settings is not None
         values = settings.model_dump()
         values["num_workers"] = values.pop("workers")
-        arcade.record(**values)
+        recorder.record(**values)
         lists = {s: settings.root / f"{s}list01.txt" for s in ("train", "test")}
         counts = {name: len(path.read_text().splitlines()) for name, path in lists.items()}
-        return {"root": str(settings.root), "games": len(settings.games), **counts}
+        return {
+            "root": str(settings.root),
+            "games": len(settings.games or recorder.games_of(settings.source)),
+            **counts,
+        }
 
     def _train(self, name: str) -> dict[str, Any]:
         result = train_config(self.settings[name], self.run_dir / name)

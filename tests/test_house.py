@@ -13,7 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from video.arcade import GAMES, class_name
+from video.arcade.atari import GAMES
+from video.arcade.recorder import class_name
 
 PACKAGES = ("video", "training", "evaluation", "tokenizer", "generator", "evatok")
 ROOT = Path(__file__).resolve().parent.parent

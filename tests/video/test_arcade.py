@@ -1,6 +1,11 @@
 """The recorder: the same bytes for the same settings, in the layout of UCF-101."""
 
 import json
+import os
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -8,10 +13,12 @@ import av
 import numpy as np
 import pytest
 
-from video.arcade import GAMES, _encode, class_name, record
-from video.io import VideoError
+from video.arcade.atari import GAMES
+from video.arcade.processes import in_workers
+from video.arcade.recorder import _encode, class_name, record
+from video.io import VideoError, read_frames
 
-pytest.importorskip("ale_py", reason="the recorder needs ale-py, an optional dependency")
+pytest.importorskip("ale_py", reason="Atari needs ale-py, an optional dependency")
 
 TINY: dict[str, Any] = {"train_clips": 2, "test_clips": 2, "num_frames": 8, "size": 32, "seed": 3}
 PAIR = ("boxing", "yars_revenge")
@@ -161,3 +168,62 @@ def test_settings_are_saved(recording: Path) -> None:
     saved = json.loads((recording / "arcade.json").read_text())
     assert saved["games"] == list(PAIR)
     assert {key: saved[key] for key in TINY} == TINY
+
+
+def test_a_recording_of_before_the_other_sources_is_known_again(recording: Path) -> None:
+    path = recording / "arcade.json"
+    text = path.read_text()
+    saved = json.loads(text)
+    assert saved.pop("source") == "atari"
+    path.write_text(json.dumps(saved))
+    assert record(recording, PAIR, **TINY) == recording
+    path.write_text(text)
+
+
+def start(root: Path, workers: int) -> subprocess.Popen[str]:
+    """Another process that records for a long time; its first file is there on return."""
+    code = (
+        "import sys; from video.arcade.recorder import record; "
+        "record(sys.argv[1], ['boxing'], 99, 9, 8, 32, num_workers=int(sys.argv[2]))"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-c", "if __name__ == '__main__': " + code, str(root), str(workers)],
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    partial = root.with_name(root.name + ".partial")
+    while not list(partial.glob("*/*.avi")):
+        assert process.poll() is None, process.stderr and process.stderr.read()
+        time.sleep(0.02)
+    return process
+
+
+def test_a_second_recorder_leaves_the_first_alone(tmp_path: Path) -> None:
+    """It says that another one is at work; a killed one's folder is taken over."""
+    root = tmp_path / "data"
+    first = start(root, 1)
+    try:
+        with pytest.raises(VideoError, match="another process records here"):
+            record(root, ("boxing",), **TINY)
+        assert first.poll() is None and list(tmp_path.glob("data.partial/*/*.avi"))
+    finally:
+        first.kill()
+        first.communicate()
+    assert record(root, ("boxing",), **TINY) == root
+    assert [path.name for path in tmp_path.iterdir()] == ["data"]
+    assert not (root / ".lock").exists() and len(list(root.rglob("*.avi"))) == 4
+
+
+def test_workers_end_with_a_killed_parent(tmp_path: Path) -> None:
+    """They hold the parent's stderr: it is closed when the last of them has ended."""
+    first = start(tmp_path / "data", 2)
+    os.kill(first.pid, signal.SIGKILL)
+    first.communicate(timeout=30)
+
+
+def test_a_worker_s_complaint_is_told_without_a_traceback(tmp_path: Path) -> None:
+    tasks = [tmp_path / "none.avi"]
+    with pytest.raises(VideoError, match=r"none\.avi") as caught:
+        list(in_workers(read_frames, tasks, 1))
+    assert caught.traceback[-1].name == "in_workers"

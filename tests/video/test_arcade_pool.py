@@ -1,0 +1,130 @@
+"""Procgen and Doom: the player and its levels, with a game of three rules in envpool's place."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
+from typing import Any, ClassVar
+
+import numpy as np
+import pytest
+
+from video.arcade import doom, procgen
+from video.arcade.recorder import class_name, games_of, record
+from video.io import VideoError
+
+TINY: dict[str, Any] = {"train_clips": 2, "test_clips": 2, "num_frames": 8, "seed": 3}
+
+
+class Env:
+    """A square on a coloured ground; the level ends after 20 frames; action 0 changes nothing."""
+
+    made: ClassVar[list[dict[str, Any]]] = []
+
+    def __init__(self, name: str, seed: int, **settings: Any) -> None:
+        Env.made.append({"name": name, "seed": seed, **settings})
+        self.rng = np.random.default_rng(seed)
+        self.first, self.count = settings.get("start_level", 0), settings.get("num_levels", 1)
+        self.side = settings.get("img_height", 64)
+        self.action_space = SimpleNamespace(n=3)
+        self.actions: list[int] = []
+        self._begin()
+
+    def _begin(self) -> None:
+        level = self.first + int(self.rng.integers(self.count))
+        self.ground = np.random.default_rng(level).integers(0, 100, 3, np.uint8)
+        self.place, self.age = 0, 0
+
+    def _screen(self) -> np.ndarray:
+        screen = np.broadcast_to(self.ground[:, None, None], (3, self.side, self.side)).copy()
+        screen[:, 4:12, self.place : self.place + 8] = 250
+        return screen[None]
+
+    def reset(self) -> tuple[np.ndarray, dict]:
+        return self._screen(), {}
+
+    def step(self, action: np.ndarray) -> tuple[np.ndarray, ...]:
+        self.actions.append(int(action[0]))
+        self.place = (self.place + 3 * (action[0] != 0)) % (self.side - 8)
+        self.age += 1
+        ended = self.age == 20
+        if ended:
+            self._begin()
+        flag = np.array([ended])
+        return self._screen(), np.zeros(1), flag, np.array([False]), {}  # type: ignore[return-value]
+
+
+@pytest.fixture
+def stub(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
+    module = ModuleType("envpool")
+    module.make_gymnasium = Env  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "envpool", module)
+    monkeypatch.setattr(Env, "made", [])
+    return Env.made
+
+
+def test_levels_of_training_and_testing_are_apart(
+    stub: list[dict[str, Any]], tmp_path: Path
+) -> None:
+    root = record(tmp_path / "a", ("coinrun", "maze"), source="procgen", **TINY)
+    assert (root / "classInd.txt").read_text() == "1 Coinrun\n2 Maze\n"
+    assert len(list(root.rglob("*.avi"))) == 8
+    spans = {(one["start_level"], one["num_levels"]) for one in stub}
+    assert len(spans) == 2
+    (first, count), (second, more) = sorted(spans)
+    assert first + count <= second and second + more < 2**31
+    assert {one["name"] for one in stub} == {"CoinrunEasy-v0", "MazeEasy-v0"}
+    assert len({one["seed"] for one in stub}) == len(stub)
+    again = record(tmp_path / "b", ("coinrun", "maze"), source="procgen", **TINY)
+    files = sorted(path.relative_to(root) for path in root.rglob("*") if path.is_file())
+    assert all((root / f).read_bytes() == (again / f).read_bytes() for f in files)
+
+
+def test_a_clip_has_no_restart_in_it(stub: list[dict[str, Any]]) -> None:
+    player = procgen.ProcgenPlayer("coinrun", np.random.default_rng(0), test=False)
+    for _ in range(8):
+        frames = player.record(16, 64)
+        assert frames.shape == (16, 64, 64, 3) and frames.dtype == np.uint8
+        grounds = frames[:, 40, 40]
+        assert (grounds == grounds[0]).all()
+    with pytest.raises(VideoError, match="coinrun hardly moves: 200 clips"):
+        player.record(24, 64)  # no level lasts so long
+
+
+def test_what_changes_nothing_is_given_up(stub: list[dict[str, Any]]) -> None:
+    player = procgen.ProcgenPlayer("maze", np.random.default_rng(0), test=False)
+    player.actions, player.odds = np.array([0, 1]), np.array([0.5, 0.5])
+    player.env.actions.clear()
+    player.play(400, 401)
+    done = np.array(player.env.actions)
+    assert 0 < (done == 0).mean() < 0.3  # by chance alone it were a half
+
+
+def test_other_sizes_are_shrunk(stub: list[dict[str, Any]]) -> None:
+    rng = np.random.default_rng(0)
+    assert procgen.ProcgenPlayer("coinrun", rng, test=True).record(8, 32).shape == (8, 32, 32, 3)
+    assert doom.DoomPlayer("my_way_home", rng, test=True).record(8, 64).shape == (8, 64, 64, 3)
+
+
+@pytest.mark.parametrize("source", ["procgen", "doom"])
+def test_without_the_package_one_line_says_what_to_install(
+    source: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "envpool", None)
+    with pytest.raises(VideoError, match=r"evatok\[procgen\].*libqt5gui5"):
+        record(tmp_path / "out", source=source)
+    with pytest.raises(VideoError, match="no game 'pong'; it has"):
+        record(tmp_path / "out", ("pong",), source=source)
+    assert not list(tmp_path.iterdir())
+
+
+def test_an_unknown_source_is_named(tmp_path: Path) -> None:
+    with pytest.raises(VideoError, match="no source 'chess'; there are atari, procgen, doom"):
+        record(tmp_path / "out", source="chess")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(("source", "count"), [("atari", 24), ("procgen", 16), ("doom", 7)])
+def test_games_have_names_of_their_own(source: Any, count: int) -> None:
+    games = games_of(source)
+    assert list(games) == sorted(games) and len({class_name(game) for game in games}) == count
