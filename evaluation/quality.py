@@ -1,4 +1,4 @@
-"""How close a reconstruction is to its clip: PSNR in its three conventions, SSIM, flicker.
+"""How close a reconstruction is to its clip: PSNR, also where the clip moves, SSIM, flicker.
 
 Clips are (B, 3, F, H, W) in [-1, 1]; reconstructions are expected to be clamped to that range.
 Everything is computed on [0, 1], the range of the literature: SSIM is not the same on [-1, 1].
@@ -11,12 +11,16 @@ Where clips have one length psnr_pooled ≤ psnr ≤ psnr_frame, by Jensen's ine
 have no squared error: each value is capped at 100 dB, which stands for an error of 1e-10, before it
 enters a mean.
 
+`moving_psnr` is the PSNR of the pixels in which the clip moves (`moving`), all frames of a clip
+together; its mean is over the clips in which something moves.
+
 Shape letters: B batch, F frames, H W pixels.
 """
 
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as nnf
 from torch import Tensor
 from torchmetrics.functional.image import structural_similarity_index_measure
 
@@ -25,6 +29,8 @@ from evaluation.perceptual import PerceptualDistance
 PSNR_CAP = 100.0  # dB
 SSIM_WINDOW = 11  # pixels: the Gaussian of σ = 1.5, cut at 3.5 σ
 RANGE_SLACK = 1e-3
+MOTION = 0.2  # change of a channel on [-1, 1] from frame to frame above which a pixel moves
+REACH = 2  # pixels by which what moves is widened to all sides, corners included
 
 
 def psnr(x: Tensor, y: Tensor) -> Tensor:
@@ -40,6 +46,43 @@ def psnr_frame(x: Tensor, y: Tensor) -> Tensor:
 def psnr_pooled(x: Tensor, y: Tensor) -> float:
     """PSNR in dB of all clips taken as one, at most `PSNR_CAP`."""
     return float(_decibel(_squared_error(*_unit_pair(x, y)).mean()))
+
+
+def moving(clips: Tensor) -> Tensor:
+    """Which pixels of clips move.
+
+    A pixel of frame f moves if, within `REACH` rows and columns of it, any channel differs by more
+    than `MOTION` from frame f − 1. The first frame has none before it: there the change to the
+    second one counts.
+
+    Args:
+        clips: (B, 3, F, H, W) float in [-1, 1].
+
+    Returns:
+        (B, F, H, W) bool; all False for clips of one frame.
+    """
+    if clips.shape[2] < 2:
+        return torch.zeros(clips[:, 0].shape, dtype=torch.bool, device=clips.device)
+    change = clips.float().diff(dim=2).abs().amax(1) > MOTION  # (B, F - 1, H, W)
+    change = torch.cat([change[:, :1], change], 1).float()
+    return nnf.max_pool2d(change, 2 * REACH + 1, stride=1, padding=REACH) > 0
+
+
+def moving_psnr(x: Tensor, y: Tensor) -> Tensor:
+    """PSNR in dB where the clip `y` moves, (B,) float64, at most `PSNR_CAP`.
+
+    The mean squared error over the moving pixels of all frames and their three channels. NaN for
+    a clip in which nothing moves.
+    """
+    mask = moving(y)[:, None]
+    error = (_squared_error(*_unit_pair(x, y)) * mask).sum((1, 2, 3, 4))
+    return _decibel(error / (3 * mask.sum((1, 2, 3, 4))))
+
+
+def mean_where_moving(values: Tensor) -> float | None:
+    """The mean of `moving_psnr` over the clips in which something moves, None without any."""
+    mean = float(values.nanmean())
+    return None if mean != mean else mean
 
 
 def ssim(x: Tensor, y: Tensor) -> Tensor:
@@ -82,6 +125,7 @@ class Quality:
         """Measure `perceptual` too, under its own name, where it is given."""
         self.perceptual = perceptual
         self.clips: dict[str, list[Tensor]] = {"psnr": [], "ssim": [], "flicker": []}
+        self.moving: list[Tensor] = []
         self.frames: list[Tensor] = []
         self.error, self.count = 0.0, 0
 
@@ -94,6 +138,7 @@ class Quality:
         self.clips["ssim"].append(ssim(x, y).cpu())
         if x.shape[2] > 1:
             self.clips["flicker"].append(flicker(x, y).cpu())
+        self.moving.append(moving_psnr(x, y).cpu())
         self.frames.append(_decibel(error.mean((1, 3, 4))).flatten().cpu())
         if self.perceptual is not None:
             with torch.no_grad():
@@ -101,16 +146,19 @@ class Quality:
             self.clips.setdefault(self.perceptual.name, []).append(seen)
 
     def compute(self) -> dict[str, float]:
-        """psnr, psnr_frame, psnr_pooled (dB), ssim, flicker, num_clips; the distance.
+        """psnr, psnr_frame, psnr_pooled, moving_psnr (dB), ssim, flicker, num_clips; the distance.
 
-        Clips of a single frame have no flicker and do not count there.
+        Clips of a single frame have no flicker, clips in which nothing moves no moving_psnr: they
+        do not count there, and where all are such the name is absent.
         """
         if not self.frames:
             raise ValueError("no clips were given to measure")
         values = {name: torch.cat(parts) for name, parts in self.clips.items() if parts}
+        moved = mean_where_moving(torch.cat(self.moving))
         pooled = _decibel(torch.tensor(self.error / self.count, dtype=torch.float64))
         return {
             **{name: float(value.mean()) for name, value in values.items()},
+            **({} if moved is None else {"moving_psnr": moved}),
             "psnr_frame": float(torch.cat(self.frames).mean()),
             "psnr_pooled": float(pooled),
             "num_clips": len(values["psnr"]),

@@ -139,13 +139,14 @@ def summary(
 
     Returns:
         `mean_tokens`, what `tokenizer.rate.Rate` tells, and as far as the notes tell `psnr` (mean
-        of the clips'), `psnr_pooled` (of the mean error), `ssim`, `psnr_predicted`.
+        of the clips'), `psnr_pooled` (of the mean error), `moving_psnr` (of the clips in which
+        something moves), `ssim`, `psnr_predicted`.
     """
-    means = {
-        key: sum(note[key] for note in notes) / len(notes)
-        for key in ("psnr", "ssim", "mse", "psnr_predicted")
-        if notes and key in notes[0]
-    }
+    means = {}
+    for key in ("psnr", "moving_psnr", "ssim", "mse", "psnr_predicted"):
+        values = [note[key] for note in notes if note.get(key) is not None]
+        if values:
+            means[key] = sum(values) / len(values)
     if "mse" in means:
         means["psnr_pooled"] = float(psnr_of_mse(torch.tensor(means.pop("mse"))))
     rate = Rate(codebook_size, num_levels)

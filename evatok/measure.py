@@ -19,7 +19,7 @@ from torch import Tensor
 from evaluation.features.base import FeatureNetwork
 from evaluation.features.nano import NanoNet
 from evaluation.frechet import frechet_distance
-from evaluation.quality import psnr, ssim
+from evaluation.quality import mean_where_moving, moving_psnr, psnr, ssim
 from evatok.models import Models
 from evatok.sampling import labels_of, predict_clips, request_seed, sample_labels
 from generator.engine import SamplingConfig
@@ -134,19 +134,22 @@ class Reconstructed:
         clips: the reconstructions.
         tokens: of all clips.
         psnr: (N,) float64 dB.
+        moving_psnr: (N,) float64 dB where the clip moves, NaN where none of it does.
         ssim: (N,) float64.
     """
 
     clips: ClipSet
     tokens: Tokens
     psnr: Tensor
+    moving_psnr: Tensor
     ssim: Tensor
 
     def row(self, codebook_size: int) -> dict[str, Any]:
-        """Mean PSNR, SSIM and tokens, and the share of the codebook that was used."""
+        """Mean PSNR, moving PSNR, SSIM and tokens, and the share of the codebook that was used."""
         used = torch.bincount(self.tokens.ids, minlength=codebook_size) > 0
         return {
             "psnr": float(self.psnr.mean()),
+            "moving_psnr": mean_where_moving(self.moving_psnr),
             "ssim": float(self.ssim.mean()),
             "mean_tokens": float(self.tokens.lengths.double().mean()),
             "codebook_use": float(used.double().mean()),
@@ -156,19 +159,20 @@ class Reconstructed:
 @torch.no_grad()
 def reconstruct_set(model: VideoTokenizer, assigner: Assigner, real: ClipSet) -> Reconstructed:
     """Encode and decode a set; quality is that of the clamped result, before rounding."""
-    clips, tokens, psnrs, ssims = [], [], [], []
+    clips, tokens, psnrs, moved, ssims = [], [], [], [], []
     for batch in real.batches():
         tokens.append(model.encode(batch, assigner(batch)))
         out = model.decode(tokens[-1]).float().clamp(-1, 1)
         psnrs.append(psnr(out, batch))
+        moved.append(moving_psnr(out, batch))
         ssims.append(ssim(out, batch))
         clips.append(to_bytes(out))
     fake = ClipSet(real.name, torch.cat(clips), real.labels, real.class_names)
-    return Reconstructed(fake, Tokens.cat(tokens), torch.cat(psnrs), torch.cat(ssims))
+    return Reconstructed(fake, Tokens.cat(tokens), *map(torch.cat, (psnrs, moved, ssims)))
 
 
 def uniform_rows(model: VideoTokenizer, sets: Sequence[ClipSet]) -> list[dict[str, Any]]:
-    """Quality at every uniform level: {set, level, psnr, ssim, mean_tokens, codebook_use}."""
+    """Quality at every uniform level: {set, level} and `Reconstructed.row`."""
     rows = []
     for real in sets:
         for level in model.levels.values:
@@ -290,7 +294,7 @@ def prediction_rows(
 ) -> list[dict[str, Any]]:
     """Frame prediction against real clips, beside the last given frame standing still.
 
-    PSNR is over the frames that were not given, the distances over whole clips.
+    PSNR and moving PSNR are over the frames that were not given, the distances over whole clips.
     """
     condition = models.generator.frames
     if condition is None:
@@ -309,6 +313,9 @@ def prediction_rows(
                     "set": real.name,
                     "prediction": name,
                     "psnr": float(psnr(out[:, :, given:], clips[:, :, given:]).mean()),
+                    "moving_psnr": mean_where_moving(
+                        moving_psnr(out[:, :, given:], clips[:, :, given:])
+                    ),
                     **distances(real, real.like([out]), networks),
                     "mean_tokens": float(tokens.lengths.double().mean())
                     if out is predicted

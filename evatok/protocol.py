@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from evaluation.feature_cache import FeatureCache
-from evaluation.quality import psnr, ssim
+from evaluation.quality import moving_psnr, psnr, ssim
 from evaluation.sources import Cut
 from evatok.measure import to_bytes
 from evatok.models import Models
@@ -210,12 +210,15 @@ def making(kind: Kind, models: Models, real: Drawn, settings: Settings) -> Made:
             tokens = models.final.encode(clips, assigner(clips))
             out = models.final.decode(tokens).float().clamp(-1, 1)
             mse = (out - clips).square().double().mean((1, 2, 3, 4))
-            columns = zip(psnr(out, clips), ssim(out, clips), mse, strict=True)
-            return (
-                out,
-                tokens,
-                [{"psnr": float(p), "ssim": float(s), "mse": float(e)} for p, s, e in columns],
-            )
+            columns = {
+                "psnr": psnr(out, clips).tolist(),
+                # NaN, where nothing moves, is no JSON
+                "moving_psnr": [v if v == v else None for v in moving_psnr(out, clips).tolist()],
+                "ssim": ssim(out, clips).tolist(),
+                "mse": mse.tolist(),
+            }
+            rows = zip(*columns.values(), strict=True)
+            return out, tokens, [dict(zip(columns, row, strict=True)) for row in rows]
 
         parts: tuple[torch.nn.Module, ...] = (models.final,)
         if settings.assignment.split(":")[0] in ("router", "best"):

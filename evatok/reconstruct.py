@@ -53,7 +53,7 @@ class ClipScores:
 
     def compute(self) -> dict[str, float | None]:
         """Quality and rate; `fvd[name]` of each network, None of fewer than two clips."""
-        named = ("psnr_frame", "psnr_pooled", "ssim", "flicker")
+        named = ("psnr_frame", "psnr_pooled", "moving_psnr", "ssim", "flicker")
         quality = self.quality.compute()
         out: dict[str, float | None] = {name: quality.get(name) for name in named}
         out |= self.rate.compute()
@@ -90,8 +90,8 @@ def reconstruct_files(
     Returns:
         JSON-able: `files` (each with frames, psnr, tokens and every clip's assignment), totals.
         `psnr` is the mean of the values of clips, `psnr_frame` of frames, `psnr_pooled` that of the
-        mean error (see `evaluation.quality`, ssim and flicker too); bits and use of the codebook
-        are those of `tokenizer.rate`.
+        mean error (see `evaluation.quality`; moving_psnr, ssim and flicker too); bits and use of
+        the codebook are those of `tokenizer.rate`.
 
     Raises:
         VideoError: a file cannot be decoded; it is named.

@@ -16,6 +16,7 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
+from evaluation.quality import mean_where_moving, moving_psnr
 from tokenizer.adversarial import AdversarialConfig, make_game
 from tokenizer.alignment import (
     AlignmentConfig,
@@ -251,7 +252,7 @@ class TokenizerStage(StageBase):
 
     @torch.no_grad()
     def validate(self, model: nn.Module, step: int) -> Validation:
-        """PSNR at every uniform level (or of the router's choice) on held-out clips."""
+        """PSNR, also where clips move, of held-out clips at every level or the router's choice."""
         model = tokenizer_of(model)
         clips, _ = self.held_out.load(self.held_out.eval_clips(self.config.validation_clips))
         scalars: dict[str, float] = {}
@@ -269,6 +270,9 @@ class TokenizerStage(StageBase):
         for name, assignment in choices.items():
             out, ids = reconstruct(model, clips, assignment)
             scalars[name] = mean_psnr(out, clips)
+            moved = mean_where_moving(moving_psnr(out, clips))
+            if moved is not None:
+                scalars[f"moving_{name}"] = moved
             rows.append(out)
             used.append(ids)
         size = self.config.model.codebook_size

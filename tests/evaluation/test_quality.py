@@ -14,6 +14,9 @@ from evaluation.quality import (
     PSNR_CAP,
     Quality,
     flicker,
+    mean_where_moving,
+    moving,
+    moving_psnr,
     psnr,
     psnr_frame,
     psnr_pooled,
@@ -97,12 +100,60 @@ def test_means_do_not_depend_on_batches() -> None:
             "psnr_frame": float(psnr_frame(x, y).mean()),
             "psnr_pooled": psnr_pooled(x, y),
             "ssim": float(ssim(x, y).mean()),
+            "moving_psnr": float(moving_psnr(y, x).mean()),
             "flicker": float(flicker(x, y).mean()),
             "num_clips": 5,
         }
     )
     with pytest.raises(ValueError, match="no clips"):
         Quality().compute()
+
+
+def square(frames: int = 4) -> torch.Tensor:
+    """(1, 3, F, 16, 16): a bright pixel on grey that goes two to the right with each frame."""
+    x = torch.zeros(1, 3, frames, 16, 16)
+    for f in range(frames):
+        x[:, 1, f, 8, 3 + 2 * f] = 0.5
+    return x
+
+
+def test_which_pixels_move() -> None:
+    mask = moving(square())
+    assert mask.shape == (1, 4, 16, 16)
+    for frame, columns in enumerate([(3, 5), (3, 5), (5, 7), (7, 9)]):  # left, and entered
+        wanted = torch.zeros(16, 16, dtype=torch.bool)
+        wanted[6:11, columns[0] - 2 : columns[1] + 3] = True
+        assert torch.equal(mask[0, frame], wanted), frame
+    assert not moving(0.39 * square()).any()  # 0.195
+    assert moving(0.41 * square()).any()  # 0.205
+    assert not moving(square(1)).any() and moving(square(1)).shape == (1, 1, 16, 16)
+
+
+def test_moving_psnr_looks_at_what_moves_in_the_original() -> None:
+    x = square()
+    mask = moving(x)[:, None].expand_as(x)
+    beside = torch.where(mask, x, x + 0.3)
+    assert moving_psnr(beside, x).tolist() == [100.0]  # and `beside` moves elsewhere
+    half = x.clone()
+    half[:, 0][mask[:, 0]] += 0.2  # one channel of three by 0.1 of [0, 1]
+    assert float(moving_psnr(half, x)) == pytest.approx(-10 * math.log10(0.01 / 3), abs=1e-5)
+    assert moving_psnr(half, x).dtype == torch.float64
+    assert float(psnr(half, x)) > float(moving_psnr(half, x)) + 5
+
+
+def test_clips_in_which_nothing_moves_are_left_out_of_the_mean() -> None:
+    x = torch.cat([square(), torch.zeros(1, 3, 4, 16, 16)])
+    y = x + 0.1
+    values = moving_psnr(y, x)
+    assert float(values[0]) == pytest.approx(-20 * math.log10(0.05), abs=1e-4)
+    assert math.isnan(float(values[1]))
+    assert mean_where_moving(values) == float(values[0])
+    assert mean_where_moving(values[1:]) is None
+    whole, still = Quality(), Quality()
+    whole.update(y, x)
+    assert whole.compute()["moving_psnr"] == float(values[0])
+    still.update(y[1:], x[1:])
+    assert "moving_psnr" not in still.compute()
 
 
 def test_single_frames_have_no_flicker() -> None:

@@ -74,6 +74,7 @@ def test_broken_off_and_run_again(kind: str, data: Path, toy_dir: Path, tmp_path
     extra = expected["extra"]
     assert isinstance(extra, dict) and extra["mean_tokens"] > 0
     assert ("psnr_pooled" in extra) == (kind == "rfvd")
+    assert ("moving_psnr" in extra) == (kind == "rfvd")
     assert ("psnr_predicted" in extra) == (kind == "fp")
 
 

@@ -12,7 +12,7 @@ import torch
 
 from evaluation.features.nano import NanoFeatures
 from evaluation.frechet import frechet_distance
-from evaluation.quality import flicker, psnr, ssim
+from evaluation.quality import flicker, mean_where_moving, moving_psnr, psnr, ssim
 from evatok.models import Models
 from evatok.reconstruct import reconstruct_files
 from tokenizer.codec import Codec
@@ -81,6 +81,8 @@ def test_numbers_are_those_of_the_frames(toy: Models, square: Square, tmp_path: 
     pooled = -10 * math.log10(float(((x - y) / 2).square().mean()))
     assert result["psnr_pooled"] == pytest.approx(pooled, abs=1e-3)
     assert result["flicker"] == pytest.approx(float(flicker(x, y).mean()), abs=1e-6)
+    moved = mean_where_moving(moving_psnr(x, y))
+    assert moved is not None and result["moving_psnr"] == pytest.approx(moved, abs=1e-3)
     assert result["ssim"] == pytest.approx(float(ssim(x, y).mean()), abs=1e-4)
     # 6 clips of 8 tokens of a codebook of K, in 4 blocks of one of 3 lengths
     bits = 48 * math.log2(toy.final.config.codebook_size) + 24 * math.log2(3)

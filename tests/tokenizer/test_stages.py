@@ -75,6 +75,7 @@ def test_a_toy_proxy_learns_and_uses_its_codes(data: dict[str, Any], tmp_path: P
     after = stage.validate(model, 120)
     assert after.scalars["psnr_uniform_4"] > before["psnr_uniform_4"] + 3
     assert after.scalars["psnr_uniform_4"] > after.scalars["psnr_uniform_1"]
+    assert after.scalars["moving_psnr_uniform_4"] > before["moving_psnr_uniform_4"]
     assert after.scalars["codebook_use"] > 0.5
     assert after.images["reconstructions"].shape == (16 * 3, 16 * 6, 3)
 
