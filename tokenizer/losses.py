@@ -8,10 +8,12 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
+import torch.nn.functional as nnf
 from pydantic import Field
 from torch import Tensor
 
 from evaluation.perceptual import PerceptualDistance, PerceptualName, load_perceptual
+from evaluation.quality import moving
 from tokenizer.model import Reconstruction
 from training.config import Config
 
@@ -40,6 +42,11 @@ class LossConfig(Config):
     l1: float = 1.0  # mean absolute error
     l2: float = 0.0  # mean squared error
     log_l2: float = 0.0  # mean over clips of log squared error: PSNR itself, up to scale
+    gradient: float = 0.0  # mean absolute error of the differences of neighbours in a row or column
+    # How much more a pixel counts in the four terms above where the clip moves, and by its contrast
+    # to what is around it, see `pixel_weights`. 0 and 0: all count alike.
+    motion_weight: float = Field(default=0.0, ge=0)
+    detail_weight: float = Field(default=0.0, ge=0)
     codebook: float = 1.0
     commitment: float = 0.25  # β
     entropy: float = 0.02  # γ
@@ -48,6 +55,29 @@ class LossConfig(Config):
 
 # log_l2 is floored here: (2 / 255)² / 12, the error of rounding to bytes.
 LOG_FLOOR = (2 / 255) ** 2 / 12
+
+
+def pixel_weights(clips: Tensor, motion: float, detail: float) -> Tensor:
+    """What each pixel counts: 1 + motion · moving + detail · contrast, divided by the clip's mean.
+
+    A clip counts as much as any other, however much of it moves. Contrast is the largest channel's
+    absolute difference to the mean of the 5 × 5 pixels around, in [0, 2].
+
+    Args:
+        clips: (B, 3, F, H, W) float32 in [−1, 1], the real ones.
+        motion: weight of pixels that move (`evaluation.quality.moving`).
+        detail: weight of contrast.
+
+    Returns:
+        (B, 1, F, H, W) float32 with mean 1 in each clip.
+    """
+    weights = 1 + motion * moving(clips).float()  # (B, F, H, W)
+    if detail:
+        frames = clips.transpose(1, 2).flatten(0, 1)  # (B F, 3, H, W)
+        around = nnf.avg_pool2d(frames, 5, stride=1, padding=2, count_include_pad=False)
+        contrast = (frames - around).abs().amax(1)
+        weights = weights + detail * contrast.unflatten(0, weights.shape[:2])
+    return (weights / weights.mean((1, 2, 3), keepdim=True))[:, None]
 
 
 def tokenizer_loss(
@@ -71,15 +101,26 @@ def tokenizer_loss(
         distance's name.
     """
     error = result.clips.float() - clips
+    size, square = error.abs(), error.square()
+    across = [error.diff(dim=axis).abs() for axis in (3, 4)] if config.gradient else []
+    if config.motion_weight or config.detail_weight:
+        weights = pixel_weights(clips, config.motion_weight, config.detail_weight)
+        size, square = weights * size, weights * square
+        across = [
+            part * weights.narrow(axis, 1, part.shape[axis])
+            for part, axis in zip(across, (3, 4), strict=False)
+        ]
     quantized = result.quantized
     terms: dict[str, Tensor] = {}
     if config.l1:
-        terms["l1"] = error.abs().mean()
+        terms["l1"] = size.mean()
     if config.l2:
-        terms["l2"] = error.square().mean()
+        terms["l2"] = square.mean()
     if config.log_l2:
-        per_clip = error.square().mean((1, 2, 3, 4))
+        per_clip = square.mean((1, 2, 3, 4))
         terms["log_l2"] = (per_clip + LOG_FLOOR).log().mean()
+    if config.gradient:
+        terms["gradient"] = torch.stack([part.mean() for part in across]).mean()
     if config.codebook:
         terms["codebook"] = quantized.codebook_loss
     if config.commitment:
