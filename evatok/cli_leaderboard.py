@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from evatok.options import AsJson
-from evatok.output import show
+from evatok.output import naming_stdout, show
 
 leaderboard_app = typer.Typer(
     help="Collect records of measurements and compare what compares.", rich_markup_mode=None
@@ -71,4 +71,5 @@ def show_command(
     if as_json or format_ == "table":
         show({title(key): rows(mine) for key, mine in tables(records).items()}, as_json)
     else:
-        sys.stdout.write(render(records, format_))  # type: ignore[arg-type]  # checked above
+        with naming_stdout():
+            sys.stdout.write(render(records, format_))  # type: ignore[arg-type]  # checked above

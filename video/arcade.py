@@ -14,8 +14,6 @@ having recognised the game. The same settings give the same bytes with any numbe
 
 import json
 import multiprocessing
-import os
-import shutil
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -28,6 +26,7 @@ import av
 import numpy as np
 from PIL import Image
 
+from training.files import atomic_folder
 from video.io import VideoError
 
 if TYPE_CHECKING:
@@ -138,14 +137,9 @@ def record(
         _check_recorded(root, settings)
         return root
     _check_games(settings.games)
-    root.parent.mkdir(parents=True, exist_ok=True)
-    partial = root.with_name(root.name + ".partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    try:
+    with atomic_folder(root, keep=True) as partial:
         _record_all(partial, settings, num_workers, on_progress)
-        os.replace(partial, root)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
+    _check_recorded(root, settings)  # another process may have been faster
     return root
 
 
