@@ -30,7 +30,9 @@ def add_command(
     """
     from evaluation.leaderboard import add
     from evaluation.records import read_records
+    from training.paths import refuse_overwrite
 
+    refuse_overwrite([board], files)
     records = [record for file in files for record in read_records(file)]
     new = add(board, records)
     show({"board": str(board), "records": len(records), "added": len(new)}, as_json)

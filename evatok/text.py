@@ -22,6 +22,7 @@ from generator.shards import Describe
 from generator.text import MODEL_FILE, TextTokenizer, train_text_tokenizer
 from training.config import Config, load_config
 from training.files import atomic_file, atomic_folder
+from training.paths import refuse_overwrite
 from video.dataset import ClipSampler, DataConfig
 
 log = logging.getLogger(__name__)
@@ -152,6 +153,7 @@ def run_text(source: Path, directory: Path, vocabulary_size: int | None = None) 
         directory: where to.
         vocabulary_size: instead of the settings' or 512.
     """
+    refuse_overwrite([directory], [source])
     if source.suffix in (".yaml", ".yml"):
         changes = () if vocabulary_size is None else (f"vocabulary_size={vocabulary_size}",)
         return train_text(load_config(TextConfig, source, changes), directory)

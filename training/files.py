@@ -11,6 +11,7 @@ shared disk, is left alone.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import re
@@ -121,6 +122,24 @@ def write_text(path: Path, text: str) -> Path:
     return path
 
 
+def check_writable(path: Path) -> None:
+    """Make sure, before long work, that a file can be written; its folder is made.
+
+    Raises:
+        EvatokError: it is a folder.
+        OSError: it cannot; `filename` is `path`.
+    """
+    if path.is_dir():
+        raise EvatokError(f"{path} is a folder: name a file")
+    with naming(path):
+        partial = _begin(path)
+        try:
+            partial.touch(exist_ok=False)
+        finally:
+            partial.unlink(missing_ok=True)
+            _open.discard(partial.name)
+
+
 def sweep(folder: Path) -> None:
     """Remove the partial files and folders in `folder` whose writers have ended on this machine."""
     try:
@@ -186,7 +205,7 @@ def naming(path: Path) -> Iterator[None]:
             raise
         code = error.errno
         text = "it cannot be written to its end" if code is None else os.strerror(code)
-        raise OSError(code or 28, text, str(path)) from error
+        raise OSError(code or errno.ENOSPC, text, str(path)) from error
 
 
 def cache_dir() -> Path:
@@ -197,7 +216,11 @@ def cache_dir() -> Path:
 
 def _begin(path: Path) -> Path:
     """Make the folder of `path`, sweep it once a process, and return a temporary name."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except FileExistsError as error:  # a file where a folder should be
+        text = "is a file where a folder is needed"
+        raise NotADirectoryError(errno.ENOTDIR, text, error.filename) from None
     key = (os.getpid(), path.parent)
     if key not in _swept:
         _swept.add(key)
