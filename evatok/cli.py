@@ -44,6 +44,7 @@ from evatok.process import (
     open_standard_streams,
     stoppable,
 )
+from training.errors import EvatokError
 
 # Everything heavy is imported by the command that needs it, so that --help answers at once.
 
@@ -253,6 +254,9 @@ def reconstruct_command(
         for row in result["files"]:
             row["clips"] = len(row["clips"])
     show(result, as_json)
+    if result["unread"]:
+        reasons = "; ".join(row["reason"] for row in result["unread"])
+        raise EvatokError(f"{len(result['unread'])} of {len(files)} files not read: {reasons}")
 
 
 @app.command("info")

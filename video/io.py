@@ -55,6 +55,10 @@ def open_video(path: Path) -> tuple[av.container.InputContainer, VideoStream]:
     Raises:
         VideoError: not a readable video.
     """
+    if path.is_dir():
+        raise VideoError(f"{path}: is a folder, not a video: give the files in it")
+    if path.exists() and not path.is_file():
+        raise VideoError(f"{path}: is a pipe or a device: copy it to a file first")
     if not path.is_file():
         raise VideoError(f"{path}: no such file")
     if path.stat().st_size == 0:
