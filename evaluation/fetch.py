@@ -6,7 +6,6 @@ A file is compared with its published sha256 before anything in it is read.
 from __future__ import annotations
 
 import hashlib
-import os
 import subprocess
 import sys
 from collections.abc import Callable, Mapping
@@ -17,6 +16,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from evaluation.features.base import weights_checksum
+from training.files import atomic_file
 
 
 class WeightsError(ValueError):
@@ -69,14 +69,9 @@ def store(tensors: Mapping[str, Tensor], target: Path, check: Callable[[Path], o
         target: the file.
         check: given the written file under its temporary name; raises if it is wrong.
     """
-    target.parent.mkdir(parents=True, exist_ok=True)
-    partial = target.with_name(f"{target.name}.{os.getpid()}.partial")
-    try:
+    with atomic_file(target) as partial:
         save_file(dict(tensors), partial)
         check(partial)
-        os.replace(partial, target)
-    finally:
-        partial.unlink(missing_ok=True)
     return target
 
 

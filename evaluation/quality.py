@@ -145,6 +145,14 @@ class Quality:
                 seen = self.perceptual(x, y).double().cpu()
             self.clips.setdefault(self.perceptual.name, []).append(seen)
 
+    def merge(self, other: Quality) -> None:
+        """Take in all that another has measured."""
+        self.error += other.error
+        self.count += other.count
+        self.frames += other.frames
+        for name, parts in other.clips.items():
+            self.clips.setdefault(name, []).extend(parts)
+
     def compute(self) -> dict[str, float]:
         """psnr, psnr_frame, psnr_pooled, moving_psnr (dB), ssim, flicker, num_clips; the distance.
 

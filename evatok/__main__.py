@@ -1,7 +1,17 @@
-"""`python -m evatok`."""
+"""`python -m evatok`, and the `evatok` script."""
 
 import sys
 
-from evatok.cli import main
+from evatok.process import stoppable
 
-sys.exit(main())
+
+def main() -> int:
+    """Run the command line of this process."""
+    with stoppable():
+        from evatok.cli import main as run
+
+        return run()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

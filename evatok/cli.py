@@ -35,7 +35,16 @@ from evatok.options import (
     feature_networks,
     note,
 )
-from evatok.output import show
+from evatok.output import naming_stdout, show
+from evatok.process import (
+    INTERRUPTED,
+    PIPE_CLOSED,
+    STOPPED,
+    drop_stdout,
+    open_standard_streams,
+    stoppable,
+)
+from training.errors import EvatokError
 
 # Everything heavy is imported by the command that needs it, so that --help answers at once.
 
@@ -250,6 +259,9 @@ def reconstruct_command(
         for row in result["files"]:
             row["clips"] = len(row["clips"])
     show(result, as_json)
+    if result["unread"]:
+        reasons = "; ".join(row["reason"] for row in result["unread"])
+        raise EvatokError(f"{len(result['unread'])} of {len(files)} files not read: {reasons}")
 
 
 @app.command("info")
@@ -324,25 +336,44 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line.
 
     Returns:
-        Exit status: 2 with one line on stderr for bad input. Other exceptions keep their traceback.
+        Exit status: 2 with one line on stderr for bad input, 130 after SIGINT, 141 where the reader
+        of stdout has gone. Other exceptions keep their traceback.
     """
     import logging
 
+    open_standard_streams()
     logging.basicConfig(format="%(message)s", stream=sys.stderr, level=logging.INFO)
     logging.getLogger("httpx").setLevel(logging.WARNING)
     words = list(sys.argv[1:] if arguments is None else arguments)
     try:
-        status = app(words or ["--help"], prog_name="evatok", standalone_mode=False)
+        with stoppable():
+            status = _run(words or ["--help"])
+            with naming_stdout():
+                sys.stdout.flush()
+            return status
     except TyperException as error:
         note(f"evatok: {' '.join(error.format_message().split())}")
         return 2
     except (typer.Abort, KeyboardInterrupt):
-        note("evatok: stopped")
-        return 130
+        note(STOPPED.rstrip())
+        return INTERRUPTED
+    except BrokenPipeError:
+        drop_stdout()
+        return PIPE_CLOSED
     except Exception as error:
         message = message_for_user(error)
         if message is None:
             raise
         note(f"evatok: {message}")
         return 2
+
+
+def _run(words: list[str]) -> int:
+    """Invoke a command. Not `app()`, which makes other exceptions of EOF, SIGINT and pipes."""
+    command = typer.main.get_command(app)
+    try:
+        with command.make_context("evatok", words) as context:
+            status = command.invoke(context)
+    except typer.Exit as end:
+        status = end.exit_code
     return status if isinstance(status, int) else 0

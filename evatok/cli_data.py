@@ -55,10 +55,13 @@ def data_command(
         evatok data webvid downloads/webvid --out data/webvid --workers 64
     """
     from evatok.prepare import check, make
+    from training.paths import refuse_overwrite
     from video.prepare import Recipe
 
     if larp_lists and name == "webvid":
         raise ValueError("--larp-lists: there are none of webvid; leave it out")
+    if out is not None:
+        refuse_overwrite([out], [directory], inside=True)
     with Bar("looking at files") as progress:
         found, result = check(name, directory, full=full, workers=workers, progress=progress)
     if out is not None:

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from evatok.options import AsJson
-from evatok.output import show
+from evatok.output import naming_stdout, show
 
 leaderboard_app = typer.Typer(
     help="Collect records of measurements and compare what compares.", rich_markup_mode=None
@@ -30,7 +30,9 @@ def add_command(
     """
     from evaluation.leaderboard import add
     from evaluation.records import read_records
+    from training.paths import refuse_overwrite
 
+    refuse_overwrite([board], files)
     records = [record for file in files for record in read_records(file)]
     new = add(board, records)
     show({"board": str(board), "records": len(records), "added": len(new)}, as_json)
@@ -71,4 +73,5 @@ def show_command(
     if as_json or format_ == "table":
         show({title(key): rows(mine) for key, mine in tables(records).items()}, as_json)
     else:
-        sys.stdout.write(render(records, format_))  # type: ignore[arg-type]  # checked above
+        with naming_stdout():
+            sys.stdout.write(render(records, format_))  # type: ignore[arg-type]  # checked above

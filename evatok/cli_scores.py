@@ -82,6 +82,8 @@ def fvd_command(
     from evaluation.protocols import records_of, score_folders
     from evaluation.records import write_records
     from evaluation.sources import WINDOWS, Cut
+    from training.files import check_writable
+    from training.paths import refuse_overwrite
 
     started = time.monotonic()
     if window not in (None, *WINDOWS):
@@ -93,6 +95,9 @@ def fvd_command(
     cut = Cut.model_validate(
         base.model_dump() | {key: value for key, value in given.items() if value is not None}
     )
+    if record is not None:
+        refuse_overwrite([record], [real, fake, *([cache] if cache else [])])
+        check_writable(record)
     names = features or ("nano" if chosen is None else chosen.network)
     networks = feature_networks(names, model, trust)
     biased = not unbiased if chosen is None else chosen.biased

@@ -32,6 +32,7 @@ from tokenizer.router import Router
 from tokenizer.strategies import choose_best, choose_by_threshold
 from training.config import load_config
 from training.files import write_text
+from training.paths import paths_in, refuse_overwrite, safe_names
 
 Rows = list[dict[str, Any]]
 
@@ -217,6 +218,9 @@ def run_curves(
     search = load_config(SearchConfig, config)
     folder = tables or Path("runs") / config.resolve().parent.name / config.stem
     models = load(model)
+    read = [config, folder, models.directory, *paths_in(search)]
+    read += [path for path in (preference, training) if path is not None]
+    refuse_overwrite([output, output / "curves.csv"], read, links=False)
     wishing: Router | None = models.preference if PREFERENCE in models.parts else None
     if preference is not None:
         wishing = load_model(Router, preference)
@@ -244,7 +248,8 @@ def write_curves(rows: Rows, folder: Path) -> list[Path]:
     paths = [_write_csv(rows, folder / "curves.csv")]
     known = dict.fromkeys(key for row in rows for key in row)
     metrics = [key for key in known if key in LABELS or key.startswith("fvd[")]
-    for name in dict.fromkeys(row["set"] for row in rows):
+    sets = list(dict.fromkeys(row["set"] for row in rows))
+    for name, stem in zip(sets, safe_names(sets), strict=True):
         mine = [row for row in rows if row["set"] == name]
         for metric in metrics:
             series: dict[str, list[tuple[float, float]]] = {}
@@ -254,7 +259,7 @@ def write_curves(rows: Rows, folder: Path) -> list[Path]:
             lines = {key: sorted(points) for key, points in series.items() if len(points) > 1}
             for suffix in (".svg", ".png"):
                 word = metric.replace("[", "-").replace("]", "")
-                path = folder / f"{word}-{name}{suffix}"
+                path = folder / f"{word}-{stem}{suffix}"
                 line_plot(
                     path,
                     lines,

@@ -29,13 +29,14 @@ from evatok.page import Page
 from evatok.prompts import text_files
 from evatok.reconstruct import reconstruct_files
 from evatok.report import TITLES, draw
-from evatok.sample_set import sample_set
+from evatok.sample_set import MANIFEST, sample_set
 from evatok.sampling import frame_condition, predict_clips, request_seed
 from generator.engine import SamplingConfig
 from tokenizer.codec import Codec
 from tokenizer.strategies import make_assigner
 from training.config import Config, load_config
 from training.files import write_text
+from training.paths import paths_in, refuse_overwrite, safe_names
 from video.arcade import atari, recorder
 from video.clips import to_frames
 from video.dataset import DataConfig, SourceConfig
@@ -81,6 +82,8 @@ def run_demo(
     start = time.perf_counter()
     config = load_config(DemoConfig, settings)
     models = load(model)
+    read = [settings, models.directory, *paths_in(config)]
+    refuse_overwrite([output, output / "index.html", output / "demo.json"], read, links=False)
     demo = Demo(config, models, output, say)
     say("recording games")
     demo.record()
@@ -182,7 +185,8 @@ class Demo:
             "Clips generated from a class", f"One token names the class; guidance {scale:g}."
         )
         folder = self.output / "videos" / "samples"
-        shutil.rmtree(folder, ignore_errors=True)  # of an earlier page
+        if (folder / MANIFEST).is_file():  # of an earlier page
+            shutil.rmtree(folder)
         done = sample_set(
             self.models,
             (),
@@ -217,7 +221,8 @@ class Demo:
             "bar is a block that was given.",
         )
         items = []
-        for real in sets:
+        stems = safe_names([real.name for real in sets])
+        for real, stem in zip(sets, stems, strict=True):
             clips = torch.cat(list(real.batches()))[: self.config.predictions]
             seeds = [request_seed(self.config.seed, place) for place in range(len(clips))]
             predicted, tokens = predict_clips(self.models, clips, seeds, self.config.sampling)
@@ -231,7 +236,7 @@ class Demo:
                     self.models.final.levels.values[-1],
                     given_blocks=condition.kept_blocks,
                 )
-                path = self.output / "videos" / "predictions" / f"{real.name}-{place:02d}.mp4"
+                path = self.output / "videos" / "predictions" / f"{stem}-{place:02d}.mp4"
                 write_video(path, frames, 15)
                 name = real.class_names[int(real.labels[place])]
                 items.append((self._link(path), name, f"{sum(blocks)} tokens"))

@@ -33,6 +33,8 @@ from tokenizer.rate import Rate
 from tokenizer.reward import psnr_of_mse
 from tokenizer.tokens import Tokens
 from training.config import Config, load_config
+from training.files import check_writable
+from training.paths import paths_in, refuse_overwrite
 from video.dataset import DataConfig
 
 Say = Callable[[str], None]
@@ -74,8 +76,14 @@ def evaluate(
     """
     started = time.monotonic()
     protocol = _protocol(settings.protocol)
-    real = draw(protocol, load_config(DataFile, settings.data).data, settings.count)
+    data = load_config(DataFile, settings.data).data
     models = load(settings.model)
+    if record is not None:
+        caches = [] if cache is None else [cache.path]
+        read = [settings.data, models.directory, *paths_in(data), *caches]
+        refuse_overwrite([record], read, links=False)
+        check_writable(record)
+    real = draw(protocol, data, settings.count)
     made = making(protocol.kind, models, real, settings)
 
     def progress(side: str, done: int) -> None:

@@ -5,7 +5,6 @@ Shape letters: N clips, T blocks, H W pixels.
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import imageio.v3 as iio
@@ -16,6 +15,7 @@ from evatok.drawing import GAP, Panel, compose
 from evatok.measure import ClipSet, reconstruct_set
 from evatok.models import Models
 from tokenizer.strategies import make_assigner
+from training.files import atomic_file
 
 
 def gallery(models: Models, real: ClipSet, rows: int = 2, columns: int = 3) -> np.ndarray:
@@ -57,7 +57,5 @@ def gallery(models: Models, real: ClipSet, rows: int = 2, columns: int = 3) -> n
 
 def write_picture(picture: np.ndarray, path: Path) -> None:
     """Write (H, W, 3) uint8 as a PNG, whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.stem}.partial.png")
-    iio.imwrite(partial, picture)
-    os.replace(partial, path)
+    with atomic_file(path) as partial:
+        iio.imwrite(partial, picture)

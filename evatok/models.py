@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import copy
 import os
-import shutil
 from contextlib import redirect_stdout
 from functools import cached_property
 from io import StringIO
@@ -24,6 +23,7 @@ from generator.gpt import GPT
 from tokenizer.model import VideoTokenizer
 from tokenizer.router import Router
 from tokenizer.strategies import Assigner, make_assigner
+from training.files import atomic_file, partial_folder
 
 SHIPPED = Path(__file__).resolve().parent / "models"
 FILES = ("config.json", "model.safetensors")
@@ -152,11 +152,9 @@ def save_model(model: nn.Module, folder: Path, *, half: bool = False) -> None:
         folder: made if absent; files of these names are replaced.
         half: floating-point tensors in float16, as shipped.
     """
-    partial = folder.with_name(f".{folder.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
     saved: Any = copy.deepcopy(model).half() if half else model
-    saved.save_pretrained(partial)
-    folder.mkdir(parents=True, exist_ok=True)
-    for name in FILES:  # and not the model card that the mixin adds
-        os.replace(partial / name, folder / name)
-    shutil.rmtree(partial)
+    with partial_folder(folder) as made:
+        saved.save_pretrained(made)
+        for name in FILES:  # and not the model card that the mixin adds
+            with atomic_file(folder / name) as partial:
+                os.replace(made / name, partial)

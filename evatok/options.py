@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -53,8 +54,9 @@ def device_of(name: str) -> Any:
 
 
 def note(text: str) -> None:
-    """Say something that is no result."""
-    print(text, file=sys.stderr, flush=True)
+    """Say something that is no result; a stderr that takes nothing stops no work."""
+    with suppress(OSError):
+        print(text, file=sys.stderr, flush=True)
 
 
 def budget_of(max_tokens: int | None, lengths: str, quality: float) -> Any:

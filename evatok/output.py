@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
+
+from evatok.process import drop_stdout
 
 
 def show(result: Mapping[str, Any], as_json: bool) -> None:
@@ -18,13 +21,34 @@ def show(result: Mapping[str, Any], as_json: bool) -> None:
     Args:
         result: JSON-able. Lists of objects with the same keys become tables for people.
         as_json: one JSON object, the last line of stdout.
+
+    Raises:
+        OSError: stdout takes no more; `filename` is "stdout".
     """
-    if as_json:
-        sys.stdout.write(json.dumps(result, allow_nan=False) + "\n")
+    with naming_stdout():
+        if as_json:
+            sys.stdout.write(json.dumps(result, allow_nan=False) + "\n")
+        else:
+            _show_text(result)
         sys.stdout.flush()
-        return
+
+
+@contextmanager
+def naming_stdout() -> Iterator[None]:
+    """Let an error of writing say that it was stdout."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename is None:
+            error.filename = "stdout"
+        if not isinstance(error, BrokenPipeError):
+            drop_stdout()
+        raise
+
+
+def _show_text(result: Mapping[str, Any]) -> None:
     # Where nobody looks on, tables are not folded into 80 columns.
-    console = Console(highlight=False, width=None if sys.stdout.isatty() else 200)
+    console = _Console(highlight=False, width=None if sys.stdout.isatty() else 200)
     for name, value in result.items():
         if _is_table(value):
             console.print(_table(name, value))
@@ -34,6 +58,12 @@ def show(result: Mapping[str, Any], as_json: bool) -> None:
                 console.print(f"  {key}: {_text(inner)}", markup=False, soft_wrap=True)
         else:
             console.print(f"{name}: {_text(value)}", markup=False, soft_wrap=True)
+
+
+class _Console(Console):
+    def on_broken_pipe(self) -> None:
+        """Leave it to the command line; rich would end the process here."""
+        raise
 
 
 def _is_table(value: Any) -> bool:

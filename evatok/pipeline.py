@@ -37,6 +37,7 @@ from tokenizer.stages import FinalConfig, ProxyConfig
 from training.config import Config, ConfigError, load_config
 from training.files import write_text
 from training.loop import MAY_CHANGE
+from training.paths import refuse_overwrite
 from training.rundir import alone
 from video.arcade import recorder
 
@@ -451,4 +452,6 @@ def run_pipeline(
     directory: Path, until: str | None = None, force: bool = False, say: Say = print
 ) -> dict[str, Any]:
     """Read a folder of settings and do what is not done yet; see `Pipeline.run`."""
-    return Pipeline(directory, say).run(until, force)
+    pipeline = Pipeline(directory, say)
+    refuse_overwrite([pipeline.run_dir], [directory], inside=True)
+    return pipeline.run(until, force)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import matplotlib
 from matplotlib.figure import Figure
+
+from training.files import atomic_file
 
 Points = Sequence[tuple[float, float]]
 
@@ -59,8 +60,6 @@ def line_plot(
         axes.spines[["top", "right"]].set_visible(False)
         if len(series) + len(marked or {}) > 1:
             axes.legend(frameon=False)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_name("partial-" + path.name)
         is_svg = path.suffix == ".svg"
-        figure.savefig(partial, dpi=160, metadata={"Date": None} if is_svg else None)
-        os.replace(partial, path)
+        with atomic_file(path) as partial:
+            figure.savefig(partial, dpi=160, metadata={"Date": None} if is_svg else None)

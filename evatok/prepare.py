@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from training.files import write_text
+from training.paths import refuse_overwrite
 from video.official import FOLDS, Entry, Survey, survey
 from video.prepare import Recipe, check_file, in_processes, prepare, prepared_name
 
@@ -79,6 +80,8 @@ def make(
     """
     entries = list({entry.file: entry for entry in found.present}.values())
     files = [entry.file for entry in entries]
+    refuse_overwrite([output], [found.root], inside=True)
+    refuse_overwrite([output / prepared_name(file) for file in files], [found.root])
     done = prepare(
         files,
         found.root,

@@ -18,6 +18,7 @@ from evatok.models import Models
 from evatok.sampling import Progress, request_seed, run_requests, write_samples
 from generator.engine import SamplingConfig, text_requests
 from tokenizer.tokens import Tokens
+from training.paths import refuse_overwrite, safe_names
 
 MAX_TITLE = 36  # letters above a panel
 
@@ -75,9 +76,10 @@ def text_files(
     wanted = [(text, place) for text in texts for place in range(count)]
     seeds = [request_seed(seed, zlib.crc32(text.encode()), place) for text, place in wanted]
     titles = [text for text, _ in wanted]
-    clips, tokens = sample_texts(models, titles, seeds, settings, progress)
     names = _names(texts)
     files = [output / f"{names[text]}-{seed}-{place:03d}.mp4" for text, place in wanted]
+    refuse_overwrite([output, *files], [models.directory])
+    clips, tokens = sample_texts(models, titles, seeds, settings, progress)
     shown = [text if len(text) <= MAX_TITLE else text[: MAX_TITLE - 1] + "…" for text in titles]
     written = write_samples(models, clips, tokens, shown, files, fps=fps, plain=plain)
     brightness, motion = (values.tolist() for values in measure_clips(clips))
@@ -103,4 +105,4 @@ def _names(texts: Sequence[str]) -> dict[str, str]:
         while name in names.values():
             name, number = f"{stem}-{number}", number + 1
         names[text] = name
-    return names
+    return dict(zip(names, safe_names(list(names.values())), strict=True))

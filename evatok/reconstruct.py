@@ -22,8 +22,10 @@ from evaluation.quality import Quality
 from evatok.drawing import Panel, compose
 from tokenizer.codec import Codec
 from tokenizer.rate import Rate
+from training.errors import EvatokError
+from training.paths import refuse_overwrite, short_name
 from video.clips import resize_crop, to_clip
-from video.io import iter_frames, probe, write_video
+from video.io import VideoError, iter_frames, probe, write_video
 
 CLIPS_AT_ONCE = 16
 
@@ -50,6 +52,13 @@ class ClipScores:
         """Take in clips (N, 3, F, H, W) in [−1, 1] and their reconstructions."""
         self.real.append([network(real) for network in self.networks])
         self.fake.append([network(fake) for network in self.networks])
+
+    def merge(self, other: ClipScores) -> None:
+        """Take in what is known of other clips."""
+        self.rate.merge(other.rate)
+        self.quality.merge(other.quality)
+        self.real += other.real
+        self.fake += other.fake
 
     def compute(self) -> dict[str, float | None]:
         """Quality and rate; `fvd[name]` of each network, None of fewer than two clips."""
@@ -80,7 +89,7 @@ def reconstruct_files(
 
     Args:
         codec: tokenizer and assigner.
-        files: every one is looked at before the first is reconstructed.
+        files: videos; one that cannot be read does not stop the others.
         output: folder; a file is written whole or not at all.
         networks: Fréchet distances over all clips are added for these.
         plain: write the reconstruction alone, at the tokenizer's size.
@@ -88,24 +97,35 @@ def reconstruct_files(
         progress: told after every few clips.
 
     Returns:
-        JSON-able: `files` (each with frames, psnr, tokens and every clip's assignment), totals.
+        JSON-able: `files` (each with frames, psnr, tokens and every clip's assignment), `unread`
+        (file and reason of those that could not be read), totals over the files that were written.
         `psnr` is the mean of the values of clips, `psnr_frame` of frames, `psnr_pooled` that of the
         mean error (see `evaluation.quality`; moving_psnr, ssim and flicker too); bits and use of
         the codebook are those of `tokenizer.rate`.
 
     Raises:
-        VideoError: a file cannot be decoded; it is named.
-        ValueError: two files would be written under one name.
+        VideoError: no file can be read; all are named.
+        EvatokError: two files would be written under one name, or one over an input.
     """
     targets = _targets(files, output)
-    for file in files:
-        probe(file)
+    refuse_overwrite(targets, files)
     config = codec.model.config
-    scores = ClipScores(networks, Rate(config.codebook_size, len(codec.model.levels)))
-    results = [
-        _reconstruct_file(codec, file, target, scores, plain, allow_damaged, progress)
-        for file, target in zip(files, targets, strict=True)
-    ]
+
+    def no_scores() -> ClipScores:
+        return ClipScores(networks, Rate(config.codebook_size, len(codec.model.levels)))
+
+    scores, results, unread = no_scores(), [], []
+    for file, target in zip(files, targets, strict=True):
+        mine = no_scores()  # a file that breaks off counts nowhere
+        try:
+            result = _reconstruct_file(codec, file, target, mine, plain, allow_damaged, progress)
+        except VideoError as error:
+            unread.append({"file": str(file), "reason": str(error)})
+            continue
+        scores.merge(mine)
+        results.append(result)
+    if not results:
+        raise VideoError("; ".join(row["reason"] for row in unread))
     clips = [clip for result in results for clip in result["clips"]]
     summary = {
         "num_files": len(results),
@@ -115,7 +135,7 @@ def reconstruct_files(
         "tokens": sum(clip["tokens"] for clip in clips),
         "tokens_per_clip": sum(clip["tokens"] for clip in clips) / len(clips),
     }
-    return {"files": results, **summary, **scores.compute()}
+    return {"files": results, "unread": unread, **summary, **scores.compute()}
 
 
 def _targets(files: Sequence[Path], output: Path) -> list[Path]:
@@ -127,8 +147,8 @@ def _targets(files: Sequence[Path], output: Path) -> list[Path]:
     ]
     if len(set(names)) < len(names):
         twice = sorted({name for name in names if names.count(name) > 1})
-        raise ValueError(f"several files are called {', '.join(twice)}: reconstruct them apart")
-    return [output / f"{name}.mp4" for name in names]
+        raise EvatokError(f"several files are called {', '.join(twice)}: reconstruct them apart")
+    return [output / f"{short_name(name, 4)}.mp4" for name in names]
 
 
 def _reconstruct_file(

@@ -29,6 +29,7 @@ from generator.engine import SamplingConfig
 from tokenizer.router_stage import router_scores
 from training.config import Config
 from training.files import write_text
+from training.paths import safe_names
 from video.dataset import DataConfig
 
 Rows = list[dict[str, Any]]
@@ -132,7 +133,7 @@ def draw(tables: Mapping[str, Rows], folder: Path) -> list[tuple[Path, str]]:
             if row["set"] == name
         }
         if stars:
-            path = folder / f"tradeoff-{name}.svg"
+            path = folder / f"tradeoff-{safe_names([name])[0]}.svg"
             line_plot(
                 path,
                 {"every uniform level (proxy)": _points(tables["levels"], name)},

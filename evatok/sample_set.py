@@ -5,7 +5,8 @@ is never split, so its files have the same bytes whichever process makes them an
 killed before. Process r of n makes chunks r, r + n, r + 2 n …: nobody waits for another.
 
     samples.json          settings, hashes of the models, and what every file is
-    chunks/00000.json     written when all files of that chunk are there, with their assignments
+    chunks/00000.json     written when all files of that chunk are there, with their assignments,
+                          sizes and SHA-256: what was deleted or cut since is made again
     Frogger-0-000.mp4 …   or samples-00000.npz …: `videos` (N, F, H, W, 3) uint8, `labels` (N,)
                           int64, `assignment` (N, T) int64, `numbers` (N,) int64 in the plan
 
@@ -14,9 +15,8 @@ Shape letters: N clips of a chunk, F frames, T blocks, H W pixels.
 
 from __future__ import annotations
 
-import glob
+import hashlib
 import json
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -30,7 +30,9 @@ from evatok.models import Models
 from evatok.sampling import find_classes, request_seed, sample_labels
 from generator.engine import SamplingConfig
 from tokenizer.search import model_hash
-from training.files import write_text
+from training.errors import EvatokError
+from training.files import atomic_file, sweep, write_text
+from training.paths import refuse_overwrite, safe_names
 from training.processes import Place
 from video.clips import to_frames
 from video.io import write_video
@@ -38,6 +40,7 @@ from video.io import write_video
 FORMAT = 1
 MANIFEST = "samples.json"
 CHUNKS = "chunks"
+SHOWN = ("class", "file", "tokens", "assignment")  # of a row, beside its file's mark
 
 Format = Literal["mp4", "npz"]
 
@@ -100,8 +103,15 @@ class Plan:
     def samples(self) -> list[Sample]:
         """Every clip, class after class."""
         rows = [(label, place) for label in self.labels for place in range(self.count)]
+        stems = safe_names(self.names)
+        files = [
+            f"samples-{number // self.chunk:05d}.npz"
+            if self.format == "npz"
+            else f"{stems[label]}-{self.seed}-{place:03d}.mp4"
+            for number, (label, place) in enumerate(rows)
+        ]
         return [
-            Sample(number, label, place, request_seed(self.seed, label, place), self._file(number))
+            Sample(number, label, place, request_seed(self.seed, label, place), files[number])
             for number, (label, place) in enumerate(rows)
         ]
 
@@ -109,12 +119,6 @@ class Plan:
         """The clips in the parts in which they are made."""
         samples = self.samples()
         return [samples[start : start + self.chunk] for start in range(0, len(samples), self.chunk)]
-
-    def _file(self, number: int) -> str:
-        if self.format == "npz":
-            return f"samples-{number // self.chunk:05d}.npz"
-        label, place = self.labels[number // self.count], number % self.count
-        return f"{self.names[label]}-{self.seed}-{place:03d}.mp4"
 
 
 def sample_set(
@@ -160,19 +164,22 @@ def sample_set(
     place = place or Place()
     chunks = plan.chunks()
     _claim(plan, models, output)
+    sweep(output)
     mine = place.share(len(chunks))
     total, rows = sum(len(chunks[index]) for index in mine), []
     for index in mine:
         record = output / CHUNKS / f"{index:05d}.json"
-        if not record.is_file():
-            _sweep(record)
-            made = _make(models, plan, chunks[index], output)
+        made, whole = _recorded(record, chunks[index], output)
+        if made is None:
+            made = _make(models, plan, chunks[index], output, whole)
             _write_json(record, made)
-        rows += json.loads(record.read_text(encoding="utf-8"))
+        rows += made
         if progress is not None:
             progress(len(rows), total)
     result: dict[str, Any] = {
-        "samples": [row | {"file": str(output / row["file"])} for row in rows],
+        "samples": [
+            {key: row[key] for key in SHOWN} | {"file": str(output / row["file"])} for row in rows
+        ],
         "num_samples": len(rows),
         "mean_tokens": sum(row["tokens"] for row in rows) / len(rows) if rows else None,
         "seed": seed,
@@ -198,49 +205,82 @@ def _claim(plan: Plan, models: Models, output: Path) -> None:
         "samples": [{**asdict(s), "class": plan.names[s.label]} for s in samples],
     }
     # Files first: those of another process, begun just now, come after its manifest.
+    outputs = [output, output / MANIFEST, *(output / s.file for s in samples)]
+    refuse_overwrite(outputs, [models.directory])
     foreign = [s.file for s in samples if (output / s.file).exists()]
     path = output / MANIFEST
     if not path.is_file():
         if foreign:
-            raise ValueError(
+            raise EvatokError(
                 f"{output / foreign[0]} is there without {MANIFEST}; name a new folder"
             )
         _write_json(path, manifest)
-    found = json.loads(path.read_text(encoding="utf-8"))
+    found = _read_json(path)
+    if not isinstance(found, dict):
+        raise EvatokError(f"{path} is damaged; remove it and the samples, or name a new folder")
     wrong = [key for key in manifest if found.get(key) != manifest[key]]
     if "command" in wrong and isinstance(found.get("command"), dict):
         command = manifest["command"]
         wrong = [key for key in command if found["command"].get(key) != command[key]]
     if wrong:
-        raise ValueError(
+        raise EvatokError(
             f"{output} holds samples of another command ({', '.join(wrong)}); name another folder"
         )
 
 
+def _recorded(
+    record: Path, chunk: Sequence[Sample], output: Path
+) -> tuple[list[dict[str, Any]] | None, set[str]]:
+    """The record of a chunk, None unless its files are as they were written; those that are."""
+    rows = _read_json(record) if record.is_file() else None
+    files = [sample.file for sample in chunk]
+    if not isinstance(rows, list) or [_file_of(row) for row in rows] != files:
+        return None, set()
+    marks = _marks(files, output)
+    whole = {row["file"] for row in rows if marks[row["file"]] == row["mark"]}
+    return (rows if whole == set(files) else None), whole
+
+
+def _file_of(row: Any) -> str | None:
+    return row["file"] if isinstance(row, dict) and row.keys() == {*SHOWN, "mark"} else None
+
+
+def _marks(files: Sequence[str], output: Path) -> dict[str, list[Any] | None]:
+    """Bytes and SHA-256 of each file, None where it is absent."""
+    marks: dict[str, list[Any] | None] = dict.fromkeys(files)
+    for name in marks:
+        path = output / name
+        if path.is_file():
+            with path.open("rb") as file:
+                digest = hashlib.file_digest(file, "sha256").hexdigest()
+            marks[name] = [path.stat().st_size, digest]
+    return marks
+
+
 def _make(
-    models: Models, plan: Plan, chunk: Sequence[Sample], output: Path
+    models: Models, plan: Plan, chunk: Sequence[Sample], output: Path, whole: set[str]
 ) -> list[dict[str, Any]]:
-    """Generate and write a chunk; a clip whose file is there already is not written again."""
+    """Generate and write a chunk, but for the files that are whole."""
     labels, places = [s.label for s in chunk], [s.place for s in chunk]
     clips, tokens = sample_labels(models, labels, places, plan.seed, plan.settings)
     assignment = tokens.assignment.tolist()
     if plan.format == "npz":
-        _sweep(output / chunk[0].file)
         _write_npz(output / chunk[0].file, clips, chunk, tokens.assignment)
     else:
         top = models.final.levels.values[-1]
         for sample, clip, blocks in zip(chunk, clips, assignment, strict=True):
-            _sweep(output / sample.file)
-            if not (output / sample.file).is_file():  # it appears whole or not at all
+            if sample.file not in whole:
                 name = plan.names[sample.label]
                 frames = render(clip, name, blocks, top, plain=plan.plain)
                 write_video(output / sample.file, frames, plan.fps)
+    marks = _marks([sample.file for sample in chunk], output)
     return [
         {
             "class": plan.names[sample.label],
             "file": sample.file,
             "tokens": sum(blocks),
             "assignment": blocks,
+            "mark": marks[sample.file],
         }
         for sample, blocks in zip(chunk, assignment, strict=True)
     ]
@@ -252,26 +292,23 @@ def render(clip: Tensor, title: str, blocks: Sequence[int], top: int, *, plain: 
     return frames if plain else compose([Panel(title, frames)], blocks, top)
 
 
-def _sweep(path: Path) -> None:
-    """Take away what a killed process had begun to write under this name."""
-    for partial in path.parent.glob(f".{glob.escape(path.stem)}.*partial*"):
-        partial.unlink(missing_ok=True)
-
-
 def _write_npz(path: Path, clips: Tensor, chunk: Sequence[Sample], assignment: Tensor) -> None:
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    with atomic_file(path) as partial, partial.open("wb") as file:
+        np.savez(
+            file,
+            videos=np.stack([to_frames(clip).numpy() for clip in clips]),
+            labels=np.array([s.label for s in chunk], np.int64),
+            assignment=assignment.cpu().numpy(),
+            numbers=np.array([s.number for s in chunk], np.int64),
+        )
+
+
+def _read_json(path: Path) -> Any:
+    """What a file holds, None if it is no JSON."""
     try:
-        with partial.open("wb") as file:
-            np.savez(
-                file,
-                videos=np.stack([to_frames(clip).numpy() for clip in clips]),
-                labels=np.array([s.label for s in chunk], np.int64),
-                assignment=assignment.cpu().numpy(),
-                numbers=np.array([s.number for s in chunk], np.int64),
-            )
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
+        return json.loads(path.read_text(encoding="utf-8"))
+    except ValueError:
+        return None
 
 
 def _write_json(path: Path, content: object) -> None:

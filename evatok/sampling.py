@@ -21,6 +21,7 @@ from generator.engine import Request, SamplingConfig, class_requests, sample
 from generator.sliding import continue_clips
 from tokenizer.model import VideoTokenizer
 from tokenizer.tokens import Tokens
+from training.paths import refuse_overwrite, short_name
 from video.clips import to_clip, to_frames
 from video.io import probe, read_frames, write_video
 
@@ -231,6 +232,9 @@ def predict_file(
     if count < 1 or start < 0:
         raise ValueError(f"count {count} must be at least 1 and start {start} at least 0")
     condition, model = frame_condition(models), models.final
+    stem = short_name(file.stem, 40)
+    paths = [output / f"{stem}-{seed}-{place:03d}.mp4" for place in range(count)]
+    refuse_overwrite([output, *paths], [file, models.directory])
     length = num_frames or model.config.num_frames
     info = probe(file)
     frames = read_frames(file, start, length, size=model.config.size)
@@ -260,7 +264,7 @@ def predict_file(
             if real is not None:
                 panels.insert(0, Panel("real", real.numpy()))
             shown = _with_bars(models, panels, windows)
-        path = output / f"{file.stem}-{seed}-{place:03d}.mp4"
+        path = paths[place]
         write_video(path, shown, info.fps)
         rows.append(
             {

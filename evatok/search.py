@@ -23,6 +23,7 @@ from tokenizer.model import VideoTokenizer
 from tokenizer.search import Method
 from tokenizer.table import Recorded, curate
 from training.config import Config, load_config
+from training.paths import paths_in, refuse_overwrite
 from training.precision import fast_float32
 from training.processes import place_from_environment
 from video.dataset import ClipSampler, DataConfig, Window
@@ -87,6 +88,8 @@ def run_search(
     """
     config = load_config(SearchConfig, path, overrides)
     folder = run_dir or Path("runs") / path.resolve().parent.name / path.stem
+    written = [folder, folder / "train", folder / "test"]
+    refuse_overwrite(written, [path, *paths_in(config)], links=False)
     return search_config(config, folder, progress)
 
 

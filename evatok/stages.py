@@ -20,6 +20,8 @@ from tokenizer.stages import (
 )
 from training.config import Config, ConfigError, load_config, read_yaml
 from training.loop import Stage, train
+from training.paths import paths_in, refuse_overwrite
+from training.rundir import SETTINGS
 
 
 @dataclass(frozen=True)
@@ -88,7 +90,10 @@ def run_training(
         JSON-able: stage, steps, parameters, folder of the model and the last validation's numbers.
     """
     config: Any = load_training(path, overrides)
-    return train_config(config, run_dir or default_run_dir(path))
+    folder = run_dir or default_run_dir(path)
+    written = [folder, folder / SETTINGS, folder / "model"]
+    refuse_overwrite(written, [path, *paths_in(config)], links=False)
+    return train_config(config, folder)
 
 
 def train_config(config: Any, run_dir: Path) -> dict[str, Any]:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import csv
 import logging
-import os
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -22,6 +21,8 @@ from evatok.captions import Thresholds, captions, class_words, measure_clips
 from generator.shards import Describe
 from generator.text import MODEL_FILE, TextTokenizer, train_text_tokenizer
 from training.config import Config, load_config
+from training.files import atomic_file, atomic_folder
+from training.paths import refuse_overwrite
 from video.dataset import ClipSampler, DataConfig
 
 log = logging.getLogger(__name__)
@@ -152,6 +153,7 @@ def run_text(source: Path, directory: Path, vocabulary_size: int | None = None) 
         directory: where to.
         vocabulary_size: instead of the settings' or 512.
     """
+    refuse_overwrite([directory], [source])
     if source.suffix in (".yaml", ".yml"):
         changes = () if vocabulary_size is None else (f"vocabulary_size={vocabulary_size}",)
         return train_text(load_config(TextConfig, source, changes), directory)
@@ -226,11 +228,9 @@ def save_text(
         if not old.is_file() or old.read_text(encoding="utf-8") != _json(about):
             raise ValueError(f"{directory} holds something else; delete it or name another folder")
     else:
-        partial = directory.with_name(f".{directory.name}.partial")
-        shutil.rmtree(partial, ignore_errors=True)
-        pieces.save(partial)
-        (partial / CAPTIONS_FILE).write_text(_json(about), encoding="utf-8")
-        os.replace(partial, directory)
+        with atomic_folder(directory) as partial:
+            pieces.save(partial)
+            (partial / CAPTIONS_FILE).write_text(_json(about), encoding="utf-8")
     return {
         "folder": str(directory),
         "captions": len(texts),
@@ -246,9 +246,8 @@ def copy_text(source: Path, target: Path) -> int:
     """Put the text part of one folder into another, and return its bytes."""
     target.mkdir(parents=True, exist_ok=True)
     for name in (MODEL_FILE, CAPTIONS_FILE):
-        partial = target / f".{name}.partial"
-        shutil.copyfile(source / name, partial)
-        os.replace(partial, target / name)
+        with atomic_file(target / name) as partial:
+            shutil.copyfile(source / name, partial)
     return sum((target / name).stat().st_size for name in (MODEL_FILE, CAPTIONS_FILE))
 
 

@@ -19,6 +19,7 @@ from tokenizer.model import VideoTokenizer
 from tokenizer.router import Router
 from tokenizer.search import model_hash
 from training.config import Config, load_config
+from training.paths import paths_in, refuse_overwrite
 from training.processes import Place, place_from_environment
 from video.dataset import ClipSampler, DataConfig, Split
 
@@ -60,6 +61,8 @@ def run_tokens(
     """
     config = load_config(TokensConfig, path, overrides)
     folder = run_dir or Path("runs") / path.resolve().parent.name / path.stem
+    written = [folder, folder / "train", folder / "test"]
+    refuse_overwrite(written, [path, *paths_in(config)], links=False)
     return {"folder": str(folder), **write_shards(config, folder, place_from_environment())}
 
 

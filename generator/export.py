@@ -7,8 +7,6 @@ model.safetensors lie a generation config that samples as our engine does, and v
 
 from __future__ import annotations
 
-import os
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +17,7 @@ from generator.conditions import longest_sequence
 from generator.gpt import GPT, GPTConfig
 from generator.grammar import Vocabulary
 from generator.llama import VOCABULARY_FILE, Exported, end_token, read_exported, token_table
+from training.files import atomic_folder
 
 
 def export_llama(gpt: GPT, directory: str | Path) -> None:
@@ -60,9 +59,6 @@ def export_llama(gpt: GPT, directory: str | Path) -> None:
             pad_token_id=end_token(vocabulary),
             eos_token_id=end_token(vocabulary),
         )
-        partial = directory.with_name(f".{directory.name}.partial")
-        shutil.rmtree(partial, ignore_errors=True)
-        llama.save_pretrained(partial)
     exported = Exported(
         size=gpt.size,
         vocabulary=vocabulary,
@@ -70,8 +66,11 @@ def export_llama(gpt: GPT, directory: str | Path) -> None:
         text=gpt.text,
         tokens=token_table(vocabulary),
     )
-    (partial / VOCABULARY_FILE).write_text(exported.model_dump_json(indent=1), encoding="utf-8")
-    os.replace(partial, directory)
+    with atomic_folder(directory) as partial:
+        with quiet():
+            llama.save_pretrained(partial)
+        text = exported.model_dump_json(indent=1)
+        (partial / VOCABULARY_FILE).write_text(text, encoding="utf-8")
 
 
 def import_llama(directory: str | Path) -> GPT:

@@ -26,7 +26,6 @@ import os
 import platform
 import shutil
 import subprocess
-import tempfile
 from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
@@ -35,7 +34,7 @@ from typing import TYPE_CHECKING, Any, cast
 import torch
 from torch import Tensor
 
-from training.files import cache_dir
+from training.files import atomic_file, cache_dir
 
 if TYPE_CHECKING:
     from generator.gpt import GPT, GPTLayer
@@ -121,15 +120,12 @@ def library() -> ctypes.CDLL:
 
 def _compile(compiler: str, path: Path) -> None:
     """Make the library at this path, whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=path.parent) as folder:
-        partial = Path(folder) / path.name
+    with atomic_file(path) as partial:
         words = [compiler, *OPTIONS, str(SOURCE), "-o", str(partial)]
         done = subprocess.run(words, capture_output=True, text=True, check=False)
         if done.returncode:
             lines = done.stderr.strip().splitlines() or [f"exit status {done.returncode}"]
             raise NoCompiler(f"{compiler} does not compile {SOURCE.name}: {lines[0]}")
-        os.replace(partial, path)
 
 
 def _version(compiler: str) -> str:

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from generator.shards import META, Batch, Encoded, TokenSet, Writer
-from training.files import write_text
+from training.files import atomic_file, write_text
 from training.processes import Place
 
 
@@ -89,10 +89,8 @@ def _save(path: Path, encoded: Encoded) -> None:
     for kind, rows in encoded.sequences.items():
         arrays[kind] = np.concatenate(rows)
         arrays[f"{kind}_lengths"] = np.array([len(row) for row in rows], np.int64)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    with partial.open("wb") as file:
+    with atomic_file(path) as partial, partial.open("wb") as file:
         np.savez(file, **arrays)
-    os.replace(partial, path)
 
 
 def _load(path: Path, kinds: tuple[str, ...]) -> Encoded:

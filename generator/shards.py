@@ -11,8 +11,6 @@ from __future__ import annotations
 
 import json
 import logging
-import os
-import shutil
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,6 +32,7 @@ from generator.conditions import (
 )
 from generator.grammar import Vocabulary
 from tokenizer.tokens import Tokens
+from training.files import atomic_folder
 
 log = logging.getLogger(__name__)
 
@@ -265,10 +264,15 @@ class Writer:
 
     def write(self, batches: Iterable[Encoded]) -> TokenSet:
         """Put all batches of the set into its folder."""
+        with atomic_folder(self.directory) as partial:
+            self._fill(partial, batches)
+        tokens = TokenSet(self.directory)
+        mean = tokens.lengths().mean()
+        log.info("wrote %d clips, %.1f tokens each, to %s", len(tokens), mean, self.directory)
+        return tokens
+
+    def _fill(self, partial: Path, batches: Iterable[Encoded]) -> None:
         directory = self.directory
-        partial = directory.with_name(directory.name + ".partial")
-        shutil.rmtree(partial, ignore_errors=True)
-        partial.mkdir(parents=True)
         labels, videos = [], []
         lengths: dict[str, list[int]] = {kind: [] for kind in self.kinds}
         files = {kind: (partial / f"{kind}.bin").open("wb") for kind in self.kinds}
@@ -279,9 +283,6 @@ class Writer:
                     lengths[kind] += [len(row) for row in rows]
                 labels.append(batch.labels)
                 videos.append(batch.videos)
-            for file in files.values():
-                file.flush()
-                os.fsync(file.fileno())
         finally:
             for file in files.values():
                 file.close()
@@ -292,11 +293,6 @@ class Writer:
         np.save(partial / "labels.npy", np.concatenate(labels))
         np.save(partial / "videos.npy", np.concatenate(videos))
         (partial / META).write_text(json.dumps(self.meta, indent=1))
-        os.replace(partial, directory)
-        tokens = TokenSet(directory)
-        mean = tokens.lengths().mean()
-        log.info("wrote %d clips, %.1f tokens each, to %s", len(tokens), mean, directory)
-        return tokens
 
 
 def write_tokens(

@@ -9,12 +9,13 @@ SentencePiece's own, data and no code.
 from __future__ import annotations
 
 import hashlib
-import os
 import unicodedata
 from collections.abc import Sequence
 from io import BytesIO
 from pathlib import Path
 from typing import Any
+
+from training.files import atomic_file
 
 MODEL_FILE = "text.model"
 BYTES = 256  # pieces of the byte fallback; one more is SentencePiece's own for "unknown"
@@ -68,10 +69,8 @@ class TextTokenizer:
     def save(self, directory: str | Path) -> Path:
         """Write directory/text.model, whole or not at all, and return its path."""
         directory = Path(directory)
-        directory.mkdir(parents=True, exist_ok=True)
-        partial = directory / f".{MODEL_FILE}.partial"
-        partial.write_bytes(self._proto)
-        os.replace(partial, directory / MODEL_FILE)
+        with atomic_file(directory / MODEL_FILE) as partial:
+            partial.write_bytes(self._proto)
         return directory / MODEL_FILE
 
     @classmethod

@@ -34,6 +34,12 @@ class Rate:
         self.blocks += tokens.assignment.numel()
         self.pixels += pixels
 
+    def merge(self, other: Rate) -> None:
+        """Take in all that another has counted."""
+        self.counts += other.counts
+        self.blocks += other.blocks
+        self.pixels += other.pixels
+
     def compute(self) -> dict[str, float]:
         """codebook_use, perplexity, code_bits, bits_per_pixel; the lengths' part of the last.
 

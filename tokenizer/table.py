@@ -11,7 +11,6 @@ Shape letters: B batch, N clips, M = m^T candidates.
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +25,7 @@ from tokenizer.model import VideoTokenizer
 from tokenizer.reward import Quality, psnr_of_mse
 from tokenizer.search import Method, candidate_measures, model_hash
 from tokenizer.tree import Measure
+from training.files import atomic_file
 
 Recorded = Literal["lpips", "efficientnet-lite0"]  # beside the mean squared error
 
@@ -131,9 +131,8 @@ def _write_shard(
         flat = pa.array(table.contiguous().flatten().cpu().numpy())
         columns[name] = pa.FixedSizeListArray.from_arrays(flat, table.shape[1])
     # Two processes that were told to do the same batch write the same bytes to names of their own.
-    partial = path.with_suffix(f".{os.getpid()}.partial")
-    pq.write_table(pa.table(columns, metadata=note), partial)
-    partial.replace(path)
+    with atomic_file(path) as partial:
+        pq.write_table(pa.table(columns, metadata=note), partial)
 
 
 def _check_origin(path: Path, note: Mapping[str, str]) -> None:

@@ -24,7 +24,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from torch.utils.tensorboard import SummaryWriter
 
-from training.files import write_text
+from training.files import atomic_file, naming, write_text
 
 
 class RunLog:
@@ -38,9 +38,9 @@ class RunLog:
     def __init__(self, run_dir: Path, step: int) -> None:
         run_dir.mkdir(parents=True, exist_ok=True)
         self.images_dir = run_dir / "images"
-        path = run_dir / "log.jsonl"
-        truncate(path, step)
-        self.file = path.open("a", encoding="utf-8")
+        self.path = run_dir / "log.jsonl"
+        truncate(self.path, step)
+        self.file = self.path.open("a", encoding="utf-8")
         # purge_step makes TensorBoard forget what an interrupted run wrote from there on
         self.board = SummaryWriter(str(run_dir / "tensorboard"), purge_step=step + 1)
 
@@ -59,8 +59,9 @@ class RunLog:
     def write(self, kind: str, step: int, scalars: Mapping[str, float]) -> None:
         """Add a row. Numbers that JSON does not have (nan, inf) are written as null."""
         row = {k: v if math.isfinite(v) else None for k, v in scalars.items()}
-        self.file.write(json.dumps({"kind": kind, "step": step} | row, allow_nan=False) + "\n")
-        self.file.flush()
+        with naming(self.path):
+            self.file.write(json.dumps({"kind": kind, "step": step} | row, allow_nan=False) + "\n")
+            self.file.flush()
         for name, value in scalars.items():
             self.board.add_scalar(f"{kind}/{name}", value, step)
 
@@ -73,9 +74,8 @@ class RunLog:
                 )
             self.images_dir.mkdir(exist_ok=True)
             file = self.images_dir / f"{re.sub(r'[^A-Za-z0-9_.-]+', '-', name)}-{step:08d}.png"
-            partial = file.with_name(f".{file.stem}.partial.png")
-            imageio.imwrite(partial, image)
-            os.replace(partial, file)
+            with atomic_file(file) as partial:
+                imageio.imwrite(partial, image)
             self.board.add_image(f"validation/{name}", image, step, dataformats="HWC")
 
     def sync(self) -> None:

@@ -13,7 +13,6 @@ import hashlib
 import json
 import logging
 import os
-import shutil
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -24,6 +23,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from training.files import atomic_folder
 from video.clips import pad_last
 from video.io import VideoError, read_frames
 from video.lists import VideoItem
@@ -193,14 +193,8 @@ def _build(target: Path, fill: Callable[[Path], dict[str, Any]]) -> None:
     """Make a folder with an index, whole or not at all; a finished one stays."""
     if (target / INDEX).is_file():
         return
-    partial = target.with_name(f"{target.name}.{os.getpid()}.partial")
-    partial.mkdir(parents=True, exist_ok=True)
-    try:
+    with atomic_folder(target, keep=True) as partial:  # another process may be faster
         (partial / INDEX).write_text(json.dumps(fill(partial)))
-        if not target.exists():  # another process may have been faster
-            partial.rename(target)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
 
 
 def _each(

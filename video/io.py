@@ -9,7 +9,6 @@ Shape letters: F frames, H W pixels.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from fractions import Fraction
@@ -25,6 +24,8 @@ import torch
 from av.video.stream import VideoStream
 from torch import Tensor
 
+from training.errors import EvatokError
+from training.files import atomic_file
 from video.clips import resize_crop
 
 SUFFIXES = (".mp4", ".avi", ".mov", ".mkv", ".webm", ".gif", ".m4v", ".mpg", ".mpeg")
@@ -32,7 +33,7 @@ GROUPS = "closed groups of frames: "  # then their size: how files for random ac
 CHUNK = 32  # frames resized together: bounds the memory of large videos
 
 
-class VideoError(ValueError):
+class VideoError(EvatokError):
     """A file that cannot be read (or written) as video; the message names it and says why."""
 
 
@@ -54,6 +55,10 @@ def open_video(path: Path) -> tuple[av.container.InputContainer, VideoStream]:
     Raises:
         VideoError: not a readable video.
     """
+    if path.is_dir():
+        raise VideoError(f"{path}: is a folder, not a video: give the files in it")
+    if path.exists() and not path.is_file():
+        raise VideoError(f"{path}: is a pipe or a device: copy it to a file first")
     if not path.is_file():
         raise VideoError(f"{path}: no such file")
     if path.stat().st_size == 0:
@@ -225,9 +230,7 @@ def write_video(
     if first is None:
         raise VideoError(f"{path}: there are no frames to write")
     pictures = chain([first], pictures)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.stem}.{os.getpid()}.partial{path.suffix}")
-    try:
+    with atomic_file(path) as partial:
         if path.suffix.lower() == ".gif":
             iio.imwrite(partial, np.stack(list(pictures)), duration=1000 / fps, loop=0)
         else:
@@ -236,9 +239,6 @@ def write_video(
                 every = str(keyframe_every)
                 options |= {"g": every, "keyint_min": every, "sc_threshold": "0"}
             _write_h264(partial, pictures, first.shape[0], first.shape[1], fps, options)
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def _checked(path: Path, pictures: Iterable[np.ndarray]) -> Iterator[np.ndarray]:

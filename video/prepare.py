@@ -9,7 +9,6 @@ Shape letters: F frames, H W pixels.
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
@@ -22,6 +21,7 @@ from typing import Any, TypeVar
 import numpy as np
 import torch
 
+from training.files import naming, write_text
 from video.clips import covering, resize
 from video.io import VideoError, iter_timed, probe, write_video
 from video.seek import count_frames
@@ -171,7 +171,7 @@ def prepare(
     )
     if progress is not None:
         progress(count, len(files))
-    with journal.open("a", encoding="utf-8") as log:
+    with naming(journal), journal.open("a", encoding="utf-8") as log:
         for done in in_processes(_job, jobs, workers):
             finished[done.file] = done
             log.write(json.dumps(asdict(done)) + "\n")
@@ -200,9 +200,7 @@ def _read_journal(path: Path, recipe: Recipe) -> dict[str, Done]:
     """What is finished. The first line holds the recipe; a torn last line is forgotten."""
     wanted = asdict(recipe)
     if not path.is_file():
-        partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-        partial.write_text(json.dumps(wanted) + "\n", encoding="utf-8")
-        os.replace(partial, path)
+        write_text(path, json.dumps(wanted) + "\n")
         return {}
     text = path.read_text(encoding="utf-8")
     whole = text[: text.rfind("\n") + 1]

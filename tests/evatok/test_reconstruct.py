@@ -14,8 +14,9 @@ from evaluation.features.nano import NanoFeatures
 from evaluation.frechet import frechet_distance
 from evaluation.quality import flicker, mean_where_moving, moving_psnr, psnr, ssim
 from evatok.models import Models
-from evatok.reconstruct import reconstruct_files
+from evatok.reconstruct import ClipScores, reconstruct_files
 from tokenizer.codec import Codec
+from tokenizer.rate import Rate
 from tokenizer.strategies import make_assigner
 from video.clips import resize_crop, to_clip
 from video.io import VideoError, probe, read_frames, write_video
@@ -105,13 +106,40 @@ def test_files_of_one_name(codec: Codec, square: Square, tmp_path: Path) -> None
     assert not (tmp_path / "again").exists()
 
 
-def test_unreadable_file_leaves_nothing(codec: Codec, square: Square, tmp_path: Path) -> None:
-    write_video(tmp_path / "good.mp4", square(4, 32, 32, 0), 10)
-    (tmp_path / "bad.mp4").write_text("no video")
+def test_unreadable_file_does_not_stop_the_others(
+    codec: Codec, square: Square, tmp_path: Path
+) -> None:
+    good = [tmp_path / "a.mp4", tmp_path / "c.mp4"]
+    for seed, path in enumerate(good):
+        write_video(path, square(20, 32, 32, seed), 10)
+    bad = tmp_path / "bad.mp4"
+    bad.write_text("no video")
+    out = tmp_path / "out"
+    expected = reconstruct_files(codec, good, tmp_path / "alone")
+    result = reconstruct_files(codec, [good[0], bad, good[1]], out)
+    assert sorted(p.name for p in out.iterdir()) == ["a.mp4", "c.mp4"]
+    assert [row["file"] for row in result["unread"]] == [str(bad)]
+    for key in expected.keys() - {"files", "unread"}:
+        assert result[key] == expected[key], key
     with pytest.raises(VideoError, match=r"bad\.mp4"):
-        files = [tmp_path / "good.mp4", tmp_path / "bad.mp4"]
-        reconstruct_files(codec, files, tmp_path / "out")
-    assert not (tmp_path / "out").exists()
+        reconstruct_files(codec, [bad], tmp_path / "none")
+    assert not (tmp_path / "none").exists()
+
+
+def test_scores_merge(toy: Models) -> None:
+    """Scores of files put together are the scores of all their clips."""
+    levels = len(toy.final.levels)
+    whole, parts = (ClipScores([], Rate(16, levels)) for _ in range(2))
+    for seed in range(3):
+        generator = torch.Generator().manual_seed(seed)
+        real, fake = (torch.rand(2, 3, 16, 32, 32, generator=generator) * 2 - 1 for _ in range(2))
+        tokens = toy.final.encode(real, torch.tensor([[4, 2, 1, 1]] * 2))
+        mine = ClipScores([], Rate(16, levels))
+        for scores in (whole, mine):
+            scores.quality.update(fake, real)
+            scores.rate.update(tokens, 2 * 16 * 32 * 32)
+        parts.merge(mine)
+    assert parts.compute() == whole.compute()
 
 
 def test_damaged_file(codec: Codec, shared: Path, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import os
 import random
@@ -100,8 +101,7 @@ def test_nothing_is_made_twice(
 ) -> None:
     sample_set(toy, (), 2, 0, GUIDED, tmp_path, chunk=2)
     before = contents(tmp_path)
-    (tmp_path / "chunks" / "00001.json").unlink()  # killed between two files of this chunk
-    (tmp_path / "Right-0-001.mp4").unlink()
+    (tmp_path / "Right-0-001.mp4").unlink()  # deleted since
     written: list[str] = []
     write = sample_set_module.write_video
 
@@ -114,6 +114,63 @@ def test_nothing_is_made_twice(
     assert written == ["Right-0-001.mp4"] and contents(tmp_path) == before
     sample_set(toy, (), 2, 0, GUIDED, tmp_path, chunk=2)
     assert len(written) == 1
+    (tmp_path / "chunks" / "00001.json").unlink()  # killed between two files of this chunk
+    sample_set(toy, (), 2, 0, GUIDED, tmp_path, chunk=2)
+    assert len(written) == 3 and contents(tmp_path) == before  # nobody vouches for its files
+
+
+@pytest.mark.parametrize("file_format", ["mp4", "npz"])
+@pytest.mark.parametrize("harm", ["delete", "cut", "same size", "record", "empty record"])
+def test_files_are_checked_not_only_records(
+    toy: Models, tmp_path: Path, file_format: Any, harm: str
+) -> None:
+    def run() -> dict[str, Any]:
+        return sample_set(toy, ["Left"], 2, 0, GUIDED, tmp_path, format=file_format, chunk=1)
+
+    result, before = run(), contents(tmp_path)
+    path = Path(result["samples"][1]["file"])
+    if harm == "delete":
+        path.unlink()
+    elif harm == "cut":
+        path.write_bytes(path.read_bytes()[:-7])
+    elif harm == "same size":
+        data = path.read_bytes()
+        path.write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
+    elif harm == "record":
+        (tmp_path / "chunks" / "00001.json").write_text('[{"class": "Left"')
+    else:
+        (tmp_path / "chunks" / "00001.json").write_bytes(b"")
+    assert run() == result and contents(tmp_path) == before
+
+
+def test_a_damaged_manifest_is_named(toy: Models, tmp_path: Path) -> None:
+    sample_set(toy, ["Left"], 1, 0, GUIDED, tmp_path)
+    (tmp_path / "samples.json").write_text("[")
+    with pytest.raises(ValueError, match=r"samples\.json is damaged"):
+        sample_set(toy, ["Left"], 1, 0, GUIDED, tmp_path)
+
+
+def test_class_names_stay_in_the_folder(toy: Models, tmp_path: Path) -> None:
+    """Names of classes come with a model that somebody else may have made."""
+    names = ("../../up", "C:\\x/NUL\0")
+    models = copy.copy(toy)
+    models.generator = copy.copy(toy.generator)
+    models.generator.vocabulary = toy.generator.vocabulary.model_copy(update={"class_names": names})
+    output = tmp_path / "a" / "b" / "out"
+    result = sample_set(models, (), 1, 0, GUIDED, output)
+    files = [path for path in tmp_path.rglob("*.mp4")]
+    assert len(files) == 2 and all(path.parent == output for path in files)
+    assert [row["class"] for row in result["samples"]] == list(names)
+
+
+def test_two_of_one_command_at_once(toy_dir: Path, toy: Models, tmp_path: Path) -> None:
+    """Both take all the work and write the same files under each other's eyes."""
+    sample_set(toy, (), 5, 0, GUIDED, tmp_path / "one", plain=True, chunk=2)
+    output = tmp_path / "two"
+    for process in [start(toy_dir, output, 0, 1) for _ in range(2)]:
+        _, err = process.communicate(timeout=120)
+        assert process.returncode == 0, err
+    assert contents(output) == contents(tmp_path / "one")
 
 
 def test_another_command_is_refused(toy: Models, tmp_path: Path) -> None:
