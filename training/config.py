@@ -11,7 +11,7 @@ import difflib
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 import pydantic
 import yaml
@@ -20,6 +20,27 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 from training.files import write_text
 
 T = TypeVar("T", bound="Config")
+
+
+# Sizes. The limits lie far above any use: they turn a slip, or a broken file, into a message before
+# memory is asked for.
+Width = Annotated[int, Field(ge=1, le=65_536)]  # channels
+Depth = Annotated[int, Field(ge=1, le=1024)]  # layers
+Heads = Annotated[int, Field(ge=1, le=1024)]
+Side = Annotated[int, Field(ge=1, le=8192)]  # pixels
+Frames = Annotated[int, Field(ge=1, le=4096)]  # or blocks
+Level = Annotated[int, Field(ge=1, le=65_536)]  # tokens of a block
+Count = Annotated[int, Field(ge=1, le=2**24)]  # codes, rows of a batch
+LARGEST_WHOLE = 2**63 - 1  # what a tensor and a seed can hold
+
+
+LARGEST_MODEL = 2 * 10**10  # parameters; 80 GB in float32
+
+
+def check_parameters(count: int) -> None:
+    """Raise for more parameters than any model of this method has; a slip costs no memory."""
+    if count > LARGEST_MODEL:
+        raise ValueError(f"{count:.2g} parameters; at most {LARGEST_MODEL:.0e} are built")
 
 
 class ConfigError(ValueError):
@@ -34,13 +55,16 @@ class Config(BaseModel):
     number, text → bool, text → int.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", validate_default=True, allow_inf_nan=False
+    )
 
     @field_validator("*", mode="wrap")
     @classmethod
     def _no_surprise(cls, value: Any, handler: pydantic.ValidatorFunctionWrapHandler) -> Any:
         parsed = handler(value)
         _refuse_conversion(value, parsed)
+        _refuse_size(parsed)
         return parsed
 
 
@@ -59,8 +83,22 @@ def _refuse_conversion(raw: Any, parsed: Any) -> None:
             _refuse_conversion(a, b)
 
 
+def _refuse_size(parsed: Any) -> None:
+    """Raise where a whole number fits no tensor and no seed, or a path no file system."""
+    if isinstance(parsed, int) and abs(parsed) > LARGEST_WHOLE:
+        raise ValueError("is too large: whole numbers go up to 2^63 - 1")
+    if isinstance(parsed, Path) and "\0" in str(parsed):
+        raise ValueError("a path cannot hold a NUL character")
+    if isinstance(parsed, tuple):
+        for item in parsed:
+            _refuse_size(item)
+
+
 def _word(value: bool | int | float) -> str:
     return "bool (true or false)" if isinstance(value, bool) else "number"
+
+
+Share = Annotated[float, Field(ge=0, lt=1)]
 
 
 class OptimizerConfig(Config):
@@ -71,7 +109,7 @@ class OptimizerConfig(Config):
     lr: float = Field(default=3e-4, gt=0)
     # Muon's updates are scaled to the size of AdamW's, so equal rates fit; null = `lr`.
     muon_lr: float | None = Field(default=None, gt=0)
-    betas: tuple[float, float] = (0.9, 0.95)
+    betas: tuple[Share, Share] = (0.9, 0.95)
     weight_decay: float = Field(default=0.0, ge=0)
     grad_clip: float = Field(default=1.0, ge=0)  # largest global gradient norm, 0 = off
 
@@ -101,9 +139,9 @@ class TrainConfig(Config):
     """One run of the loop. Counts are optimiser steps; 0 in `*_every` means never."""
 
     steps: int = Field(ge=1)
-    batch_size: int = Field(ge=1)  # rows of one optimiser step, over all processes
+    batch_size: Count  # rows of one optimiser step, over all processes
     grad_accumulation: int = Field(default=1, ge=1)  # parts into which a process cuts its rows
-    seed: int = Field(default=0, ge=0)
+    seed: int = Field(default=0, ge=0)  # below 2^63
     precision: Literal["fp32", "bf16"] = "fp32"  # bf16 = autocast; weights stay float32
     ema_decay: float = Field(default=0.0, ge=0, lt=1)  # 0 = off
     compile: bool = False
