@@ -15,9 +15,7 @@ Shape letters: N videos, F frames, H W pixels.
 from __future__ import annotations
 
 import hashlib
-import pickle
 import re
-import zipfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -28,6 +26,7 @@ import torch
 from torch import Tensor
 
 from evaluation.fetch import file_sha256
+from training.loading.arrays import iter_npz, read_torch
 from video.clips import resize_crop, to_frames
 from video.io import SUFFIXES, VideoError, read_frames
 
@@ -128,9 +127,13 @@ def _of_pictures(files: list[Path], name: str) -> Video:
 
 
 def _of_arrays(path: Path, name: str) -> Iterator[Video]:
+    is_empty = True
     for key, array in _load(path):
         for number, frames in enumerate(_frames(array, path, key)):
+            is_empty = False
             yield Video(f"{name}/{key}/{number:06d}", _reader(frames), _hasher(frames))
+    if is_empty:
+        raise ValueError(f"{path} holds no arrays")
 
 
 def _reader(frames: Tensor) -> Callable[[int | None, int], Tensor]:
@@ -154,21 +157,15 @@ def _as_bytes(frames: Tensor) -> Tensor:
 
 def _load(path: Path) -> Iterator[tuple[str, Tensor]]:
     """Arrays of a file, by name."""
-    try:
-        if path.suffix.lower() == ".npz":
-            with np.load(path, allow_pickle=False) as arrays:
-                for key in sorted(arrays.files):
-                    yield key, torch.from_numpy(arrays[key])
-            return
-        loaded = torch.load(path, map_location="cpu", weights_only=True)
-    except (ValueError, OSError, RuntimeError, TypeError, pickle.UnpicklingError,
-            zipfile.BadZipFile) as error:  # fmt: skip
-        reason = str(error).strip().splitlines()
-        raise ValueError(
-            f"{path} holds no plain arrays ({reason[0] if reason else 'empty'})"
-        ) from None
+    if path.suffix.lower() == ".npz":
+        for key, array in iter_npz(path):
+            if array.dtype.kind not in "uif" or array.dtype.itemsize > 8:
+                raise ValueError(f"{path}: {key} is {array.dtype}, no array of numbers")
+            yield key, torch.from_numpy(array.astype(array.dtype.newbyteorder("="), copy=False))
+        return
+    loaded = read_torch(path)
     named = loaded if isinstance(loaded, dict) else {"clips": loaded}
-    for key in sorted(named):
+    for key in sorted(named, key=str):
         if not isinstance(named[key], Tensor):
             raise ValueError(f"{path}: {key} is a {type(named[key]).__name__}, no tensor")
         yield str(key), named[key]
@@ -177,6 +174,8 @@ def _load(path: Path) -> Iterator[tuple[str, Tensor]]:
 def _frames(array: Tensor, path: Path, key: str) -> Tensor:
     """(N, F, H, W, 3) uint8 or (N, 3, F, H, W) float of an array."""
     shape = tuple(array.shape)
+    if not array.numel():
+        raise ValueError(f"{path}: {key} is {shape}: there is nothing in it")
     if array.dtype == torch.uint8:
         if array.ndim == 4 and shape[-1] == 3:
             return array[None]

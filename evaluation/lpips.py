@@ -23,6 +23,7 @@ from evaluation.features.base import weights_checksum
 from evaluation.fetch import WeightsError, file_sha256
 from evaluation.perceptual import FeatureDistance
 from training.files import cache_dir
+from training.loading.weights import check_finite
 
 TRUNK = "vgg16-397923af.pth"  # torchvision names a file by the beginning of its sha256
 SAFE = "vgg16-imagenet.safetensors"
@@ -88,6 +89,7 @@ def trunk_of(state: Mapping[str, Tensor], source: Path) -> dict[str, Tensor]:
             raise WeightsError(
                 f"{source}: {name} is {tuple(tensor.shape)}, not {tuple(wanted[name].shape)}"
             )
+    check_finite(trunk, source, GET)
     return trunk
 
 

@@ -22,6 +22,7 @@ from evatok.cli_scores import evaluate_command, fvd_command
 from evatok.cli_text import text_app
 from evatok.cli_weights import weights_command
 from evatok.errors import message_for_user
+from evatok.numbers import check_numbers
 from evatok.options import (
     AsJson,
     Bar,
@@ -330,6 +331,9 @@ def demo_command(
 
     result = run_demo(output, model, note)
     show(result, as_json)
+
+
+check_numbers(app)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

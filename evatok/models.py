@@ -8,9 +8,7 @@ from __future__ import annotations
 
 import copy
 import os
-from contextlib import redirect_stdout
 from functools import cached_property
-from io import StringIO
 from pathlib import Path
 from typing import Any
 
@@ -24,9 +22,9 @@ from tokenizer.model import VideoTokenizer
 from tokenizer.router import Router
 from tokenizer.strategies import Assigner, make_assigner
 from training.files import atomic_file, partial_folder
+from training.loading.pretrained import FILES
 
 SHIPPED = Path(__file__).resolve().parent / "models"
-FILES = ("config.json", "model.safetensors")
 PARTS = ("features", "proxy", "router", "final", "generator")
 TEXT = "text"  # beside the parts of a generator with text: no weights
 PREFERENCE = "preference"  # a part that nothing else needs: a router with w_q as an input
@@ -139,8 +137,7 @@ def load(name_or_path: str | Path = "nano") -> Models:
 
 def load_model(kind: Any, folder: Path) -> Any:
     """A model of this class from a folder, in eval mode and without gradients."""
-    with redirect_stdout(StringIO()):  # the mixin prints; stdout is for results
-        model: nn.Module = kind.from_pretrained(folder)
+    model: nn.Module = kind.from_pretrained(folder)
     return model.eval().requires_grad_(False)
 
 

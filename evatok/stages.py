@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +18,7 @@ from tokenizer.stages import (
     TokenizerStage,
 )
 from training.config import Config, ConfigError, load_config, read_yaml
+from training.logs import read_rows
 from training.loop import Stage, train
 from training.paths import paths_in, refuse_overwrite
 from training.rundir import SETTINGS
@@ -113,7 +113,5 @@ def train_config(config: Any, run_dir: Path) -> dict[str, Any]:
 
 def last_validation(run_dir: Path) -> dict[str, float]:
     """Numbers of the last validation in log.jsonl, without its step; {} where there was none."""
-    path = run_dir / "log.jsonl"
-    rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-    found = [row for row in rows if row["kind"] == "validation"]
+    found = [row for row in read_rows(run_dir / "log.jsonl") if row["kind"] == "validation"]
     return {k: v for k, v in found[-1].items() if k not in ("kind", "step")} if found else {}

@@ -29,7 +29,7 @@ from pydantic import Field, model_validator
 from torch import Tensor
 
 from generator.grammar import Vocabulary
-from training.config import Config
+from training.config import Config, Frames, Level
 
 
 class Condition(IntEnum):
@@ -68,9 +68,9 @@ class FrameCondition(Config):
         repredict_partial: generate the block that is only partly given, rather than keep it.
     """
 
-    num_frames: int = Field(default=5, ge=1)
-    frames_per_block: int = Field(default=4, ge=1)
-    prefix: tuple[int, ...] = (512, 128)
+    num_frames: Frames = 5
+    frames_per_block: Frames = 4
+    prefix: tuple[Level, ...] = (512, 128)
     repredict_partial: bool = True
 
     @model_validator(mode="after")

@@ -8,11 +8,11 @@ Shape letters: R rows, L packed tokens, N sequences, D width, V vocabulary, Hd h
 """
 
 from collections.abc import Callable, Sequence
+from typing import Self
 
 import torch
 import torch.nn.functional as F
-from huggingface_hub import PyTorchModelHubMixin
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from generator.attention import Sequences, attend, exact_matmul
@@ -22,7 +22,8 @@ from generator.grammar import Vocabulary
 from generator.native import Steps
 from generator.rows import Rows, Waves
 from generator.static import StaticRows
-from training.config import Config
+from training.config import Config, Depth, Heads, Width, check_parameters
+from training.loading.pretrained import Pretrained
 
 Rotary = tuple[Tensor, Tensor]
 Mix = Callable[[Tensor, Tensor, Tensor], Tensor]
@@ -31,12 +32,17 @@ Mix = Callable[[Tensor, Tensor, Tensor], Tensor]
 class GPTConfig(Config):
     """Size of the GPT (paper: 768 × 12 × 12, hidden 2048; 1024 × 24 × 16; 1280 × 30 × 20)."""
 
-    width: int = Field(ge=2)
-    layers: int = Field(ge=1)
-    heads: int = Field(ge=1)
-    hidden: int = Field(ge=1)
+    width: Width
+    layers: Depth
+    heads: Heads
+    hidden: Width
     rope_base: float = Field(default=10_000.0, gt=0)
     dropout: float = Field(default=0.0, ge=0, lt=1)  # after embedding, attention and MLP
+
+    @model_validator(mode="after")
+    def _can_be_built(self) -> Self:
+        check_parameters((4 * self.width + 3 * self.hidden) * self.width * self.layers)
+        return self
 
 
 class RMSNorm(nn.Module):
@@ -102,7 +108,7 @@ class GPTLayer(nn.Module):
 
 class GPT(
     nn.Module,
-    PyTorchModelHubMixin,
+    Pretrained,
     coders={  # how config.json carries the typed parts
         part: (lambda value: value.model_dump(mode="json"), part.model_validate)
         for part in (GPTConfig, Vocabulary, FrameCondition, TextCondition)

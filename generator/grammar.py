@@ -18,7 +18,7 @@ from pydantic import Field, model_validator
 from torch import Tensor
 
 from tokenizer.assignment import Levels
-from training.config import Config
+from training.config import Config, Count, Frames, Level
 
 CODE, LENGTH, NEVER = 0, 1, 2  # kinds of token, for sampling
 DONE = 3  # what is due in a finished row: no token is of this kind
@@ -35,11 +35,11 @@ class Vocabulary(Config):
         num_text: pieces of captions, behind the token that opens a text condition; 0 = no text.
     """
 
-    codebook_size: int = Field(ge=1)
-    levels: tuple[int, ...]
-    num_blocks: int = Field(ge=1)
+    codebook_size: Count
+    levels: tuple[Level, ...]
+    num_blocks: Frames
     class_names: tuple[str, ...] = ()
-    num_text: int = Field(default=0, ge=0)
+    num_text: int = Field(default=0, ge=0, le=2**24)
 
     @model_validator(mode="after")
     def _check(self) -> Self:

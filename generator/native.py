@@ -4,7 +4,9 @@ In PyTorch a step is a few hundred small operations, and attention with one quer
 the speed of memory. `kernels.c` computes the same in one call: each weight is read once for all
 rows, attention reads what a row holds and no more, and a request's tokens do not depend on the
 batch, to the bit. It is compiled with the system's C compiler when it is first used (about two
-seconds) and kept in the folder of caches, named after source, compiler and processor.
+seconds) and kept in the folder of caches, named after source, compiler and processor, and after the
+sha256 of its own content: a file that was cut or changed is compiled again, since the loader would
+end the process without a word.
 
 | weights | as stored | what enters a product, and the cache |
 | --- | --- | --- |
@@ -26,6 +28,7 @@ import os
 import platform
 import shutil
 import subprocess
+import tempfile
 from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
@@ -34,7 +37,7 @@ from typing import TYPE_CHECKING, Any, cast
 import torch
 from torch import Tensor
 
-from training.files import atomic_file, cache_dir
+from training.files import cache_dir
 
 if TYPE_CHECKING:
     from generator.gpt import GPT, GPTLayer
@@ -99,12 +102,11 @@ def library() -> ctypes.CDLL:
     key = hashlib.sha256()
     for part in (SOURCE.read_text(), *OPTIONS, _version(compiler), _processor()):
         key.update(part.encode() + b"\n")
-    path = cache_dir() / "kernels" / f"{key.hexdigest()[:16]}.so"
-    if not path.is_file():
-        try:
-            _compile(compiler, path)
-        except OSError as error:
-            raise NoCompiler(f"{path} cannot be written: {error}; EVATOK_CACHE moves it") from error
+    folder, name = cache_dir() / "kernels", key.hexdigest()[:16]
+    try:
+        path = _cached(folder, name) or _compile(compiler, folder, name)
+    except OSError as error:
+        raise NoCompiler(f"{folder} cannot be written: {error}; EVATOK_CACHE moves it") from error
     try:
         # torch has loaded its OpenMP by now, and both share its threads
         found = ctypes.CDLL(str(path))
@@ -118,14 +120,38 @@ def library() -> ctypes.CDLL:
     return found
 
 
-def _compile(compiler: str, path: Path) -> None:
-    """Make the library at this path, whole or not at all."""
-    with atomic_file(path) as partial:
+def _cached(folder: Path, name: str) -> Path | None:
+    """The library that was compiled under this name, if its content is still what it was."""
+    for path in sorted(folder.glob(f"{name}-*.so")):
+        if path == _place(folder, name, path.read_bytes()):
+            return path
+        log.warning("%s is damaged: compiled again", path)
+        path.unlink(missing_ok=True)
+    return None
+
+
+def _place(folder: Path, name: str, content: bytes) -> Path:
+    return folder / f"{name}-{hashlib.sha256(content).hexdigest()[:16]}.so"
+
+
+def _compile(compiler: str, folder: Path, name: str) -> Path:
+    """Make the library, whole or not at all, and return its path.
+
+    Two processes at once write the same content to the same name, or different content to two.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder) as scratch:
+        partial = Path(scratch) / f"{name}.so"
         words = [compiler, *OPTIONS, str(SOURCE), "-o", str(partial)]
         done = subprocess.run(words, capture_output=True, text=True, check=False)
         if done.returncode:
             lines = done.stderr.strip().splitlines() or [f"exit status {done.returncode}"]
             raise NoCompiler(f"{compiler} does not compile {SOURCE.name}: {lines[0]}")
+        with partial.open("rb") as file:
+            path = _place(folder, name, file.read())
+            os.fsync(file.fileno())
+        os.replace(partial, path)
+    return path
 
 
 def _version(compiler: str) -> str:

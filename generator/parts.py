@@ -19,6 +19,8 @@ import numpy as np
 
 from generator.shards import META, Batch, Encoded, TokenSet, Writer
 from training.files import atomic_file, write_text
+from training.loading.arrays import ArrayError, iter_npz
+from training.loading.records import read_object
 from training.processes import Place
 
 
@@ -80,7 +82,7 @@ def _claim(parts: Path, plan: dict[str, Any]) -> None:
     if not path.is_file():
         parts.mkdir(parents=True, exist_ok=True)
         write_text(path, json.dumps(plan, indent=1))
-    if json.loads(path.read_text()) != plan:
+    if read_object(path, f"delete {parts}; the batches in it are encoded again") != plan:
         raise ValueError(f"{parts} holds parts of other settings; delete it or name another folder")
 
 
@@ -94,12 +96,17 @@ def _save(path: Path, encoded: Encoded) -> None:
 
 
 def _load(path: Path, kinds: tuple[str, ...]) -> Encoded:
-    with np.load(path, allow_pickle=False) as arrays:
+    try:
+        arrays = dict(iter_npz(path))
         sequences = {
             kind: np.split(arrays[kind], np.cumsum(arrays[f"{kind}_lengths"])[:-1])
             for kind in kinds
         }
         return Encoded(sequences, arrays["labels"], arrays["videos"])
+    except (ArrayError, KeyError) as error:
+        path.unlink(missing_ok=True)  # the next run of the command encodes that batch again
+        reason = str(error)
+    raise ValueError(f"a damaged part was removed ({reason}): run the same command again")
 
 
 @contextmanager

@@ -14,10 +14,11 @@ import logging
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 import torch
+from pydantic import BaseModel
 from torch import Tensor
 
 from generator.conditions import (
@@ -33,11 +34,15 @@ from generator.conditions import (
 from generator.grammar import Vocabulary
 from tokenizer.tokens import Tokens
 from training.files import atomic_folder
+from training.loading.arrays import ArrayError, read_npy
+from training.loading.records import read_record
 
 log = logging.getLogger(__name__)
 
 FORMAT = 1
 META = "tokens.json"
+REMEDY = "delete its folder and write the tokens anew"
+CHUNK = 2**24  # tokens that are looked at together when a set is opened
 
 
 class Encoder(Protocol):
@@ -65,15 +70,48 @@ class Describe(Protocol):
         ...
 
 
-class _Ragged:
-    """Sequences of uneven length in one flat file."""
+class Meta(BaseModel):
+    """tokens.json."""
 
-    def __init__(self, directory: Path, name: str, dtype: np.dtype) -> None:
-        self.offsets = np.load(directory / f"{name}.npy")
-        path, count = directory / f"{name}.bin", int(self.offsets[-1])
-        if path.stat().st_size != count * dtype.itemsize:
-            raise ValueError(f"{path} does not hold {count} tokens; delete its folder and rewrite")
-        self.flat = np.memmap(path, dtype, "r", shape=(count,)) if count else np.zeros(0, dtype)
+    format: Literal[1]
+    vocabulary: Vocabulary
+    frames: FrameCondition | None
+    text: TextCondition | None = None
+    note: dict[str, Any]
+
+
+def _numbers(path: Path) -> np.ndarray:
+    """The whole numbers (N,) int64 of a file."""
+    if not path.is_file():
+        raise ValueError(f"{path} is missing: {REMEDY}")
+    try:
+        array = read_npy(path)
+    except ArrayError as error:
+        raise ValueError(f"{error}: {REMEDY}") from None
+    if array.ndim != 1 or array.dtype != np.int64:
+        raise ValueError(f"{path} holds {array.dtype} {array.shape}, not int64 (N,): {REMEDY}")
+    return array
+
+
+class _Ragged:
+    """Sequences of uneven length in one flat file, every token in the vocabulary."""
+
+    def __init__(self, directory: Path, name: str, vocabulary: Vocabulary) -> None:
+        dtype, offsets = _dtype(vocabulary), _numbers(directory / f"{name}.npy")
+        path = directory / f"{name}.bin"
+        if len(offsets) < 2 or offsets[0] or (np.diff(offsets) < 1).any():
+            raise ValueError(f"{directory / name}.npy does not ascend from 0: {REMEDY}")
+        count = int(offsets[-1])
+        if not path.is_file() or path.stat().st_size != count * dtype.itemsize:
+            raise ValueError(f"{path} does not hold {count} tokens: {REMEDY}")
+        self.offsets = offsets
+        self.flat = np.memmap(path, dtype, "r", shape=(count,))
+        for start in range(0, count, CHUNK):
+            part = self.flat[start : start + CHUNK]
+            if int(part.min()) < 0 or int(part.max()) >= vocabulary.size:
+                raise ValueError(
+                    f"{path} holds tokens that are not in [0, {vocabulary.size}): {REMEDY}"
+                )
 
     def __getitem__(self, index: int) -> np.ndarray:
         return self.flat[self.offsets[index] : self.offsets[index + 1]]
@@ -105,20 +143,19 @@ class TokenSet:
         directory = Path(directory)
         if not (directory / META).is_file():
             raise FileNotFoundError(f"{directory} holds no tokens ({META} is missing)")
-        meta = json.loads((directory / META).read_text())
-        if meta.get("format") != FORMAT:
-            raise ValueError(f"{directory / META} is not of format {FORMAT}; write it anew")
-        self.vocabulary = Vocabulary.model_validate(meta["vocabulary"])
-        self.frames = FrameCondition.model_validate(meta["frames"]) if meta["frames"] else None
-        text = meta.get("text")
-        self.text = None if text is None else TextCondition.model_validate(text)
-        self.note: dict[str, Any] = meta["note"]
-        self.labels = np.load(directory / "labels.npy")
-        self.videos = np.load(directory / "videos.npy")
-        dtype = _dtype(self.vocabulary)
-        self._class = _Ragged(directory, "class", dtype)
-        self._frames = _Ragged(directory, "frames", dtype) if self.frames else None
-        self._text = _Ragged(directory, "text", dtype) if self.text else None
+        meta = read_record(Meta, directory / META, REMEDY)
+        self.vocabulary, self.frames, self.text = meta.vocabulary, meta.frames, meta.text
+        self.note: dict[str, Any] = meta.note
+        self.labels = _numbers(directory / "labels.npy")
+        self.videos = _numbers(directory / "videos.npy")
+        self._class = _Ragged(directory, "class", self.vocabulary)
+        self._frames = _Ragged(directory, "frames", self.vocabulary) if self.frames else None
+        self._text = _Ragged(directory, "text", self.vocabulary) if self.text else None
+        rows = [self._class, *filter(None, (self._frames, self._text))]
+        if len({len(self.labels), len(self.videos), *(len(row.lengths) for row in rows)}) > 1:
+            raise ValueError(f"{directory} holds files of different numbers of clips: {REMEDY}")
+        if self.labels.max() >= len(self.vocabulary.class_names) or self.labels.min() < -1:
+            raise ValueError(f"{directory / 'labels.npy'} names classes beyond {META}: {REMEDY}")
 
     def __len__(self) -> int:
         """N, clips."""
@@ -228,7 +265,7 @@ class Writer:
             ValueError: the folder holds something else.
         """
         if (self.directory / META).is_file():
-            found = json.loads((self.directory / META).read_text())
+            found = read_record(Meta, self.directory / META, REMEDY).model_dump(mode="json")
             if _with_defaults(found) != _with_defaults(self.meta):
                 raise ValueError(
                     f"{self.directory} holds tokens of other settings; "

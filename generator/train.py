@@ -24,7 +24,7 @@ from generator.pack import PackedBatch, Packer, pack
 from generator.shards import TokenSet
 from tokenizer.model import VideoTokenizer
 from tokenizer.tokens import Tokens
-from training.config import Config, TrainConfig
+from training.config import Config, Count, Frames, Level, TrainConfig
 from training.stage import StageBase, Validation
 from video.clips import to_frames
 
@@ -45,10 +45,10 @@ class ExpectedTokens(Config):
         text: how texts become conditions; None without.
     """
 
-    codebook_size: int = Field(ge=1)
-    levels: tuple[int, ...]
-    num_blocks: int = Field(ge=1)
-    num_classes: int = Field(ge=0)
+    codebook_size: Count
+    levels: tuple[Level, ...]
+    num_blocks: Frames
+    num_classes: int = Field(ge=0, le=2**20)
     mean_length: float = Field(gt=0)
     frames: FrameCondition | None = None
     num_text: int = Field(default=0, ge=0)

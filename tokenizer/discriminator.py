@@ -13,22 +13,21 @@ from typing import Literal
 
 import torch
 from einops import rearrange
-from pydantic import Field
 from torch import Tensor, nn
 
 from tokenizer.model import sincos_positions
 from tokenizer.vit import ViTLayer
-from training.config import Config
+from training.config import Config, Depth, Frames, Heads, Side, Width
 
 
 class PatchDiscriminatorConfig(Config):
     """Size of the transformer; the defaults are LARP's run, 38.2 M weights on 16 × 128 × 128."""
 
     kind: Literal["patch"] = "patch"
-    patch: tuple[int, int, int] = (4, 8, 8)  # frames, rows, columns
-    width: int = Field(default=512, ge=1)
-    layers: int = Field(default=12, ge=1)
-    heads: int = Field(default=8, ge=1)
+    patch: tuple[Frames, Side, Side] = (4, 8, 8)  # frames, rows, columns
+    width: Width = 512
+    layers: Depth = 12
+    heads: Heads = 8
     # One logit from a [CLS] token, as LARP has it; false = one a patch.
     per_clip: bool = False
 

@@ -17,7 +17,6 @@ from typing import Literal
 import torch
 import torch.nn.functional as F
 from einops import rearrange
-from huggingface_hub import PyTorchModelHubMixin
 from torch import Tensor, nn
 
 from tokenizer.assignment import Levels, grid
@@ -25,20 +24,21 @@ from tokenizer.masks import ClipGroups
 from tokenizer.qformer import QFormer, QFormerConfig
 from tokenizer.quantizer import Quantized, VectorQuantizer
 from tokenizer.tokens import Tokens
-from training.config import Config
+from training.config import Config, Count, Frames, Level, Side, Width
+from training.loading.pretrained import Pretrained
 
 
 class TokenizerConfig(Config):
     """Everything that fixes the tokenizer's weights and shapes."""
 
-    levels: tuple[int, ...]
-    num_frames: int = 16
-    size: int = 128
-    patch: tuple[int, int, int] = (4, 8, 8)  # frames, rows, columns
+    levels: tuple[Level, ...]
+    num_frames: Frames = 16
+    size: Side = 128
+    patch: tuple[Frames, Side, Side] = (4, 8, 8)  # frames, rows, columns
     encoder: QFormerConfig
     decoder: QFormerConfig
-    codebook_size: int = 16_384
-    code_dim: int = 8
+    codebook_size: Count = 16_384
+    code_dim: Width = 8
     # Temperature of the soft assignment in the entropy loss.
     entropy_temperature: float = 0.01
     # Where the decoder's 3D queries start: "first" = the first 1D token of the block (the paper),
@@ -158,7 +158,7 @@ class Places(nn.Module):
 
 class VideoTokenizer(
     nn.Module,
-    PyTorchModelHubMixin,
+    Pretrained,
     coders={  # how config.json carries the typed config
         TokenizerConfig: (
             lambda config: config.model_dump(mode="json"),

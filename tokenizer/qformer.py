@@ -9,12 +9,14 @@ Shape letters: L packed tokens, D width, Hd heads, Dh head width.
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Self
 
 import torch.nn.functional as F
 from einops import rearrange
+from pydantic import model_validator
 from torch import Tensor, nn
 
-from training.config import Config
+from training.config import Config, Depth, Heads, Width, check_parameters
 
 Attention = Callable[[Tensor, Tensor, Tensor], Tensor]
 KeyValue = tuple[Tensor, Tensor]
@@ -23,9 +25,14 @@ KeyValue = tuple[Tensor, Tensor]
 class QFormerConfig(Config):
     """Size of one Q-Former (the paper's "small" is 512 × 6 × 8, "base" 768 × 12 × 12)."""
 
-    width: int
-    layers: int
-    heads: int
+    width: Width
+    layers: Depth
+    heads: Heads
+
+    @model_validator(mode="after")
+    def _can_be_built(self) -> Self:
+        check_parameters(16 * self.width**2 * self.layers)
+        return self
 
 
 class QFormerLayer(nn.Module):

@@ -8,31 +8,35 @@ Shape letters: B batch, F frames, T blocks, H W pixels, D width, N patches.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
+from typing import Self
 
 import torch
 from einops import rearrange
-from huggingface_hub import PyTorchModelHubMixin
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from tokenizer.assignment import Levels
 from tokenizer.model import sincos_positions
 from tokenizer.reward import Quality, Standard
 from tokenizer.vit import ViTLayer
-from training.config import Config
+from training.config import Config, Depth, Frames, Heads, Level, Side, Width, check_parameters
+from training.loading.pretrained import Pretrained
+
+MOST_CANDIDATES = 2**20  # the paper has 625
 
 
 class RouterConfig(Config):
     """Size of the router (paper: 512 × 6 × 8 on the tokenizer's patches) and its reward."""
 
-    levels: tuple[int, ...]
-    num_frames: int = 16
-    size: int = 128
-    patch: tuple[int, int, int] = (4, 8, 8)
-    width: int = 512
-    layers: int = 6
-    heads: int = 8
+    levels: tuple[Level, ...]
+    num_frames: Frames = 16
+    size: Side = 128
+    patch: tuple[Frames, Side, Side] = (4, 8, 8)
+    width: Width = 512
+    layers: Depth = 6
+    heads: Heads = 8
     preference: bool = False  # w_q is an input
     # What it has learned to maximise; written by the training. With `preference`, w_q is what it
     # takes when none is given.
@@ -40,10 +44,21 @@ class RouterConfig(Config):
     standard: Standard | None = None
     quality: Quality = "psnr"
 
+    @model_validator(mode="after")
+    def _can_be_built(self) -> Self:
+        blocks = self.num_frames // self.patch[0]
+        if len(self.levels) > 1 and blocks > math.log(MOST_CANDIDATES, len(self.levels)):
+            raise ValueError(
+                f"{blocks} blocks of {len(self.levels)} levels have more than {MOST_CANDIDATES} "
+                "assignments, one class each: give longer patches or fewer levels"
+            )
+        check_parameters(12 * self.width**2 * self.layers + self.width * len(self.levels) ** blocks)
+        return self
+
 
 class Router(
     nn.Module,
-    PyTorchModelHubMixin,
+    Pretrained,
     coders={
         RouterConfig: (
             lambda config: config.model_dump(mode="json"),

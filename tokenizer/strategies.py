@@ -16,6 +16,7 @@ Shape letters: B batch, T blocks, M = m^T candidates.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from functools import partial
 
@@ -110,9 +111,12 @@ def make_assigner(
 
 def _number(spec: str, value: str) -> float:
     try:
-        return float(value)
+        number = float(value)
     except ValueError:
-        raise ValueError(f"assignment {spec!r}: {value!r} is not a number") from None
+        number = math.nan
+    if not math.isfinite(number):
+        raise ValueError(f"assignment {spec!r}: {value!r} is not a finite number")
+    return number
 
 
 def _usable(name: str, model: VideoTokenizer, router: Router | None) -> Router:

@@ -11,11 +11,14 @@ Shape letters: B batch, N clips, M = m^T candidates.
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
@@ -26,8 +29,19 @@ from tokenizer.reward import Quality, psnr_of_mse
 from tokenizer.search import Method, candidate_measures, model_hash
 from tokenizer.tree import Measure
 from training.files import atomic_file
+from training.loading.records import parse_json
 
 Recorded = Literal["lpips", "efficientnet-lite0"]  # beside the mean squared error
+
+
+log = logging.getLogger(__name__)
+
+PLACE = {"clip": pa.string(), "batch": pa.int32(), "row": pa.int32()}  # columns before measures
+REMEDY = "remove it and run `evatok search` again, which writes what is missing"
+
+
+class ShardError(ValueError):
+    """A shard that is there and cannot be used."""
 
 
 @dataclass(frozen=True)
@@ -105,9 +119,10 @@ def curate(
     done = 0
     for number in range(rank, num_batches, world):
         path = directory / f"table-{number:05d}.parquet"
-        if path.exists():
-            _check_origin(path, note)
-            done += pq.read_metadata(path).num_rows
+        shard = _resumed(path) if path.exists() else None
+        if shard is not None:
+            _check_origin(path, shard, note)
+            done += shard.num_rows
             yield done
             continue
         clips, names = batch(number)
@@ -132,12 +147,57 @@ def _write_shard(
         columns[name] = pa.FixedSizeListArray.from_arrays(flat, table.shape[1])
     # Two processes that were told to do the same batch write the same bytes to names of their own.
     with atomic_file(path) as partial:
-        pq.write_table(pa.table(columns, metadata=note), partial)
+        pq.write_table(pa.table(columns, metadata=note), partial, write_page_checksum=True)
 
 
-def _check_origin(path: Path, note: Mapping[str, str]) -> None:
+def _read_shard(path: Path) -> pa.Table:
+    """Read a shard whole.
+
+    Raises:
+        ShardError: damaged, or no shard of a search.
+    """
+    try:
+        table = pq.read_table(path, page_checksum_verification=True)
+        table.validate(full=True)
+    except (pa.ArrowException, OSError, OverflowError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise ShardError(f"{path} is damaged ({reason}): {REMEDY}") from None
+    types = {name: table.schema.field(name).type for name in table.column_names}
+    measures = table.column_names[len(PLACE) :]
+    fits = (
+        [*types.items()][: len(PLACE)] == [*PLACE.items()]
+        and len(types) == len(table.column_names)
+        and "mse" in measures
+        and all(pa.types.is_fixed_size_list(types[name]) for name in measures)
+        and len({types[name] for name in measures}) == 1
+        and types["mse"].value_type == pa.float32()
+        and table.num_rows
+    )
+    if not fits:
+        raise ShardError(f"{path} is no table of a search: {REMEDY}")
+    for name in table.column_names:
+        flat = table[name].combine_chunks()
+        values = flat.flatten() if name in measures else flat
+        if flat.null_count or values.null_count:
+            raise ShardError(f"{path}: {name} has gaps: {REMEDY}")
+        if name in measures and not np.isfinite(values.to_numpy()).all():
+            raise ShardError(f"{path}: {name} has values that are not finite: {REMEDY}")
+    return table
+
+
+def _resumed(path: Path) -> pa.Table | None:
+    """A shard that is there; None, with a warning, if it is damaged and to be written anew."""
+    try:
+        return _read_shard(path)
+    except ShardError as error:
+        log.warning("%s; this search writes it anew", error)
+        return None
+
+
+def _check_origin(path: Path, shard: pa.Table, note: Mapping[str, str]) -> None:
     """Refuse a shard of another model, or of other settings where it tells them."""
-    written = {k.decode(): v.decode() for k, v in (pq.read_schema(path).metadata or {}).items()}
+    metadata = shard.schema.metadata or {}
+    written = {k.decode(): v.decode(errors="replace") for k, v in metadata.items()}
     if written.get("model") != note["model"]:
         raise ValueError(
             f"{path} was made with model {written.get('model')}, not {note['model']}: "
@@ -145,7 +205,12 @@ def _check_origin(path: Path, note: Mapping[str, str]) -> None:
         )
     if "settings" not in written or written["settings"] == note["settings"]:
         return
-    theirs, ours = json.loads(written["settings"]), json.loads(note["settings"])
+    theirs, ours = (
+        parse_json(written["settings"], f"{path}: settings", REMEDY),
+        json.loads(note["settings"]),
+    )
+    if not isinstance(theirs, dict):
+        raise ShardError(f"{path}: its settings are no mapping: {REMEDY}")
     different = sorted(k for k in {*theirs, *ours} if theirs.get(k) != ours.get(k))
     said = "; ".join(f"{k}: {theirs.get(k)}, now {ours.get(k)}" for k in different)
     raise ValueError(f"{path} was made with other settings ({said}): search into another folder")
@@ -156,15 +221,18 @@ def read_table(directory: Path) -> SearchTable:
 
     Raises:
         FileNotFoundError: there is none.
-        ValueError: they do not have the same columns.
+        ValueError: one is damaged, or they do not have the same columns.
     """
     paths = sorted(directory.glob("table-*.parquet"))
     if not paths:
         raise FileNotFoundError(f"no table in {directory}: run `evatok search` first")
-    tables = [pq.read_table(path) for path in paths]
+    tables = [_read_shard(path) for path in paths]
     for path, part in zip(paths, tables, strict=True):
-        if part.column_names != tables[0].column_names:
-            raise ValueError(f"{path} has {part.column_names}, not {tables[0].column_names}")
+        if not part.schema.equals(tables[0].schema):
+            raise ValueError(
+                f"{path} has other columns than {paths[0]}: they are of two searches; remove "
+                f"{directory} and run `evatok search` again"
+            )
     table = pa.concat_tables([part.replace_schema_metadata(None) for part in tables])
     measures = {}
     for name in table.column_names[3:]:
@@ -185,11 +253,10 @@ def check_clips(directory: Path, recorded: list[str], drawn: list[str]) -> None:
     Raises:
         ValueError: they differ.
     """
-    wrong = next(
-        (i for i, pair in enumerate(zip(recorded, drawn, strict=True)) if len(set(pair)) > 1), None
-    )
+    pairs = zip_longest(recorded, drawn, fillvalue="none")
+    wrong = next((pair for pair in pairs if pair[0] != pair[1]), None)
     if wrong is not None:
         raise ValueError(
-            f"{directory} is unfinished or of other settings: its clip {recorded[wrong]} would be "
-            f"taken for {drawn[wrong]}; run `evatok search` to its end, or anew in another folder"
+            f"{directory} is unfinished or of other settings: its clip {wrong[0]} would be taken "
+            f"for {wrong[1]}; run `evatok search` to its end, or anew in another folder"
         )

@@ -23,19 +23,45 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
+
+from training.loading.records import RecordError, first_mistake, read_object
 
 FORMAT = 1
 FOLDER = "checkpoints"
 TENSORS = ("model", "ema", "optimizer", "adversary", "adversary_optimizer")  # a file each
 NAME = re.compile(r"step-(\d{8,})")
+REMEDY = "remove its folder to go on from the one before"
 
 logger = logging.getLogger(__name__)
 
 
 class CheckpointError(ValueError):
     """A checkpoint that is there and cannot be used."""
+
+
+class State(BaseModel):
+    """What state.json must hold; the loop adds more.
+
+    Attributes:
+        format: of checkpoints.
+        step: optimiser steps taken.
+        files: SHA-256 of each file beside it.
+        seconds: of training until then.
+        metrics: of the last validation.
+        sums: totals and counts of the terms that are logged next.
+    """
+
+    model_config = ConfigDict(strict=True, extra="allow")
+
+    format: int
+    step: int = Field(ge=0)
+    files: dict[str, str]
+    seconds: float = Field(ge=0, allow_inf_nan=False)
+    metrics: dict[str, Any]
+    sums: dict[str, tuple[float, float]]
 
 
 @dataclass(frozen=True)
@@ -82,7 +108,9 @@ def save(run_dir: Path, checkpoint: Checkpoint, keep: int) -> Path:
             save_file(_independent(tensors), file)
             _sync(file)
             sums[file.name] = _sha256(file)
-    state = checkpoint.state | {"format": FORMAT, "step": checkpoint.step, "files": sums}
+    nothing = {"seconds": 0.0, "metrics": {}, "sums": {}}
+    written = {"format": FORMAT, "step": checkpoint.step, "files": sums}
+    state = nothing | checkpoint.state | written
     (partial / "state.json").write_text(json.dumps(state, indent=1), encoding="utf-8")
     _sync(partial / "state.json")
     _sync(partial)
@@ -152,13 +180,26 @@ def _step(path: Path) -> int:
 def _verified(path: Path) -> dict[str, Any]:
     """state.json of a checkpoint whose files are all as they were written."""
     try:
-        state = json.loads((path / "state.json").read_text(encoding="utf-8"))
-        files, version = state["files"], state["format"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise CheckpointError(f"{path}: damaged checkpoint: state.json: {error}") from None
-    if version != FORMAT:
-        raise CheckpointError(f"{path}: checkpoint of format {version}, this code reads {FORMAT}")
-    for name, expected in files.items():
+        state = read_object(path / "state.json", REMEDY)
+        version = state.get("format")
+        if isinstance(version, int) and version != FORMAT:
+            raise CheckpointError(
+                f"{path}: checkpoint of format {version}, this code reads {FORMAT}"
+            )
+        known = State.model_validate_json(json.dumps(state))
+    except ValidationError as error:
+        raise CheckpointError(
+            f"{path}: damaged checkpoint: state.json: {first_mistake(error)}: {REMEDY}"
+        ) from None
+    except (OSError, RecordError) as error:
+        raise CheckpointError(f"{path}: damaged checkpoint: {error}") from None
+    if known.step != _step(path):
+        raise CheckpointError(f"{path}: damaged checkpoint: state.json is of step {known.step}")
+    strange = sorted(known.files.keys() - {f"{name}.safetensors" for name in TENSORS})
+    if strange or "model.safetensors" not in known.files:
+        named = strange[0] if strange else "no model.safetensors"
+        raise CheckpointError(f"{path}: damaged checkpoint: state.json names {named}: {REMEDY}")
+    for name, expected in known.files.items():
         file = path / name
         if not file.is_file():
             raise CheckpointError(f"{path}: damaged checkpoint: {name} is missing")

@@ -8,22 +8,42 @@ with `base: [one.yaml, two.yaml]`.
 from __future__ import annotations
 
 import difflib
-import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 import pydantic
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from training.files import write_text
+from training.loading.yaml_text import LARGEST_FILE, ConfigError, parse_yaml
 
 T = TypeVar("T", bound="Config")
 
+MOST_FILES = 64  # that a file of settings may be based on, each as often as it is named
+MOST_MISTAKES = 20  # that are listed
 
-class ConfigError(ValueError):
-    """Settings that cannot be used; the message names every key at fault."""
+
+# Sizes. The limits lie far above any use: they turn a slip, or a broken file, into a message before
+# memory is asked for.
+Width = Annotated[int, Field(ge=1, le=65_536)]  # channels
+Depth = Annotated[int, Field(ge=1, le=1024)]  # layers
+Heads = Annotated[int, Field(ge=1, le=1024)]
+Side = Annotated[int, Field(ge=1, le=8192)]  # pixels
+Frames = Annotated[int, Field(ge=1, le=4096)]  # or blocks
+Level = Annotated[int, Field(ge=1, le=65_536)]  # tokens of a block
+Count = Annotated[int, Field(ge=1, le=2**24)]  # codes, rows of a batch
+LARGEST_WHOLE = 2**63 - 1  # what a tensor can hold
+
+
+LARGEST_MODEL = 2 * 10**10  # parameters; 80 GB in float32
+
+
+def check_parameters(count: int) -> None:
+    """Raise for more parameters than any model of this method has; a slip costs no memory."""
+    if count > LARGEST_MODEL:
+        raise ValueError(f"{count:.2g} parameters; at most {LARGEST_MODEL:.0e} are built")
 
 
 class Config(BaseModel):
@@ -34,13 +54,16 @@ class Config(BaseModel):
     number, text → bool, text → int.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", validate_default=True, allow_inf_nan=False
+    )
 
     @field_validator("*", mode="wrap")
     @classmethod
     def _no_surprise(cls, value: Any, handler: pydantic.ValidatorFunctionWrapHandler) -> Any:
         parsed = handler(value)
         _refuse_conversion(value, parsed)
+        _refuse_size(parsed)
         return parsed
 
 
@@ -59,8 +82,20 @@ def _refuse_conversion(raw: Any, parsed: Any) -> None:
             _refuse_conversion(a, b)
 
 
+def _refuse_size(parsed: Any) -> None:
+    """Raise where a whole number fits no tensor."""
+    if isinstance(parsed, int) and abs(parsed) > LARGEST_WHOLE:
+        raise ValueError("is too large: whole numbers go up to 2^63 - 1")
+    if isinstance(parsed, tuple):
+        for item in parsed:
+            _refuse_size(item)
+
+
 def _word(value: bool | int | float) -> str:
     return "bool (true or false)" if isinstance(value, bool) else "number"
+
+
+Share = Annotated[float, Field(ge=0, lt=1)]
 
 
 class OptimizerConfig(Config):
@@ -71,7 +106,7 @@ class OptimizerConfig(Config):
     lr: float = Field(default=3e-4, gt=0)
     # Muon's updates are scaled to the size of AdamW's, so equal rates fit; null = `lr`.
     muon_lr: float | None = Field(default=None, gt=0)
-    betas: tuple[float, float] = (0.9, 0.95)
+    betas: tuple[Share, Share] = (0.9, 0.95)
     weight_decay: float = Field(default=0.0, ge=0)
     grad_clip: float = Field(default=1.0, ge=0)  # largest global gradient norm, 0 = off
 
@@ -101,9 +136,9 @@ class TrainConfig(Config):
     """One run of the loop. Counts are optimiser steps; 0 in `*_every` means never."""
 
     steps: int = Field(ge=1)
-    batch_size: int = Field(ge=1)  # rows of one optimiser step, over all processes
+    batch_size: Count  # rows of one optimiser step, over all processes
     grad_accumulation: int = Field(default=1, ge=1)  # parts into which a process cuts its rows
-    seed: int = Field(default=0, ge=0)
+    seed: int = Field(default=0, ge=0, lt=2**40)  # times a million plus a step: below 2^63
     precision: Literal["fp32", "bf16"] = "fp32"  # bf16 = autocast; weights stay float32
     ema_decay: float = Field(default=0.0, ge=0, lt=1)  # 0 = off
     compile: bool = False
@@ -129,26 +164,6 @@ class TrainConfig(Config):
 
 
 # --- reading --------------------------------------------------------------------------------------
-
-
-class _Loader(yaml.SafeLoader):
-    """YAML 1.1 without two traps: `1e-4` is a number, a key given twice is an error."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
-        twice = sorted({str(key) for key in keys if keys.count(key) > 1} - {"<<"})
-        if twice:
-            raise yaml.constructor.ConstructorError(
-                None, None, f"given twice: {', '.join(twice)}", node.start_mark
-            )
-        return super().construct_mapping(node, deep)
-
-
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float",
-    re.compile(r"^[-+]?(\d+(\.\d*)?|\.\d+)[eE][-+]?\d+$"),
-    list("-+0123456789."),
-)
 
 
 def read_yaml(path: Path | str, overrides: Sequence[str] = ()) -> dict[str, Any]:
@@ -178,7 +193,10 @@ def load_config(schema: type[T], path: Path | str, overrides: Sequence[str] = ()
     try:
         return schema.model_validate(_merged(layers))
     except pydantic.ValidationError as error:
-        mistakes = [_describe(schema, item, layers, Path(path)) for item in error.errors()]
+        items = error.errors()
+        mistakes = [_describe(schema, item, layers, Path(path)) for item in items[:MOST_MISTAKES]]
+        if len(items) > MOST_MISTAKES:
+            mistakes.append(f"and {len(items) - MOST_MISTAKES} more")
         raise ConfigError("; ".join(dict.fromkeys(mistakes))) from None
 
 
@@ -193,7 +211,7 @@ Layer = tuple[str, dict[str, Any]]  # where it is written, what is written there
 
 def _layers(path: Path, overrides: Sequence[str]) -> list[Layer]:
     """The base of all, ..., the file itself, then one layer for each override."""
-    layers = _files(path, ())
+    layers = _files(path, (), [])
     merged = _merged(layers)
     for override in overrides:
         layer = (f"override {override!r}", _parse_override(override, merged))
@@ -202,15 +220,25 @@ def _layers(path: Path, overrides: Sequence[str]) -> list[Layer]:
     return layers
 
 
-def _files(path: Path, above: tuple[Path, ...]) -> list[Layer]:
+def _files(path: Path, above: tuple[Path, ...], read: list[Path]) -> list[Layer]:
+    """A file behind its bases; `read` collects all that were read on the way."""
     if path.resolve() in above:
         raise ConfigError(f"{path}: `base` leads back to this file")
+    read.append(path)
+    if len(read) > MOST_FILES:
+        raise ConfigError(f"{path}: `base` leads to more than {MOST_FILES} files")
     if not path.is_file():
         raise FileNotFoundError(f"no settings file {path}")
+    size = path.stat().st_size
+    if size > LARGEST_FILE:
+        raise ConfigError(
+            f"{path} has {size} bytes: no settings, which have {LARGEST_FILE} at most"
+        )
     try:
-        data = yaml.load(path.read_text(encoding="utf-8"), _Loader)  # a SafeLoader
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: not YAML: {' '.join(str(error).split())}") from None
+        text = path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path}: not YAML: {error}") from None
+    data = parse_yaml(text, str(path))
     data = {} if data is None else data
     if not isinstance(data, dict):
         raise ConfigError(f"{path}: should hold `key: value` lines, not a {type(data).__name__}")
@@ -221,7 +249,7 @@ def _files(path: Path, above: tuple[Path, ...]) -> list[Layer]:
     if not names or not all(isinstance(name, str) for name in names):
         raise ConfigError(f"{path}: `base` should be the name of a file, or a list, not {base!r}")
     below = (*above, path.resolve())
-    layers = [layer for name in names for layer in _files(path.parent / name, below)]
+    layers = [layer for name in names for layer in _files(path.parent / name, below, read)]
     return [*layers, (str(path), data)]
 
 
@@ -231,10 +259,7 @@ def _parse_override(text: str, merged: dict[str, Any]) -> dict[str, Any]:
     names = key.strip().split(".")
     if not equals or not all(names):
         raise ConfigError(f"override {text!r} should read key.path=value")
-    try:
-        new = yaml.load(value, _Loader)
-    except yaml.YAMLError as error:
-        raise ConfigError(f"override {text!r}: {' '.join(str(error).split())}") from None
+    new = parse_yaml(value, f"override {text!r}")
 
     def build(names: list[str], old: Any) -> Any:
         if not names:
@@ -283,7 +308,8 @@ def _describe(schema: type[Config], item: Any, layers: Sequence[Layer], path: Pa
     else:
         what = item["msg"].removeprefix("Value error, ")
         if item["type"] != "value_error":
-            what += f", not {item['input']!r}"
+            shown = repr(item["input"])
+            what += f", not {shown if len(shown) <= 80 else shown[:77] + '...'}"
     return f"{where}: {dotted}: {what}"
 
 

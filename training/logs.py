@@ -8,6 +8,7 @@ drops the rows that lie behind it, so that no step is there twice.
 from __future__ import annotations
 
 import json
+import logging
 import math
 import os
 import re
@@ -17,6 +18,7 @@ from collections.abc import Mapping
 from datetime import timedelta
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
 import imageio.v3 as imageio
 import numpy as np
@@ -25,6 +27,9 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from torch.utils.tensorboard import SummaryWriter
 
 from training.files import atomic_file, naming, write_text
+from training.loading.records import RecordError, parse_json
+
+log = logging.getLogger(__name__)
 
 
 class RunLog:
@@ -85,18 +90,29 @@ class RunLog:
 
 
 def truncate(path: Path, step: int) -> None:
-    """Drop rows of log.jsonl after a step, and a last line that was not written to its end."""
+    """Drop rows of log.jsonl after a step, and lines that are no rows, such as a torn last one."""
     if not path.is_file():
         return
-    kept = []
-    for line in path.read_text(encoding="utf-8").splitlines():
+    kept = [row for row in read_rows(path) if row["step"] <= step]
+    write_text(path, "".join(json.dumps(row) + "\n" for row in kept))
+
+
+def read_rows(path: Path) -> list[dict[str, Any]]:
+    """Return the rows of log.jsonl; lines that are no rows are left out, with a warning."""
+    rows, lost = [], []
+    lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+    for number, line in enumerate(lines, 1):
         try:
-            row = json.loads(line)
-        except json.JSONDecodeError:
-            break
-        if row["step"] <= step:
-            kept.append(line + "\n")
-    write_text(path, "".join(kept))
+            row = parse_json(line, f"{path}:{number}", "")
+        except RecordError:
+            row = None
+        if isinstance(row, dict) and isinstance(row.get("step"), int) and "kind" in row:
+            rows.append(row)
+        else:
+            lost.append(number)
+    if lost and lost != [len(lines)]:  # a torn last line is what a killed run leaves
+        log.warning("%s: %d lines are no rows, left out: the first is %d", path, len(lost), lost[0])
+    return rows
 
 
 class ProgressDisplay:

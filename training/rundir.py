@@ -9,11 +9,11 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from training.config import Config, ConfigError
+from training.loading.yaml_text import parse_yaml
 
 SETTINGS = "config.yaml"
+REMEDY = "put back the settings of this run, or train in another folder"
 
 
 class TrainingError(ValueError):
@@ -71,7 +71,14 @@ def compare_settings(run_dir: Path, settings: Config, free: Collection[str]) -> 
     path = run_dir / SETTINGS
     if not path.is_file():
         raise ConfigError(f"{run_dir} has checkpoints but no {SETTINGS}")
-    data = yaml.safe_load(path.read_text(encoding="utf-8"))
+    try:
+        data = parse_yaml(path.read_text(encoding="utf-8"), str(path))
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path}: not YAML: {error}: {REMEDY}") from None
+    except ConfigError as error:
+        raise ConfigError(f"{error}: {REMEDY}") from None
+    if not isinstance(data, dict):
+        raise ConfigError(f"{path} should hold `key: value` lines: {REMEDY}")
     with suppress(ValueError):  # keys have gone since: what is written is compared
         data = type(settings).model_validate(data).model_dump(mode="json")
     old, new = _flat(data), _flat(settings.model_dump(mode="json"))

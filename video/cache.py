@@ -12,15 +12,24 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import math
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal, Self
 
 import numpy as np
 import torch
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    PositiveInt,
+    ValidationError,
+    model_validator,
+)
 from torch import Tensor
 
 from training.files import atomic_folder
@@ -38,6 +47,26 @@ VERSION = 1  # of the cache's format
 Progress = Callable[[int, int], None]
 
 
+class Index(BaseModel):
+    """index.json of a cache."""
+
+    model_config = ConfigDict(strict=True)
+
+    version: Literal[1]
+    size: PositiveInt
+    lengths: list[Annotated[int, Field(ge=0, lt=2**40)]]
+    labels: list[Annotated[int, Field(ge=-1, lt=2**31)]]
+    ids: list[str]
+    class_names: list[str]
+    damaged: list[str]
+
+    @model_validator(mode="after")
+    def _one_entry_a_video(self) -> Self:
+        if len({len(self.lengths), len(self.labels), len(self.ids)}) > 1:
+            raise ValueError("lengths, labels and ids are of different numbers of videos")
+        return self
+
+
 class Store(ABC):
     """The readable videos of a list, and how long they are.
 
@@ -53,19 +82,24 @@ class Store(ABC):
         """Open a finished store.
 
         Raises:
-            VideoError: no finished store there.
+            VideoError: no finished store there, or a damaged one.
         """
         self.folder = Path(folder)
         try:
-            self.index: dict[str, Any] = json.loads((self.folder / INDEX).read_text())
-        except (OSError, json.JSONDecodeError) as error:
+            self.index = Index.model_validate_json((self.folder / INDEX).read_bytes())
+        except OSError as error:
             raise VideoError(f"{folder}: no finished clip cache ({error})") from error
-        self.size = int(self.index["size"])
-        self.lengths = np.array(self.index["lengths"], dtype=np.int64)
-        self.labels = np.array(self.index["labels"], dtype=np.int64)
-        self.ids: list[str] = self.index["ids"]
-        self.class_names: list[str] = self.index["class_names"]
-        self.damaged: list[str] = self.index["damaged"]
+        except ValidationError as error:
+            first = error.errors(include_url=False)[0]
+            raise VideoError(
+                f"{self.folder / INDEX} is damaged ({'.'.join(map(str, first['loc']))}: "
+                f"{first['msg']}): remove {folder}, and it is made again"
+            ) from None
+        self.size = self.index.size
+        self.lengths = np.array(self.index.lengths, dtype=np.int64)
+        self.labels = np.array(self.index.labels, dtype=np.int64)
+        self.ids = self.index.ids
+        self.class_names, self.damaged = self.index.class_names, self.index.damaged
 
     def __len__(self) -> int:
         return len(self.lengths)
@@ -82,7 +116,8 @@ class ClipCache(Store):
         super().__init__(folder)
         self.starts = np.cumsum(self.lengths) - self.lengths
         shape = (int(self.lengths.sum()), self.size, self.size, 3)
-        if (self.folder / FRAMES).stat().st_size != np.prod(shape):
+        frames = self.folder / FRAMES
+        if not frames.is_file() or frames.stat().st_size != math.prod(shape):
             raise VideoError(f"{folder}: {FRAMES} has the wrong size; remove this folder")
         self.frames = np.memmap(self.folder / FRAMES, np.uint8, "r", shape=shape)
 
@@ -144,6 +179,11 @@ class VideoFiles(Store):
     def __init__(self, folder: Path, items: Sequence[VideoItem]) -> None:
         super().__init__(folder)
         paths = {item.id: item.path for item in items}
+        unknown = next((name for name in self.ids if name not in paths), None)
+        if unknown is not None:
+            raise VideoError(
+                f"{self.folder / INDEX} names {unknown}, which is not in the list: remove {folder}"
+            )
         self.paths = [paths[name] for name in self.ids]
 
     def clip(self, video: int, start: int, num_frames: int) -> Tensor:

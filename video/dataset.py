@@ -32,7 +32,7 @@ log = logging.getLogger(__name__)
 class Settings(BaseModel):
     """Base of this package's settings: frozen, unknown keys refused."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 class SourceConfig(Settings):
@@ -62,8 +62,8 @@ class DataConfig(Settings):
     """Clips of what, and how they are drawn."""
 
     sources: tuple[SourceConfig, ...] = Field(min_length=1)
-    num_frames: int = Field(default=16, ge=1)
-    size: int = Field(default=64, ge=1)  # pixels, square
+    num_frames: int = Field(default=16, ge=1, le=4096)
+    size: int = Field(default=64, ge=1, le=8192)  # pixels, square
     # "decoded": all frames lie in cache_dir, memory-mapped; "files": only their counts, and a clip
     # is decoded when it is drawn, for sets too large for the first, prepared by `evatok data`.
     read: Literal["decoded", "files"] = "decoded"

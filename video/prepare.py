@@ -9,6 +9,7 @@ Shape letters: F frames, H W pixels.
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
@@ -16,15 +17,18 @@ from fractions import Fraction
 from itertools import groupby, islice
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import numpy as np
 import torch
+from pydantic import TypeAdapter, ValidationError
 
 from training.files import naming, write_text
 from video.clips import covering, resize
 from video.io import VideoError, iter_timed, probe, write_video
 from video.seek import count_frames
+
+log = logging.getLogger(__name__)
 
 JOURNAL = "prepared.jsonl"
 CHUNK = 32  # frames resized together
@@ -59,6 +63,9 @@ class Done:
     file: str
     frames: int
     error: str = ""
+
+
+DONE = TypeAdapter(Done)
 
 
 def resampled(frames: Iterable[tuple[Fraction, np.ndarray]], fps: float) -> Iterator[np.ndarray]:
@@ -197,24 +204,38 @@ def _job(job: tuple[Path, Path, str, Recipe]) -> Done:
 
 
 def _read_journal(path: Path, recipe: Recipe) -> dict[str, Done]:
-    """What is finished. The first line holds the recipe; a torn last line is forgotten."""
+    """What is finished. The first line holds the recipe; lines that are no rows are forgotten."""
     wanted = asdict(recipe)
     if not path.is_file():
         write_text(path, json.dumps(wanted) + "\n")
         return {}
-    text = path.read_text(encoding="utf-8")
+    text = path.read_text(encoding="utf-8", errors="surrogateescape")
     whole = text[: text.rfind("\n") + 1]
     if whole != text:  # killed while it wrote a line
         with path.open("r+", encoding="utf-8") as file:
-            file.truncate(len(whole.encode()))
-    first, *rest = whole.splitlines()
-    if json.loads(first) != wanted:
+            file.truncate(len(whole.encode(errors="surrogateescape")))
+    first, *rest = whole.splitlines() or [""]
+    try:
+        recorded = json.loads(first)
+    except (ValueError, RecursionError):
+        raise VideoError(
+            f"{path} is damaged: its first line holds no settings: remove it, and the copies are "
+            "made again"
+        ) from None
+    if recorded != wanted:
         raise VideoError(
             f"{path.parent} holds copies of other settings ({first}): choose another folder or "
             "the same settings"
         )
-    rows: list[dict[str, Any]] = [json.loads(line) for line in rest]
-    return {row["file"]: Done(**row) for row in rows}
+    done: dict[str, Done] = {}
+    for number, line in enumerate(rest, 2):
+        try:
+            row = DONE.validate_json(line.encode(errors="surrogateescape"))
+        except ValidationError:
+            log.warning("%s:%d is no row: that file is prepared again", path, number)
+        else:
+            done[row.file] = row
+    return done
 
 
 def in_processes(work: Callable[[T], R], jobs: Sequence[T], workers: int) -> Iterator[R]:

@@ -13,7 +13,6 @@ its shape; `num_batches_tracked`, which files have or lack, does not matter.
 
 from __future__ import annotations
 
-import pickle
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -24,6 +23,8 @@ from torch import Tensor
 
 from evaluation.features.i3d import I3D, I3DFeatures, Unit
 from evaluation.fetch import WeightsError
+from training.loading.arrays import ArrayError, read_torch
+from training.loading.weights import check_finite
 
 NAME = "i3d-tats"
 EPSILON = 1e-5
@@ -71,6 +72,7 @@ def checked(state: Mapping[str, Tensor], where: str) -> dict[str, Tensor]:
     for name, shape in expected.items():
         if tuple(tensors[name].shape) != shape:
             raise WeightsError(f"{where}: {name} is {tuple(tensors[name].shape)}, not {shape}")
+    check_finite({name: tensors[name] for name in expected}, where, GET)
     return {name: tensors[name].detach().float() for name in expected}
 
 
@@ -84,14 +86,9 @@ def read_state(path: Path) -> dict[str, Tensor]:
     if not path.is_file():
         raise FileNotFoundError(f"no file {path}; {GET}")
     try:
-        state = (
-            load_file(path)
-            if path.suffix == ".safetensors"
-            else torch.load(path, map_location="cpu", weights_only=True)
-        )
-    except (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError) as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else "it ends early"
-        raise WeightsError(f"{path} cannot be read as tensors ({reason})") from error
+        state = load_file(path) if path.suffix == ".safetensors" else read_torch(path)
+    except (SafetensorError, ArrayError) as error:
+        raise WeightsError(f"{path} cannot be read as tensors ({error}); {GET}") from error
     if not isinstance(state, Mapping) or not all(isinstance(t, Tensor) for t in state.values()):
         raise WeightsError(f"{path} holds {type(state).__name__}, not a state dict of tensors")
     return checked(state, str(path))

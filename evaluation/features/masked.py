@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from evaluation.features.transformer import normalise, transformers
 from evaluation.features.videomae import VideoMAEEncoder
 from evaluation.probe import linear_probe, mean_features, pixel_features
-from training.config import Config, TrainConfig
+from training.config import Config, Depth, Frames, Heads, Side, TrainConfig, Width
 from training.stage import StageBase, Validation
 from video.dataset import ClipSampler, DataConfig
 
@@ -34,14 +34,14 @@ VALIDATION_BATCH = 32
 class TinyConfig(Config):
     """Sizes of the encoder, and of the decoder that only training needs."""
 
-    tubelet: int = Field(default=2, ge=1)  # frames of a patch
-    patch: int = Field(default=8, ge=1)  # its rows and columns
-    width: int = 160
-    layers: int = 4
-    heads: int = 5
-    decoder_width: int = 64
-    decoder_layers: int = 2
-    decoder_heads: int = 1
+    tubelet: Frames = 2  # frames of a patch
+    patch: Side = 8  # its rows and columns
+    width: Width = 160
+    layers: Depth = 4
+    heads: Heads = 5
+    decoder_width: Width = 64
+    decoder_layers: Depth = 2
+    decoder_heads: Heads = 1
 
 
 class MaskedConfig(Config):

@@ -18,12 +18,12 @@ from pathlib import Path
 from typing import Literal
 
 import torch
-from huggingface_hub import PyTorchModelHubMixin
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from evaluation.features.base import check_clips, resize_frames, weights_checksum
-from training.config import Config, TrainConfig
+from training.config import Config, TrainConfig, Width
+from training.loading.pretrained import FILES, Pretrained
 from training.stage import StageBase, Validation
 from video.dataset import ClipSampler, DataConfig
 
@@ -31,15 +31,14 @@ SMOOTHING = 0.05  # of the labels
 VALIDATION_BATCH = 32
 SIZE = 64  # pixels; clips of another size are resized
 MIN_FRAMES = 9  # fewer would leave the last layer one frame, in which nothing changes
-FILES = ("config.json", "model.safetensors")
 SHIPPED = Path(__file__).resolve().parents[2] / "evatok" / "models" / "nano" / "features"
 
 
 class NanoModelConfig(Config):
     """Sizes of the network, see `NanoNet`; about 330 k parameters as they stand."""
 
-    widths: tuple[int, ...] = (16, 48, 64, 96)
-    dim: int = 128
+    widths: tuple[Width, ...] = (16, 48, 64, 96)
+    dim: Width = 128
 
 
 class FeaturesConfig(Config):
@@ -51,7 +50,7 @@ class FeaturesConfig(Config):
     train: TrainConfig
 
 
-class NanoNet(nn.Module, PyTorchModelHubMixin):
+class NanoNet(nn.Module, Pretrained):
     """Clips (B, 3, F, 64, 64) in [-1, 1] to logits over games, by way of features (B, D).
 
     Args:
@@ -145,7 +144,7 @@ def load_nano(path: str | Path | None = None, device: str | torch.device = "cpu"
                 f"no nano feature network in {folder}: {name} is missing; train one with "
                 "`evatok train configs/nano/features.yaml` or give the folder of another"
             )
-    return NanoFeatures(NanoNet.from_pretrained(str(folder)), device)
+    return NanoFeatures(NanoNet.from_pretrained(folder), device)
 
 
 class FeaturesStage(StageBase):

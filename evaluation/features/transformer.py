@@ -10,21 +10,32 @@ Shape letters: B batch, F frames, H W pixels, N tokens = T' · H' · W', C chann
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
 
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from evaluation.features.base import check_clips, resize_frames, weights_checksum
 from evaluation.features.encoder import Grid, check_layers
+from training.loading.records import read_object
+from training.loading.weights import Declared, ModelFileError, check_finite, read_header
 
 # Of ImageNet, for pixels in [0, 1]; the usual values of both networks' preprocessors.
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
+
+
+DIMENSIONS = ("hidden_size", "intermediate_size", "vocab_size")  # keys that tensors show
+LIMITED = ("image_size", "crop_size", "num_frames", "frames_per_clip", "patch_size", "tubelet_size",
+           "num_attention_heads", "num_channels")  # fmt: skip
+LARGEST = 2048
+MOST_CELLS = 2**16  # VideoMAE-B has 1568; each is a row of a table that is computed
+REMEDY = "copy the folder anew, or give the folder of another"
 
 
 def transformers(needed_by: str = "video transformers", extra: str = "encoders") -> ModuleType:
@@ -72,6 +83,8 @@ def load_pretrained(kind: str, folder: Path) -> nn.Module:
         ValueError: the file lacks some of the weights or is none (they are never left random).
     """
     file = folder / "model.safetensors"
+    if file.is_file():  # otherwise Transformers says what is missing
+        _check_sizes(folder / "config.json", read_header(file, REMEDY))
     cls = getattr(transformers(), kind)
     try:
         with quiet():
@@ -82,14 +95,38 @@ def load_pretrained(kind: str, folder: Path) -> nn.Module:
                 use_safetensors=True,
                 output_loading_info=True,
             )
-    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
-        reason = " ".join(str(error).split())
+    except (OSError, ValueError, RuntimeError, TypeError, LookupError, AttributeError,
+            ArithmeticError, SafetensorError, StrictDataclassError) as error:  # fmt: skip
+        reason = " ".join(str(error).split())[:200]
         raise ValueError(f"{folder}: no weights of a {kind} ({reason})") from None
     wrong = [*info["missing_keys"], *(str(key) for key in info["mismatched_keys"])]
     if wrong or info["error_msgs"]:
         some = ", ".join(sorted(wrong)[:3])
         raise ValueError(f"{file}: {len(wrong)} weights of a {kind} are not in it: {some} …")
+    check_finite(model.state_dict(), file, REMEDY)
     return model
+
+
+def _check_sizes(path: Path, header: Mapping[str, Declared]) -> None:
+    """Refuse a config.json whose network is not the file's: Transformers would try to build it."""
+    config = read_object(path, REMEDY)
+    dimensions = {size for declared in header.values() for size in declared.shape}
+    limits = dict.fromkeys(LIMITED, LARGEST) | {"num_hidden_layers": len(header)}
+    for key, value in config.items():
+        is_count = isinstance(value, int) and not isinstance(value, bool)
+        if key in DIMENSIONS and not (is_count and value in dimensions):
+            raise ModelFileError(
+                f"{path}: {key} is {value!r}, but no tensor of {len(header)} in the file beside it "
+                f"has that size: {REMEDY}"
+            )
+        if key in limits and not (is_count and 1 <= value <= limits[key]):
+            raise ModelFileError(
+                f"{path}: {key} is {value!r}, not from 1 to {limits[key]}: {REMEDY}"
+            )
+    side = config.get("image_size", config.get("crop_size", 1)) // config.get("patch_size", 1)
+    times = config.get("num_frames", 1) // config.get("tubelet_size", 1)
+    if side**2 * times > MOST_CELLS:
+        raise ModelFileError(f"{path}: {times} × {side} × {side} cells are too many: {REMEDY}")
 
 
 def normalise(

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import pickle
+import resource
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +14,7 @@ import torch
 from imageio.v3 import imwrite
 
 from evaluation.inputs import find_videos
+from evatok.errors import message_for_user
 from video.io import VideoError
 
 
@@ -61,7 +65,7 @@ def test_refusals(tmp_path: Path) -> None:
     np.savez(tmp_path / "evil.npz", a=np.array([{}], dtype=object))
     (tmp_path / "torn.npz").write_bytes(b"PK no archive")
     for name in ("evil.pt", "evil.npz", "torn.npz"):
-        with pytest.raises(ValueError, match=f"{name} holds no plain arrays"):
+        with pytest.raises(ValueError, match=f"{name} holds no plain (arrays|tensors)"):
             find_videos(tmp_path / name)
     (tmp_path / "notes.txt").write_text("nothing")
     with pytest.raises(ValueError, match=r"notes\.txt is none of"):
@@ -70,3 +74,83 @@ def test_refusals(tmp_path: Path) -> None:
     (tmp_path / "frames" / "0.png").write_bytes(b"no picture")
     with pytest.raises(VideoError, match=r"0\.png is no picture"):
         find_videos(tmp_path / "frames")[0].read(None, 8)
+
+
+def npy(header: str, body: bytes = b"") -> bytes:
+    text = header.encode() + b"\n"
+    return b"\x93NUMPY\x01\x00" + len(text).to_bytes(2, "little") + text + body
+
+
+def zipped(name: str, content: bytes, compression: int = zipfile.ZIP_STORED) -> bytes:
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w", compression) as archive:
+        archive.writestr(name, content)
+    return file.getvalue()
+
+
+def saved(value: object, **options: object) -> bytes:
+    file = io.BytesIO()
+    torch.save(value, file, **options)  # type: ignore[arg-type]
+    return file.getvalue()
+
+
+def arrays(**named: np.ndarray) -> bytes:
+    file = io.BytesIO()
+    np.savez(file, **named)  # type: ignore[arg-type]
+    return file.getvalue()
+
+
+HUGE = "{'descr': '|u1', 'fortran_order': False, 'shape': (4000000, 16, 1024, 1024, 3)}"
+CLIP = torch.zeros(1, 3, 4, 8, 8, dtype=torch.uint8)
+DAMAGED = {
+    "empty.npz": b"",
+    "empty.pt": b"",
+    "none.npz": arrays(),
+    "none.pt": saved({}),
+    "rows.npz": arrays(videos=np.zeros((0, 4, 8, 8, 3), np.uint8)),
+    "frames.npz": arrays(videos=np.zeros((2, 0, 8, 8, 3), np.uint8)),
+    "rows.pt": saved(torch.zeros(0, 3, 4, 8, 8)),
+    "pixels.pt": saved(torch.zeros(2, 3, 4, 0, 8)),
+    "words.npz": arrays(videos=np.array(["a", "b"])),
+    "objects.npz": zipped(
+        "videos.npy",
+        npy("{'descr': '|O', 'fortran_order': False, 'shape': (1,)}", pickle.dumps([print])),
+    ),
+    "terabytes.npz": zipped("videos.npy", npy(HUGE)),
+    "bomb.npz": zipped("videos.npy", npy(HUGE, b"\0" * 10**6), zipfile.ZIP_DEFLATED),
+    "negative.npz": zipped("v.npy", npy(HUGE.replace("4000000", "-1"))),
+    "junk.npz": zipped("v.npy", b"no array"),
+    "text.npz": zipped("readme.txt", b"no array"),
+    "nonsense.npz": b"\x93NUMPY" + b"\xff" * 50,
+    "cut.npz": arrays(videos=np.zeros((1, 4, 8, 8, 3), np.uint8))[:-200],
+    "mixed.pt": saved({"a": CLIP, 3: CLIP, ("b", 1): "text"}),
+    "list.pt": saved([CLIP, CLIP]),
+    "sparse.pt": saved(torch.eye(3).to_sparse()),
+    "wide.pt": saved(torch.zeros(1, dtype=torch.uint8).expand(10**9, 4, 8, 8, 3)),
+    "meta.pt": saved(torch.zeros(1, 3, 4, 8, 8, device="meta")),
+    "junk.pt": b"\x80\x02no tensors at all",
+    "zip.pt": zipped("archive/data.pkl", b"\x80\x02}q\x00."),
+    "cut.pt": saved(CLIP)[:-100],
+    "old.pt": saved(CLIP, _use_new_zipfile_serialization=False)[:-20],
+}
+
+
+@pytest.mark.parametrize("name", DAMAGED)
+def test_arrays_of_anyones_making(name: str, tmp_path: Path) -> None:
+    """One line that names the file, and no memory for what is only declared."""
+    path = tmp_path / name
+    path.write_bytes(DAMAGED[name])
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with pytest.raises(ValueError) as caught:
+        find_videos(path)
+    assert str(path) in str(caught.value) and "\n" not in str(caught.value)
+    assert message_for_user(caught.value) is not None
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 100_000  # kB
+
+
+def test_compressed_and_legacy_arrays_are_read(tmp_path: Path) -> None:
+    black = np.zeros((2, 4, 64, 64, 3), np.uint8)
+    np.savez_compressed(tmp_path / "black.npz", videos=black)
+    torch.save(CLIP, tmp_path / "old.pt", _use_new_zipfile_serialization=False)
+    assert len(find_videos(tmp_path / "black.npz")) == 2
+    assert torch.equal(find_videos(tmp_path / "old.pt")[0].read(None, 8), torch.zeros(4, 8, 8, 3))

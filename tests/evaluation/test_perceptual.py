@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 import torch.nn.functional as F
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torchmetrics.functional.image import lpips as theirs
 
@@ -142,6 +142,11 @@ def test_wrong_trunks_are_refused(tmp_path: Path, trunk_file: Path) -> None:
     save_file({"features.0.weight": torch.zeros(1)}, tmp_path / "other.safetensors")
     with pytest.raises(WeightsError, match="is no VGG16"):
         ours.load_lpips(tmp_path / "other.safetensors")
+    trunk = load_file(trunk_file)
+    trunk["features.0.bias"][0] = float("inf")
+    save_file(trunk, tmp_path / "infinite.safetensors")
+    with pytest.raises(ValueError, match=r"groups\.0\.0\.bias holds values that are not finite"):
+        ours.load_lpips(tmp_path / "infinite.safetensors")
     with pytest.raises(ValueError, match="no perceptual distance 'vgg'"):
         load_perceptual("vgg")  # type: ignore[arg-type]
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import logging
 import shutil
+import sqlite3
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
@@ -162,6 +164,32 @@ def test_a_killed_run_goes_on(folder: Path, tmp_path: Path) -> None:
     got = score_folders(folder, folder, [network], cut=CUT, cache=cache, batch_size=2)
     assert network.seen == 7 - 4
     assert got == score_folders(folder, folder, [Means()], cut=CUT, batch_size=2)
+
+
+def test_damaged_values_are_computed_again(
+    folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = tmp_path / "features.sqlite"
+    right = score_folders(folder, folder, [Means()], cut=CUT, cache=FeatureCache(path))
+    statements = (
+        "UPDATE features SET vector = zeroblob(length(vector))",
+        "UPDATE features SET vector = 'text'",
+        "UPDATE features SET vector = NULL",
+        "UPDATE features SET vector = substr(vector, 2)",
+        "UPDATE checked_notes SET value = '3'",
+        "UPDATE checked_notes SET value = '{'",
+        "UPDATE checked_notes SET value = x'ff00'",
+    )
+    for statement in statements:
+        caplog.clear()
+        with closing(sqlite3.connect(path)) as file, file:
+            assert file.execute(statement).rowcount > 0
+        cache = FeatureCache(path)
+        assert score_folders(folder, folder, [Means()], cut=CUT, cache=cache) == right
+        assert caplog.text.count("damaged values: they are computed again") == 1
+        network = Means()
+        score_folders(folder, folder, [network], cut=CUT, cache=FeatureCache(path))
+        assert network.seen == 0
 
 
 def test_a_damaged_cache_is_named(tmp_path: Path) -> None:

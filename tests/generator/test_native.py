@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import copy
+import os
 import platform
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -228,6 +231,45 @@ def test_a_folder_that_cannot_be_written_is_named(
     with pytest.raises(NoCompiler, match="cannot be written"):
         library()
     library.cache_clear()
+
+
+AGAIN = """
+from generator import native
+native.OPTIONS = ("-O0", *native.OPTIONS[1:])
+native.library()
+print("loaded")
+"""
+
+
+def loaded(cache: Path) -> subprocess.Popen[str]:
+    """Another process that loads the kernels; a damaged library would end it by a signal."""
+    return subprocess.Popen(
+        [sys.executable, "-c", AGAIN],
+        env=os.environ | {"EVATOK_CACHE": str(cache)},
+        cwd=Path(native.__file__).parent.parent,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def test_a_damaged_library_is_compiled_again(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """By two processes at once where there is none, then where it was cut."""
+    both = [loaded(tmp_path), loaded(tmp_path)]
+    told = [process.communicate(timeout=120) for process in both]
+    assert [process.returncode for process in both] == [0, 0], told
+    (path,) = (tmp_path / "kernels").iterdir()  # and nothing beside it
+    whole = path.read_bytes()
+    path.write_bytes(whole[: len(whole) // 2])
+    again = loaded(tmp_path)
+    _, errors = again.communicate(timeout=120)
+    assert again.returncode == 0 and "is damaged: compiled again" in errors
+    assert [*(tmp_path / "kernels").iterdir()] == [path] and path.read_bytes() == whole
+    path.write_bytes(bytes(len(whole)))  # as long as it was
+    assert native._cached(path.parent, path.name.split("-")[0]) is None
+    assert "is damaged" in caplog.text and not path.exists()
 
 
 def test_a_width_that_does_not_fit_is_told(

@@ -103,3 +103,26 @@ def test_parts_of_other_settings_are_refused(
             write_share(wrong, draw, BATCHES, size, Place(1, 2))
     with pytest.raises(ValueError, match="no clip"):
         write_share(Writer(tmp_path / "e", tokenizer, assign, vocabulary), draw, 0, SIZE)
+
+
+def test_a_damaged_part_is_removed_and_made_again(
+    tmp_path: Path, vocabulary: Vocabulary, tokenizer, whole: Path, frames: FrameCondition
+) -> None:
+    writer = Writer(tmp_path / "t", tokenizer, assign, vocabulary, frames, {"a": 1})
+    assert write_share(writer, draw, BATCHES, SIZE, Place(0, 2)) is None
+    part = sorted((tmp_path / "t.parts").glob("*.npz"))[0]
+    part.write_bytes(part.read_bytes()[:-40])
+    with pytest.raises(ValueError, match=r"000000\.npz .*run the same command again"):
+        write_share(writer, draw, BATCHES, SIZE, Place(1, 2))
+    assert write_share(writer, draw, BATCHES, SIZE) is not None
+    assert contents(tmp_path / "t") == contents(whole)
+
+
+def test_a_damaged_plan_of_parts_is_named(
+    tmp_path: Path, vocabulary: Vocabulary, tokenizer
+) -> None:
+    writer = Writer(tmp_path / "t", tokenizer, assign, vocabulary)
+    assert write_share(writer, draw, BATCHES, SIZE, Place(0, 2)) is None
+    (tmp_path / "t.parts" / "tokens.json").write_text("{")
+    with pytest.raises(ValueError, match=r"tokens\.json is no JSON .*: delete .*t\.parts"):
+        write_share(writer, draw, BATCHES, SIZE, Place(1, 2))

@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -128,3 +128,43 @@ def test_damage_is_noticed(tmp_path: Path, vocabulary: Vocabulary, tokenizer) ->
         TokenSet(tmp_path / "t")
     with pytest.raises(ValueError, match="no clip"):
         write_tokens(tmp_path / "empty", iter(()), tokenizer, uniform(2, 4), vocabulary)
+
+
+def array(path: Path) -> np.ndarray:
+    return np.load(path)
+
+
+DAMAGE: dict[str, Callable[[Path], object]] = {
+    "meta empty": lambda d: (d / "tokens.json").write_text(""),
+    "meta a list": lambda d: (d / "tokens.json").write_text("[]"),
+    "meta binary": lambda d: (d / "tokens.json").write_bytes(b"\xff\xfe\x00"),
+    "meta without note": lambda d: (d / "tokens.json").write_text('{"format": 1}'),
+    "format": lambda d: (d / "tokens.json").write_text('{"format": 2}'),
+    "offsets empty": lambda d: (d / "class.npy").write_bytes(b""),
+    "offsets cut": lambda d: (d / "class.npy").write_bytes((d / "class.npy").read_bytes()[:-8]),
+    "offsets fall": lambda d: np.save(d / "class.npy", array(d / "class.npy")[::-1]),
+    "offsets none": lambda d: np.save(d / "class.npy", np.zeros(0, np.int64)),
+    "offsets floats": lambda d: np.save(d / "class.npy", array(d / "class.npy") + 0.5),
+    "offsets objects": lambda d: np.save(d / "class.npy", np.array([{}]), allow_pickle=True),
+    "offsets gone": lambda d: (d / "class.npy").unlink(),
+    "fewer clips": lambda d: np.save(d / "labels.npy", array(d / "labels.npy")[:-1]),
+    "labels beyond": lambda d: np.save(d / "labels.npy", array(d / "labels.npy") + 99),
+    "videos gone": lambda d: (d / "videos.npy").unlink(),
+    "tokens gone": lambda d: (d / "class.bin").unlink(),
+    "tokens beyond": lambda d: (d / "class.bin").write_bytes(
+        b"\xff" * (d / "class.bin").stat().st_size
+    ),
+}
+
+
+@pytest.mark.parametrize("name", DAMAGE)
+def test_every_damaged_file_is_named_with_what_to_do(
+    name: str, tmp_path: Path, vocabulary: Vocabulary, tokenizer
+) -> None:
+    write_tokens(tmp_path / "t", batches(), tokenizer, uniform(2, 4), vocabulary)
+    DAMAGE[name](tmp_path / "t")
+    with pytest.raises(ValueError) as caught:
+        TokenSet(tmp_path / "t")
+    message = str(caught.value)
+    assert str(tmp_path / "t") in message and "\n" not in message
+    assert "delete its folder and write the tokens anew" in message

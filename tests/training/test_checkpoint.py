@@ -118,5 +118,48 @@ def test_other_format(tmp_path: Path) -> None:
         load(path)
 
 
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"step": None},
+        {"step": 7},
+        {"step": "2"},
+        {"step": -1},
+        {"seconds": None},
+        {"seconds": float("nan")},
+        {"seconds": "long"},
+        {"metrics": []},
+        {"metrics": None},
+        {"sums": {"loss": 3}},
+        {"sums": None},
+        {"files": {}},
+        {"files": None},
+        {"files": {"../../model.safetensors": "0"}},
+    ],
+)
+def test_a_damaged_state_is_passed_over(
+    change: dict[str, object], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A key that is gone (None) or wrong: the run goes on from the checkpoint before."""
+    good = save(tmp_path, make(1), keep=5)
+    file = save(tmp_path, make(2), keep=5) / "state.json"
+    state = json.loads(file.read_text()) | change
+    for key in [key for key, value in change.items() if value is None]:
+        del state[key]
+    file.write_text(json.dumps(state))
+    with caplog.at_level(logging.WARNING):
+        assert latest(tmp_path) == good
+    assert "damaged checkpoint: state.json" in caplog.text and "ignored" in caplog.text
+
+
+@pytest.mark.parametrize("content", [b"[]", b"3", b"\xff\xfe", b"[" * 10**5])
+def test_a_state_that_is_no_object(content: bytes, tmp_path: Path) -> None:
+    path = save(tmp_path, make(1), keep=5)
+    (path / "state.json").write_bytes(content)
+    assert latest(tmp_path) is None
+    with pytest.raises(CheckpointError, match=r"state\.json"):
+        load(path)
+
+
 def test_empty(tmp_path: Path) -> None:
     assert latest(tmp_path) is None

@@ -131,3 +131,71 @@ def test_several_bases_are_merged_in_order(tmp_path: Path) -> None:
         (tmp_path / "wrong.yaml").write_text(f"base: {wrong}\n")
         with pytest.raises(ConfigError, match="name of a file, or a list"):
             read_yaml(tmp_path / "wrong.yaml")
+
+
+def bomb(opening: str, width: int = 9, levels: int = 12) -> str:
+    """Aliases that name each other: 9^12 values in a few lines."""
+    lines = [f"a0: &a0 {opening}"]
+    for level in range(1, levels):
+        inner = ", ".join([f"*a{level - 1}"] * width)
+        value = f"[{inner}]" if opening.startswith("[") else f"{{<<: [{inner}]}}"
+        lines.append(f"a{level}: &a{level} {value}")
+    return "\n".join(lines)
+
+
+ABSURD = {
+    "bomb": bomb("[1, 2]"),
+    "bomb in a known key": bomb("[1, 2]") + "\nitems: *a11\n",
+    "bomb of merges": bomb("{x: 1, y: 2}"),
+    "alias to itself": "items: &x [*x]\n",
+    "deep lists": "items: " + "[" * 5000 + "]" * 5000,
+    "deep mappings": "train: " + "{a: " * 5000 + "1" + "}" * 5000,
+    "not so deep": "train: " + "{a: " * 60 + "1" + "}" * 60,
+    "deep dashes": "items:\n  " + "- " * 5000 + "1",
+    "long": "items: [" + "1, " * 400_000 + "1]",
+    "many": "items: [" + "1, " * 30_000 + "1]",
+    "many keys": "\n".join(f"k{n}: 1" for n in range(9000)),
+    "NUL": 'stage: "a\\0b"\n',
+    "date": "stage: 2001-99-99\n",
+    "long number": "stage: " + "9" * 5000,
+    "tag": "stage: !!timestamp nonsense\n",
+    "tag of a number": "stage: !!int ''\n",
+    "key": "? [a, b]\n: 1\n",
+    "betas": "train: {steps: 1, batch_size: 1, optimizer: {betas: [2, -1]}}\n",
+    "seed": f"train: {{steps: 1, batch_size: 1, seed: {2**63}}}\n",
+    "rows": "train: {steps: 1, batch_size: 1000000000}\n",
+    "steps": f"train: {{steps: {2**63}, batch_size: 1}}\n",
+    "infinite": "train: {steps: 1, batch_size: 1, optimizer: {lr: .inf}}\n",
+    "no number": "train: {steps: 1, batch_size: 1, optimizer: {lr: .nan}}\n",
+}
+
+
+@pytest.mark.parametrize("name", ABSURD)
+def test_absurd_settings_are_told_in_a_line(name: str, tmp_path: Path) -> None:
+    """Nothing is built that only aliases stand for: a bomb would take hours or all memory."""
+    path = write(tmp_path, "top.yaml", ABSURD[name])
+    with pytest.raises(ConfigError) as caught:
+        load_config(Whole, path)
+    message = str(caught.value)
+    assert str(path) in message and "\n" not in message and len(message) < 4000
+
+
+def test_bases_that_fan_out(tmp_path: Path) -> None:
+    for level in range(40):
+        write(tmp_path, f"{level}.yaml", f"base: [{level + 1}.yaml, {level + 1}.yaml]")
+    write(tmp_path, "40.yaml", BASE)
+    with pytest.raises(ConfigError, match="more than 64 files"):
+        read_yaml(tmp_path / "0.yaml")
+
+
+def test_absurd_overrides(tmp_path: Path) -> None:
+    path = write(tmp_path, "base.yaml", "stage: toy\n" + BASE)
+    for text in ("train.steps=" + "[" * 5000, 'stage="a\\0b"', "stage=2001-99-99"):
+        with pytest.raises(ConfigError, match="override"):
+            read_yaml(path, [text])
+
+
+def test_aliases_of_a_usual_size_are_read(tmp_path: Path) -> None:
+    path = write(tmp_path, "top.yaml", "a: &a {x: 1, y: 2}\nc: [*a, *a]\n")
+    one = {"x": 1, "y": 2}
+    assert read_yaml(path) == {"a": one, "c": [one, one]}

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from training.logs import ProgressDisplay, RunLog, truncate
+from training.logs import ProgressDisplay, RunLog, read_rows, truncate
 
 
 def rows(run_dir: Path) -> list[dict]:
@@ -35,6 +35,19 @@ def test_rows_after_the_checkpoint_are_dropped(tmp_path: Path) -> None:
     board = EventAccumulator(str(tmp_path / "tensorboard"))
     board.Reload()
     assert [event.step for event in board.Scalars("train/loss")] == [1, 2, 3, 4]
+
+
+def test_lines_that_are_no_rows_are_left_out(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = tmp_path / "log.jsonl"
+    good = [b'{"kind": "train", "step": 1, "loss": 2.0}', b'{"kind": "train", "step": 5}']
+    bad = [b"", b"[1]", b'{"kind": "train"}', b'{"step": "x", "kind": 1}', b"\xff\x00", b"{" * 9000]
+    path.write_bytes(b"\n".join([good[0], *bad, good[1]]) + b"\n")
+    assert read_rows(path) == [json.loads(line) for line in good]
+    assert "6 lines are no rows, left out: the first is 2" in caplog.text
+    truncate(path, 4)
+    assert path.read_bytes() == good[0] + b"\n"
 
 
 def test_truncate_without_a_file(tmp_path: Path) -> None:

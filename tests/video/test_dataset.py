@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from collections.abc import Callable
 from pathlib import Path
@@ -103,6 +104,41 @@ def test_cached_clips_are_the_decoded_ones(
     other = ClipCache.build(items, 16, tmp_path / "other", workers=2)
     assert (other.folder / "frames.u8").read_bytes() == (again.folder / "frames.u8").read_bytes()
     assert not list(tmp_path.rglob("*.partial"))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        b"",
+        b"[]",
+        b"{",
+        b"\xff\xfe",
+        {"version": 2},
+        {"size": 0},
+        {"size": "16"},
+        {"lengths": [1]},
+        {"lengths": [-4] * 12},
+        {"lengths": [10**30] * 12},
+        {"labels": None},
+        {"ids": 3},
+    ],
+)
+def test_a_damaged_cache_is_named(ucf: Path, change: object, tmp_path: Path) -> None:
+    items = read_ucf101(ucf, "train")
+    index = ClipCache.build(items, 16, tmp_path / "cache").folder / "index.json"
+    if isinstance(change, dict):
+        change = json.dumps(json.loads(index.read_text()) | change).encode()
+    assert isinstance(change, bytes)
+    index.write_bytes(change)
+    with pytest.raises(VideoError, match="remove"):
+        ClipCache.build(items, 16, tmp_path / "cache")
+
+
+def test_a_cache_without_its_frames_is_named(ucf: Path, tmp_path: Path) -> None:
+    items = read_ucf101(ucf, "train")
+    (ClipCache.build(items, 16, tmp_path / "cache").folder / "frames.u8").unlink()
+    with pytest.raises(VideoError, match=r"frames\.u8 has the wrong size; remove"):
+        ClipCache.build(items, 16, tmp_path / "cache")
 
 
 def test_damaged_files_are_named_counted_and_limited(

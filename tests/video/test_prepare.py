@@ -95,6 +95,32 @@ def test_finished_files_are_not_done_again(originals: Path, tmp_path: Path) -> N
         prepare(FILES, originals, out, Recipe(size=16))
 
 
+def test_a_damaged_journal(
+    originals: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A line that is no row is forgotten, and its file made again; settings are not guessed."""
+    out = tmp_path / "out"
+    done = prepare(FILES[:3], originals, out, SMALL)
+    journal = out / JOURNAL
+    lines = journal.read_bytes().splitlines()
+    for wrong in (
+        b"",
+        b"[]",
+        b'{"file": "x"}',
+        b'{"file": 3, "frames": 1}',
+        b"\xff\x00",
+        b"{" * 9999,
+    ):
+        journal.write_bytes(b"\n".join([lines[0], wrong, *lines[2:]]) + b"\n")
+        caplog.clear()
+        assert prepare(FILES[:3], originals, out, SMALL) == done
+        assert "prepared.jsonl:2 is no row: that file is prepared again" in caplog.text
+    for wrong in (b"", b"{", b"\xff", b"[" * 99999):
+        journal.write_bytes(b"\n".join([wrong, *lines[1:]]) + b"\n")
+        with pytest.raises(VideoError, match=r"prepared\.jsonl is damaged: .* remove it"):
+            prepare(FILES[:3], originals, out, SMALL)
+
+
 KILLED = """
 import sys
 from pathlib import Path

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from evaluation.features.encoder import EncoderConfig, VideoEncoder, read_normal
 from evaluation.features.i3d import I3D, I3DEncoder, I3DFeatures, preprocess
 from evaluation.features.i3d_weights import read_weights, weights_path
 from evaluation.features.load import load_encoder
+from evaluation.features.videomae import SHIPPED, load_videomae_nano
 
 if importlib.util.find_spec("transformers") is None:
     pytest.skip("transformers is not installed: evatok[encoders]", allow_module_level=True)
@@ -246,7 +248,7 @@ def test_weights_are_never_left_random(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"1 weights of a VideoMAEModel are not in it: encoder\.l"):
         load_encoder(EncoderConfig(encoder="videomae", path=tmp_path))
     file.write_bytes(b"no weights")
-    with pytest.raises(ValueError, match="no weights of a VideoMAEModel"):
+    with pytest.raises(ValueError, match="no whole safetensors file"):
         load_encoder(EncoderConfig(encoder="videomae", path=tmp_path))
 
 
@@ -271,3 +273,34 @@ def test_normalisation_is_that_of_three_colours(tmp_path: Path) -> None:
         file.write_text(json.dumps(wrong))
         with pytest.raises(ValueError, match="image_mean"):
             read_normalisation(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("hidden_size", 10**6),
+        ("intermediate_size", "x"),
+        ("num_hidden_layers", 10**8),
+        ("image_size", 10**5),
+        ("image_size", 2048),
+        ("num_attention_heads", 0),
+        ("patch_size", 0),
+        ("layer_norm_eps", None),
+    ],
+)
+def test_config_of_another_size(key: str, value: object, tmp_path: Path) -> None:
+    shutil.copytree(SHIPPED, tmp_path / "m")
+    file = tmp_path / "m" / "config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {key: value}))
+    with pytest.raises(ValueError, match=r"copy the folder anew|no weights of a VideoMAEModel"):
+        load_videomae_nano(tmp_path / "m")
+
+
+def test_encoder_with_values_that_are_not_finite(tmp_path: Path) -> None:
+    shutil.copytree(SHIPPED, tmp_path / "m")
+    file = tmp_path / "m" / "model.safetensors"
+    tensors = load_file(file)
+    next(iter(tensors.values())).view(-1)[0] = float("nan")
+    save_file(tensors, file, {"format": "pt"})
+    with pytest.raises(ValueError, match="not finite"):
+        load_videomae_nano(tmp_path / "m")

@@ -167,6 +167,10 @@ def test_refusals_of_states(tmp_path: Path, state: dict[str, Tensor]) -> None:
     refused(state | {"more": torch.zeros(1)}, r"has more \(0 of 287 .* 1 unknown")
     wrong = state | {"logits.conv3d.weight": torch.zeros(600, 1024, 1, 1, 1)}
     refused(wrong, r"logits\.conv3d\.weight is \(600, .*not \(400")
+    not_finite = state | {"logits.conv3d.bias": torch.full((400,), float("nan"))}
+    torch.save(not_finite, tmp_path / "x.pt")
+    with pytest.raises(ValueError, match=r"logits\.conv3d\.bias holds values that are not finite"):
+        load_features(f"i3d-tats:{tmp_path / 'x.pt'}")
     refused([torch.zeros(1)], "holds list, not a state dict")
     refused(Path("not tensors"), "cannot be read as tensors")
     with pytest.raises(ValueError, match="needs its file"):
