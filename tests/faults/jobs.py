@@ -114,7 +114,7 @@ JOBS = {
 if find_spec("ale_py") is not None:
     JOBS["arcade"] = Job(
         ["arcade", "made", "--train-clips", "3", "--test-clips", "1", "--frames", "16", "--size",
-         "32", "--games", "Pong,Breakout", "--workers", "1"],
+         "32", "--games", "pong,breakout", "--workers", "1"],
         "made",
         (),
     )  # fmt: skip
