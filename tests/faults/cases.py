@@ -14,6 +14,7 @@ import sys
 import time
 import traceback
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -72,44 +73,54 @@ def command(words: Sequence[str]) -> Callable[[], int]:
 
 def run(work: Callable[[], int], folder: Path, seconds: float = SECONDS) -> Ending:
     """Do something in a forked process whose current folder is `folder`."""
-    said = folder.with_name(folder.name + ".stderr")
-    start = time.monotonic()
+    start, said = time.monotonic(), b""
+    reader, writer = os.pipe()  # no file: the disk may be full
     pid = os.fork()
     if pid == 0:
-        be(work, folder, said)
+        be(work, folder, writer)
+    os.close(writer)
+    os.set_blocking(reader, False)
     status, usage = None, None
-    while time.monotonic() < start + seconds:
+    while status is None and time.monotonic() < start + seconds:
+        time.sleep(0.002)
         done, code, usage = os.wait4(pid, os.WNOHANG)
         if done:
             status = os.waitstatus_to_exitcode(code)
-            break
-        time.sleep(0.002)
+        said += _read(reader)
     _end(pid)  # also processes that it left behind
     if status is None:
+        os.kill(pid, signal.SIGKILL)
         _, _, usage = os.wait4(pid, 0)
     assert usage is not None
-    text = said.read_text(encoding="utf-8", errors="replace")
-    said.unlink()
+    os.close(reader)
+    text = said.decode("utf-8", "replace")
     return Ending(status, text, usage.ru_maxrss * 1024, time.monotonic() - start)
 
 
+def _read(pipe: int) -> bytes:
+    """All that is in it now."""
+    said = b""
+    with suppress(BlockingIOError):
+        while part := os.read(pipe, 1 << 16):
+            said += part
+    return said
+
+
 def _end(group: int) -> None:
-    try:
+    with suppress(ProcessLookupError, PermissionError):
         os.killpg(group, signal.SIGKILL)
-    except (ProcessLookupError, PermissionError):
-        return
 
 
-def be(work: Callable[[], int], folder: Path, said: Path) -> None:
+def be(work: Callable[[], int], folder: Path, said: int) -> None:
     """Be the process of a case: its own group, folder, limits and output; never returns."""
     code = 1
     try:
         os.setsid()
         os.chdir(folder)
-        null, out = os.open(os.devnull, os.O_RDWR), os.open(said, os.O_WRONLY | os.O_CREAT)
+        null = os.open(os.devnull, os.O_RDWR)
         os.dup2(null, 0)
         os.dup2(null, 1)
-        os.dup2(out, 2)
+        os.dup2(said, 2)
         sys.stdout = open(1, "w", closefd=False)  # noqa: SIM115
         sys.stderr = open(2, "w", closefd=False, errors="backslashreplace")  # noqa: SIM115
         pages = int(Path("/proc/self/statm").read_text().split()[5])  # data and stack

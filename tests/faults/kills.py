@@ -113,7 +113,11 @@ def _rank(folder: Path, rank: int, port: int, job: Job) -> int:
         place = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": 2, "LOCAL_WORLD_SIZE": 2}
         place |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "ACCELERATE_USE_CPU": "true"}
         os.environ |= {key: str(value) for key, value in place.items()}
-        cases.be(cases.command(job.words), folder, folder / f"stderr-{rank}")
+        cases.be(
+            cases.command(job.words),
+            folder,
+            os.open(folder / f"stderr-{rank}", os.O_WRONLY | os.O_CREAT),
+        )
     return pid
 
 
