@@ -136,8 +136,13 @@ class TokenSet:
         whole = self._store(Condition.CLASS)[index]
         return np.concatenate([self._store(condition)[index], whole[1:]])
 
-    def lengths(self, condition: Condition = Condition.CLASS) -> np.ndarray:
-        """(N,) int64, tokens of every sequence, its condition included."""
+    def lengths(self, condition: Condition | None = None) -> np.ndarray:
+        """(N,) int64, tokens of every sequence, its condition included.
+
+        Without a condition those of the class-conditional sequences, or of the only ones.
+        """
+        if condition is None:
+            condition = Condition.CLASS if self.classes else Condition.FRAMES
         lengths = self._store(condition).lengths
         if condition != Condition.TEXT:
             return lengths
@@ -316,7 +321,7 @@ class Writer:
         (partial / META).write_text(json.dumps(self.meta, indent=1))
         os.replace(partial, directory)
         tokens = TokenSet(directory)
-        mean = tokens.mean_tokens()
+        mean = tokens.lengths().mean()
         log.info("wrote %d clips, %.1f tokens each, to %s", len(tokens), mean, directory)
         return tokens
 

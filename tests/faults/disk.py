@@ -92,7 +92,7 @@ def on_tmpfs(name: str, job: Job, good: Path, work: Path) -> list[str]:
         end = cases.run(cases.command(job.words), folder, seconds=300)
         return wrong if end.outcome() == "ok" else [*wrong, f"with room: {end.stderr[-200:]}"]
     finally:
-        subprocess.run(["umount", "-l", str(place)], check=True)
+        subprocess.run(["umount", "-l", str(place)], check=False)
 
 
 def _bytes(folder: Path) -> int:
