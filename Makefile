@@ -22,7 +22,12 @@ TEST_JOBS ?= 2
 EXTRAS := arcade,dev,llama
 RUN := $(PYTHON) -m
 
-.PHONY: setup demo test lint format clean
+# Of `make faults`: damaged files, and which ones.
+N ?= 2000
+SEED ?= 1
+KILLS ?= 5
+
+.PHONY: setup demo test faults lint format clean
 
 setup:
 	@PYTHON="$(PYTHON)" EXTRAS="$(EXTRAS)" bash .ci/setup
@@ -32,6 +37,13 @@ demo: setup
 
 test: setup
 	@OMP_NUM_THREADS=1 $(RUN) pytest -n $(TEST_JOBS) --dist loadfile
+
+faults: setup
+	@failed=0
+	nice $(PYTHON) tests/faults/fuzz.py --n $(N) --seed $(SEED) --jobs $(TEST_JOBS) || failed=1
+	nice $(PYTHON) tests/faults/kills.py --kills $(KILLS) --seed $(SEED) --good out/faults/good || failed=1
+	nice $(PYTHON) tests/faults/disk.py --seed $(SEED) --good out/faults/good || failed=1
+	exit $$failed
 
 lint: setup
 	@$(RUN) ruff check .

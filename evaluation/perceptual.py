@@ -13,7 +13,7 @@ Shape letters: B batch, F frames, C channels, H W pixels, N frames of all clips.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Literal, Protocol
 
@@ -46,6 +46,18 @@ class PerceptualDistance(Protocol):
 
         Gradients reach both. Under autocast the network's layers run in its dtype; norms,
         differences and means are always float32.
+        """
+        ...
+
+    def prepare(self, y: Tensor) -> Callable[[Tensor], Tensor]:
+        """Return the distance to these clips, whose features are computed once.
+
+        Args:
+            y: (B, 3, F, H, W) float in [−1, 1].
+
+        Returns:
+            A function of clips (n · B, 3, F, H, W): distances (n · B,) float32, row r to clip
+            r mod B, without gradients.
         """
         ...
 
@@ -98,6 +110,31 @@ class FeatureDistance:
         parts = [self._frames(*pair) for pair in zip(a.split(size), b.split(size), strict=True)]
         return torch.cat(parts).view(rows, frames).mean(1)
 
+    @torch.no_grad()
+    def prepare(self, y: Tensor) -> Callable[[Tensor], Tensor]:
+        """See `PerceptualDistance`. Holds every feature of the clips in memory, in float32."""
+        self._follow(y.device)
+        real = y.transpose(1, 2).flatten(0, 1)  # (B · F, 3, H, W)
+        parts = [self._features(part) for part in real.split(FRAMES)]
+        features = [torch.cat(depth) for depth in zip(*parts, strict=True)]
+
+        @torch.no_grad()
+        def distance(x: Tensor) -> Tensor:
+            if len(x) % len(y) or x.shape[1:] != y.shape[1:]:
+                raise ValueError(
+                    f"clips must be (n · {len(y)}, {', '.join(map(str, y.shape[1:]))}), "
+                    f"not {tuple(x.shape)}"
+                )
+            made = x.transpose(1, 2).flatten(0, 1)
+            numbers = torch.arange(len(made), device=x.device) % len(real)
+            parts = [
+                self._compare(self._features(part), [depth[which] for depth in features])
+                for part, which in zip(made.split(FRAMES), numbers.split(FRAMES), strict=True)
+            ]
+            return torch.cat(parts).view(len(x), -1).mean(1)
+
+        return distance
+
     def _follow(self, device: torch.device) -> None:
         if device != self._device:
             self._net.to(device)
@@ -107,12 +144,15 @@ class FeatureDistance:
 
     def _frames(self, a: Tensor, b: Tensor) -> Tensor:
         """(N,) of frames (N, 3, H, W)."""
-        total = a.new_zeros(len(a), dtype=torch.float32)
-        depths = list(zip(self._features(a), self._features(b), strict=True))
-        for depth, (p, q) in enumerate(depths):
+        return self._compare(self._features(a), self._features(b))
+
+    def _compare(self, a: Sequence[Tensor], b: Sequence[Tensor]) -> Tensor:
+        """(N,) of features (N, C, H', W') of several depths."""
+        total = a[0].new_zeros(len(a[0]))
+        for depth, (p, q) in enumerate(zip(a, b, strict=True)):
             square = (p - q).square()
             if self._weights is None:
-                total = total + square.sum(1).mean((1, 2)) / len(depths)
+                total = total + square.sum(1).mean((1, 2)) / len(a)
             else:
                 total = total + (square * self._weights[depth]).sum(1).mean((1, 2))
         return total

@@ -8,7 +8,6 @@ mix results of different settings: it says what to remove instead.
 from __future__ import annotations
 
 import hashlib
-import json
 import shutil
 import time
 from collections.abc import Callable, Mapping
@@ -26,6 +25,7 @@ from evatok.models import PARTS, PREFERENCE, TEXT, Models, load_model, save_mode
 from evatok.report import ReportConfig, draw, measure, write_report
 from evatok.search import SearchConfig, search_config
 from evatok.stages import train_config
+from evatok.steps.record import read_record, result_digest, write_record
 from evatok.text import TextConfig, copy_text, train_text
 from evatok.tokens import TokensConfig, write_shards
 from generator.gpt import GPT
@@ -35,7 +35,6 @@ from tokenizer.router import Router
 from tokenizer.router_stage import RouterTraining
 from tokenizer.stages import FinalConfig, ProxyConfig
 from training.config import Config, ConfigError, load_config
-from training.files import write_text
 from training.loop import MAY_CHANGE
 from training.paths import refuse_overwrite
 from training.rundir import alone
@@ -249,22 +248,27 @@ class Pipeline:
     def _do(self, step: Step, title: str) -> tuple[dict[str, Any], bool]:
         """Do a step unless it is done: its record, and whether it was done now."""
         settings = {} if step.settings is None else step.settings.model_dump(mode="json")
-        inputs = {name: _digest(_read(self._record_path(name))["result"]) for name in step.needs}
+        inputs = {
+            name: result_digest(read_record(self._record_path(name))["result"])
+            for name in step.needs
+        }
         record = {"step": step.name, "settings": settings, "inputs": inputs, "finished": False}
         path = self._record_path(step.name)
-        old = _read(path) if path.is_file() else None
+        old = read_record(path) if path.is_file() else None
+        if old is not None and old["step"] != step.name:
+            raise ConfigError(f"{path} is the record of {old['step']}: remove it")
         if old is not None:
             self._compare(step, old, record)
             if old["finished"]:
                 self.say(f"{title}: finished before, in {old['seconds']:.0f} s")
                 return old, False
-        _write(path, record)
+        write_record(path, record)
         self.say(title)
         start = time.perf_counter()
         record["result"] = step.run()
         record["seconds"] = round(time.perf_counter() - start, 1)
         record["finished"] = True
-        _write(path, record)
+        write_record(path, record)
         self.say(f"{title}: finished in {record['seconds']:.0f} s")
         return record, True
 
@@ -384,7 +388,7 @@ class Pipeline:
             self.config.report,
             lambda text: self.say(f"  {text}"),
         )
-        records = {name: _read(self._record_path(name)) for name in s if name != "pipeline"}
+        records = {name: read_record(self._record_path(name)) for name in s if name != "pipeline"}
         about = {
             "settings": self.config.report.model_dump(mode="json"),
             "features": models.features.class_names,
@@ -394,7 +398,7 @@ class Pipeline:
                 for name, record in records.items()
                 if "validation" in record["result"]
             },
-            "export_bytes": _read(self._record_path("export"))["result"]["bytes"],
+            "export_bytes": read_record(self._record_path("export"))["result"]["bytes"],
         }
         (shown,) = held_out_sets(s["final"].data, self.config.report.clips, self.config.gate.set)
         path = folder / "figures" / "clips.png"
@@ -425,10 +429,6 @@ def _filled(step: Step, settings: dict[str, Any]) -> dict[str, Any]:
         return settings
 
 
-def _digest(value: Any) -> str:
-    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:16]
-
-
 def _flat(data: Any, prefix: str = "") -> dict[str, Any]:
     """Nested dicts and lists as {"a.b.0": value}."""
     items = data.items() if isinstance(data, dict) else enumerate(data)
@@ -438,14 +438,6 @@ def _flat(data: Any, prefix: str = "") -> dict[str, Any]:
         is_nested = isinstance(value, dict | list)
         flat |= _flat(value, f"{name}.") if is_nested else {name: value}
     return flat
-
-
-def _read(path: Path) -> dict[str, Any]:
-    return json.loads(path.read_text(encoding="utf-8"))
-
-
-def _write(path: Path, record: Mapping[str, Any]) -> None:
-    write_text(path, json.dumps(record, indent=1))
 
 
 def run_pipeline(

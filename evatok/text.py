@@ -182,12 +182,17 @@ def _rows(path: Path, *columns: str) -> list[tuple[str, ...]]:
     """These columns of a .csv."""
     if not path.is_file():
         raise FileNotFoundError(f"no file {path} with captions")
-    with path.open(encoding="utf-8", newline="") as file:
-        rows = csv.DictReader(file)
-        missing = [column for column in columns if column not in (rows.fieldnames or ())]
-        if missing:
-            raise ValueError(f"{path} has no column {missing[0]!r}; it has {rows.fieldnames}")
-        return [tuple(row[column] or "" for column in columns) for row in rows]
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            rows = csv.DictReader(file)
+            missing = [column for column in columns if column not in (rows.fieldnames or ())]
+            if missing:
+                raise ValueError(f"{path} has no column {missing[0]!r}; it has {rows.fieldnames}")
+            return [tuple(row[column] or "" for column in columns) for row in rows]
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is not UTF-8 text") from error
+    except csv.Error as error:
+        raise ValueError(f"{path} is no table of comma-separated values ({error})") from error
 
 
 def train_text(config: TextConfig, directory: Path) -> dict[str, Any]:

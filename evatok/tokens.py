@@ -33,6 +33,9 @@ class TokensConfig(Config):
     router: Path | None = None
     uniform: int | None = None  # the level of every block, instead of a router's choice
     frames: FrameCondition | None = None  # None: no frame prediction
+    # Also class-conditional sequences; a generator whose frame_share is 1 needs none, and without
+    # them each clip goes through the tokenizer once less.
+    classes: bool = True
     text: Path | None = None  # folder that `evatok text train` made; None: no text
     max_pieces: int = Field(default=32, ge=1)  # of a text
     # .csv files with columns path and caption, such as `evatok data webvid` writes; none: captions
@@ -95,6 +98,7 @@ def write_shards(
     # What is not set is not named: shards of before it could be set are still the same.
     unset = set() if config.captions else {"captions"}
     unset |= {"text", "max_pieces"} if config.text is None else set()
+    unset |= {"classes"} if config.classes else set()
     result: dict[str, Any] = {}
     splits: tuple[Split, ...] = ("train", "test")
     for split in splits:
@@ -118,6 +122,7 @@ def write_shards(
                 **made_by,
                 "settings": config.model_dump(mode="json", exclude={"batch_size"} | unset),
             },
+            classes=config.classes,
             **_text(config, captioner, sampler),
         )
         num_batches = -(-clips // config.batch_size)
@@ -125,8 +130,7 @@ def write_shards(
         if tokens is None:
             result[split] = {"clips": clips, "complete": False}
             continue
-        lengths = torch.from_numpy(tokens.lengths()).double() - 1 - vocabulary.num_blocks
-        result[split] = {"clips": len(tokens), "mean_tokens": float(lengths.mean())}
+        result[split] = {"clips": len(tokens), "mean_tokens": tokens.mean_tokens()}
     return result
 
 

@@ -23,7 +23,7 @@ def choose(
         uniform: (N,) float64 in [0, 1), one random number a row.
         temperature: (N,) float32; 0 takes the most probable token.
         top_k: (N,) int64; 0 = all.
-        top_p: (N,) float32; 1 = all.
+        top_p: (N,) float32; 1 = all. Of the distribution that top-k leaves, renormalised.
 
     Returns:
         (N,) int64.
@@ -35,12 +35,12 @@ def choose(
     top_k = torch.where(greedy, 1, top_k)
     if bool(((top_k > 0) | (top_p < 1)).any()):
         ordered, order = logits.sort(dim=-1, descending=True, stable=True)
-        weights = (ordered - ordered[:, :1]).exp_()
         rank = torch.arange(logits.shape[1], device=logits.device)
+        drop = (top_k[:, None] > 0) & (rank >= top_k[:, None])
+        weights = (ordered - ordered[:, :1]).exp_().masked_fill_(drop, 0)
         total = weights.cumsum(-1)
-        before = (total - weights) / total[:, -1:]  # probability of all tokens before this one
-        drop = (before >= top_p[:, None]) & (top_p[:, None] < 1)
-        drop |= (top_k[:, None] > 0) & (rank >= top_k[:, None])
+        before = (total - weights) / total[:, -1:]  # probability, among the top k, of those before
+        drop |= (before >= top_p[:, None]) & (top_p[:, None] < 1)
         drop[:, 0] = False
         logits = logits.masked_fill(drop.scatter(1, order, drop), -math.inf)
     # Not softmax: dividing by the sum would cost as much, and it cancels in the target.

@@ -50,7 +50,7 @@ class SamplingConfig(Config):
             (paper: 2.5 for GPT-B, 1.75 for larger ones); 1 = off, which halves the work.
         temperature: logits are divided by it; 0 = always the most probable token.
         top_k: only the k most probable tokens; 0 = all.
-        top_p: only the most probable tokens that together reach this probability; 1 = all.
+        top_p: of what top_k leaves, the most probable tokens that together reach this; 1 = all.
         guidance_schedule: scale at block b of T: 1 + (s − 1) w, t = b / (T − 1); constant: w = 1,
             linear: w = t, cosine: w = (1 − cos πt) / 2.
         budget: how many tokens blocks may take.

@@ -153,7 +153,7 @@ class Packer:
             raise ValueError(f"shares of frames {frame_share} and text {text_share} are over 1")
         self.shares, self.label_dropout = (frame_share, text_share), label_dropout
         # the last token of a sequence is only predicted, never read
-        used = [Condition.CLASS]
+        used = [Condition.CLASS] * (frame_share + text_share < 1)
         used += [Condition.FRAMES] * (frame_share > 0) + [Condition.TEXT] * (text_share > 0)
         self._lengths = {condition: tokens.lengths(condition) - 1 for condition in used}
         longest = max(int(lengths.max()) for lengths in self._lengths.values())

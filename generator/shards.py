@@ -1,8 +1,10 @@
 """Token shards: clips written once as the sequences that the GPT learns, then mapped into memory.
 
 Every clip is stored as a class-conditional sequence and, if the model predicts frames, as a
-frame-conditional one. For a model with text the text condition is stored too, which replaces the
-class of the first. Several clips may come from one video. A folder is complete or absent.
+frame-conditional one; a model that only predicts frames needs no class-conditional ones, which
+cost a pass of the tokenizer. For a model with text the text condition is stored too, which
+replaces the class of the first. Several clips may come from one video. A folder is complete or
+absent.
 
 Shape letters: B batch, F frames, H W pixels, T blocks, N clips.
 """
@@ -77,6 +79,7 @@ class Meta(BaseModel):
     vocabulary: Vocabulary
     frames: FrameCondition | None
     text: TextCondition | None = None
+    classes: bool = True
     note: dict[str, Any]
 
 
@@ -128,6 +131,7 @@ class TokenSet:
         vocabulary: what the tokens mean.
         frames: how frame conditions were made; None if there are none.
         text: how texts become conditions; None if there are none.
+        classes: whether there are class-conditional sequences.
         labels: (N,) int64, class of each clip, −1 without.
         videos: (N,) int64, video that each clip was cut from; several clips may share one.
         note: what the writer said about where the tokens come from.
@@ -148,10 +152,11 @@ class TokenSet:
         self.note: dict[str, Any] = meta.note
         self.labels = _numbers(directory / "labels.npy")
         self.videos = _numbers(directory / "videos.npy")
-        self._class = _Ragged(directory, "class", self.vocabulary)
+        self.classes = meta.classes
+        self._class = _Ragged(directory, "class", self.vocabulary) if self.classes else None
         self._frames = _Ragged(directory, "frames", self.vocabulary) if self.frames else None
         self._text = _Ragged(directory, "text", self.vocabulary) if self.text else None
-        rows = [self._class, *filter(None, (self._frames, self._text))]
+        rows = [row for row in (self._class, self._frames, self._text) if row is not None]
         if len({len(self.labels), len(self.videos), *(len(row.lengths) for row in rows)}) > 1:
             raise ValueError(f"{directory} holds files of different numbers of clips: {REMEDY}")
         if self.labels.max() >= len(self.vocabulary.class_names) or self.labels.min() < -1:
@@ -165,12 +170,27 @@ class TokenSet:
         """The tokens of a clip with their condition, not to be written to."""
         if condition != Condition.TEXT:
             return self._store(condition)[index]
-        return np.concatenate([self._store(condition)[index], self._class[index][1:]])
+        whole = self._store(Condition.CLASS)[index]
+        return np.concatenate([self._store(condition)[index], whole[1:]])
 
-    def lengths(self, condition: Condition = Condition.CLASS) -> np.ndarray:
-        """(N,) int64, tokens of every sequence, its condition included."""
+    def lengths(self, condition: Condition | None = None) -> np.ndarray:
+        """(N,) int64, tokens of every sequence, its condition included.
+
+        Without a condition those of the class-conditional sequences, or of the only ones.
+        """
+        if condition is None:
+            condition = Condition.CLASS if self.classes else Condition.FRAMES
         lengths = self._store(condition).lengths
-        return lengths if condition != Condition.TEXT else lengths + self._class.lengths - 1
+        if condition != Condition.TEXT:
+            return lengths
+        return lengths + self._store(Condition.CLASS).lengths - 1
+
+    def mean_tokens(self) -> float:
+        """Codes of a clip, on average; without class-conditional sequences only those predicted."""
+        if self.classes or self.frames is None:
+            return float(self.lengths().mean()) - 1 - self.vocabulary.num_blocks
+        blocks = self.vocabulary.num_blocks - self.frames.kept_blocks
+        return float(self.lengths(Condition.FRAMES).mean()) - self.frames.num_tokens - blocks
 
     def condition_length(self, index: int, condition: Condition = Condition.CLASS) -> int:
         """Tokens of the condition of a clip."""
@@ -180,11 +200,12 @@ class TokenSet:
 
     def _store(self, condition: Condition) -> _Ragged:
         """Whole sequences; of text the conditions alone."""
-        if condition == Condition.CLASS:
-            return self._class
-        store = self._frames if condition == Condition.FRAMES else self._text
+        store, kind = {
+            Condition.CLASS: (self._class, "class"),
+            Condition.FRAMES: (self._frames, "frame"),
+            Condition.TEXT: (self._text, "text"),
+        }[condition]
         if store is None:
-            kind = "frame" if condition == Condition.FRAMES else "text"
             raise ValueError(f"these tokens were written without {kind} conditions")
         return store
 
@@ -237,8 +258,11 @@ class Writer:
         note: Mapping[str, Any] | None = None,
         text: TextCondition | None = None,
         describe: Describe | None = None,
+        classes: bool = True,
     ) -> None:
         """As `write_tokens`."""
+        if not classes and (frames is None or text is not None):
+            raise ValueError("tokens without classes need frame conditions, and no text")
         check_text(vocabulary, text)
         if (text is None) != (describe is None):
             raise ValueError("a text condition and what describes clips go together")
@@ -255,8 +279,10 @@ class Writer:
             "text": text.model_dump(mode="json") if text else None,
             "note": dict(note or {}),
         }
+        meta |= {} if classes else {"classes": False}
         self.meta: dict[str, Any] = json.loads(json.dumps(meta))
-        self.kinds = ("class", *["frames"] * (frames is not None), *["text"] * (text is not None))
+        found = {"class": classes, "frames": frames is not None, "text": text is not None}
+        self.kinds = tuple(kind for kind, is_there in found.items() if is_there)
 
     def finished(self) -> TokenSet | None:
         """The tokens, if they are all there.
@@ -282,9 +308,11 @@ class Writer:
     def encode(self, batch: Batch, first: int) -> Encoded:
         """The sequences of a batch, whose first clip is so far into the set."""
         clips, labels, videos = batch
-        rows = {
-            "class": _class_sequences(clips, labels, self.tokenizer, self.assign, self.vocabulary)
-        }
+        rows: dict[str, list[Tensor]] = {}
+        if "class" in self.kinds:
+            rows["class"] = _class_sequences(
+                clips, labels, self.tokenizer, self.assign, self.vocabulary
+            )
         if self.frames:
             rows["frames"] = _frame_sequences(
                 clips, self.tokenizer, self.assign, self.vocabulary, self.frames
@@ -342,6 +370,7 @@ def write_tokens(
     note: Mapping[str, Any] | None = None,
     text: TextCondition | None = None,
     describe: Describe | None = None,
+    classes: bool = True,
 ) -> TokenSet:
     """Tokenize clips into shards, once: finished shards of the same settings are opened as is.
 
@@ -356,11 +385,12 @@ def write_tokens(
         note: where the tokens come from, anything that JSON can hold.
         text: how texts become conditions; None writes none.
         describe: the pieces of each clip's caption; needed for text.
+        classes: also class-conditional sequences; a model that only predicts frames needs none.
 
     Raises:
         ValueError: the folder holds something else, there was no clip, or a caption is too long.
     """
-    writer = Writer(directory, tokenizer, assign, vocabulary, frames, note, text, describe)
+    writer = Writer(directory, tokenizer, assign, vocabulary, frames, note, text, describe, classes)
     done = writer.finished()
     if done is not None:
         return done

@@ -51,7 +51,10 @@ class TextTokenizer:
         if not proto:  # the library takes it for a model without pieces
             raise RuntimeError("an empty model")
         self._proto = proto
-        self._processor = sentencepiece().SentencePieceProcessor(model_proto=proto)
+        try:
+            self._processor = sentencepiece().SentencePieceProcessor(model_proto=proto)
+        except UnicodeDecodeError as error:  # in the message of the library's own error
+            raise RuntimeError("no model of pieces") from error
         self.digest = hashlib.sha256(proto).hexdigest()[:16]
 
     def __len__(self) -> int:

@@ -129,7 +129,7 @@ class GeneratorStage(StageBase):
                 raise ValueError(f"{config.tokens}: train and test do not have the same {name}")
         if config.expect is not None:
             config.expect.check(self.tokens)
-        mean = float(self.tokens.lengths().mean())
+        mean = float(self.tokens.lengths().mean()) if config.frame_share < 1 else 0.0
         if config.frame_share > 0:
             other = float(self.tokens.lengths(Condition.FRAMES).mean())
             mean += config.frame_share * (other - mean)
@@ -177,14 +177,15 @@ class GeneratorStage(StageBase):
     def validate(self, model: nn.Module, step: int) -> Validation:
         """Cross-entropy on held-out clips by condition and kind of token; some samples."""
         assert isinstance(model, GPT)
-        scalars = self._held_out_loss(model, Condition.CLASS)
+        scalars = self._held_out_loss(model, Condition.CLASS) if self.held_out.classes else {}
         if self.config.frame_share > 0:
             scalars |= self._held_out_loss(model, Condition.FRAMES)
         if self.config.text_share > 0:
             scalars |= self._held_out_loss(model, Condition.TEXT)
         images = {}
         if self.tokenizer is not None:
-            images["samples"] = self._class_picture(model)
+            if self.held_out.classes:
+                images["samples"] = self._class_picture(model)
             if self.config.frame_share > 0:
                 images["predictions"] = self._frames_picture(model)
         return Validation(scalars, images)

@@ -13,6 +13,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -23,6 +25,16 @@ from tokenizer.stream import BlockDecoder, BlockEncoder, Past
 
 # A mean over frames: clamped reconstruction and clip, (R, 3, f, H, W) in [−1, 1] → (R,).
 Measure = Callable[[Tensor, Tensor], Tensor]
+
+
+@runtime_checkable
+class Prepares(Protocol):
+    """A measure that looks at the real clips once, however many reconstructions there are."""
+
+    def prepare(self, target: Tensor, /) -> Callable[[Tensor], Tensor]:
+        """The measure against (B, 3, f, H, W); of R = n · B rows, row r against clip r mod B."""
+        ...
+
 
 # Rows of a step. More gain nothing: 3.9 s a clip at 8 and at 16 rows, 4.4 at 4, 9.3 at 1 (CPU).
 ROWS = 16
@@ -72,6 +84,9 @@ class PrefixTree:
         self.targets = model.patches(clips)  # (B, T·N, patch voxels)
         self.num_blocks = clips.shape[2] // model.config.patch[0]
         self.found: dict[str, Tensor] = {}
+        # The measures against the real clips of one block: what LPIPS keeps of all blocks together
+        # would be gigabytes, and prefixes of one depth come after each other.
+        self.prepared: tuple[int, dict[str, Callable[[Tensor], Tensor]]] = (-1, {})
         self.wanted: list[set[int]] | None = None  # prefixes of each depth
         if only is not None:
             base, ends = len(model.levels), range(self.num_blocks - 1, -1, -1)
@@ -127,7 +142,7 @@ class PrefixTree:
     def _child(self, group: _Prefixes, rank: int, is_last: bool) -> _Prefixes:
         """The same prefixes, one block longer."""
         n, batch, t = len(group.leaves), len(self.clips), group.encoded.num_blocks
-        cells, frames = self.model.num_cells, self.model.config.patch[0]
+        cells = self.model.num_cells
         rows = None if n == 1 else torch.arange(batch, device=self.clips.device).repeat(n)
         ids, encoded = self.encoder.step(group.encoded, rank, rows)
         patches, decoded = self.decoder.patches(group.decoded, ids)  # (R, N, patch voxels)
@@ -136,9 +151,8 @@ class PrefixTree:
         sums = {"mse": group.sums["mse"] + errors}
         if self.extra:
             pixels = self.model.pixels(patches.flatten(0, 1))
-            target = self.clips[:, :, t * frames : (t + 1) * frames].repeat(n, 1, 1, 1, 1)
-            for name, measure in self.extra.items():
-                value = measure(pixels, target).float().unflatten(0, (n, batch))
+            for name, measure in self._against(t).items():
+                value = measure(pixels).float().unflatten(0, (n, batch))
                 sums[name] = group.sums[name] + value
         levels = self.model.levels
         leaves = tuple(leaf * len(levels) + rank for leaf in group.leaves)
@@ -146,6 +160,23 @@ class PrefixTree:
         if is_last:  # nothing follows: nothing is kept
             encoded, decoded = Past(t + 1), Past(t + 1)
         return _Prefixes(leaves, tokens, sums, encoded, decoded)
+
+    def _against(self, block: int) -> dict[str, Callable[[Tensor], Tensor]]:
+        """The further measures of reconstructions (R, 3, f, H, W) of a block."""
+        if self.prepared[0] != block:
+            frames = self.model.config.patch[0]
+            target = self.clips[:, :, block * frames : (block + 1) * frames]
+            self.prepared = (-1, {})  # gone before the next is made
+            self.prepared = (
+                block,
+                {
+                    name: measure.prepare(target)
+                    if isinstance(measure, Prepares)
+                    else partial(_repeated, measure, target)
+                    for name, measure in self.extra.items()
+                },
+            )
+        return self.prepared[1]
 
     def _merged(self, groups: Sequence[_Prefixes]) -> list[_Prefixes]:
         """Prefixes of as many tokens together, up to `ROWS` rows."""
@@ -169,6 +200,11 @@ class PrefixTree:
         numbers = encoder.layers * encoder.width * tokens
         numbers += decoder.layers * decoder.width * (tokens + cells)
         return 2 * 4 * numbers
+
+
+def _repeated(measure: Measure, target: Tensor, made: Tensor) -> Tensor:
+    """A measure that prepares nothing: every row is given its clip."""
+    return measure(made, target.repeat(len(made) // len(target), 1, 1, 1, 1))
 
 
 def _joined(groups: Sequence[_Prefixes]) -> list[_Prefixes]:

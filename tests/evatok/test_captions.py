@@ -216,3 +216,34 @@ def test_tokens_with_the_captions_of_a_set(
     lists[1].write_text("path,caption\n")
     with pytest.raises(ValueError, match=r"8 of 8 videos, Left/.* have no caption in"):
         write_shards(settings, tmp_path / "other")
+
+
+@pytest.mark.parametrize(
+    ("data", "said"),
+    [
+        (b"path,caption\na,\xff\n", "is not UTF-8 text"),
+        (b"path,caption\na," + b"x" * 200_000 + b"\n", "field larger than field limit"),
+        (b"path,text\na,b\n", "has no column 'caption'"),
+    ],
+)
+def test_damaged_lists_of_captions(tmp_path: Path, data: bytes, said: str) -> None:
+    path = tmp_path / "captions.csv"
+    path.write_bytes(data)
+    with pytest.raises(ValueError, match=f"captions.csv {said}|captions.csv is no table.*{said}"):
+        run_text(path, tmp_path / "text", 300)
+
+
+def test_a_byte_order_mark_is_no_part_of_a_name(tmp_path: Path) -> None:
+    path = tmp_path / "captions.csv"
+    path.write_text("caption\n" + "a bright clip\na dark clip\n" * 3, encoding="utf-8-sig")
+    assert run_text(path, tmp_path / "text", 300)["captions"] == 6
+
+
+def test_a_damaged_text_model_is_named(text_dir: Path, tmp_path: Path) -> None:
+    """Also where the library's own message is no UTF-8."""
+    data = (text_dir / "text" / "text.model").read_bytes()
+    piece = data.index(b"<0x00>")
+    for damage in (data[:50], data[:piece] + b"\xff" + data[piece + 1 :]):
+        (tmp_path / "text.model").write_bytes(damage)
+        with pytest.raises(ValueError, match="is not a SentencePiece model"):
+            Captioner.load(tmp_path)

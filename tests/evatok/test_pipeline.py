@@ -198,6 +198,27 @@ def test_from_videos_to_report(
     after = {path: path.stat().st_mtime_ns for path in run_dir.rglob("*") if path.is_file()}
     assert before == after
 
+    # a damaged record is named
+    record = run_dir / "steps" / "gate.json"
+    whole = json.loads(record.read_text())
+    for damage, said in (
+        ("{", "JSON"),
+        ("", "JSON"),
+        ('{"step": "gate"}', "settings: Field required"),
+        (json.dumps(whole | {"seconds": None}), "seconds"),
+        (json.dumps(whole | {"step": "proxy"}), "is the record of proxy"),
+        (json.dumps(whole | {"result": {"gate": {"passed": True}}}), "set: Field required"),
+        (json.dumps({k: v for k, v in whole.items() if k != "result"}), "without result"),
+    ):
+        record.write_text(damage)
+        assert main(["pipeline", str(settings)]) == 2
+        told = capsys.readouterr().err.splitlines()[-1]
+        assert "gate.json" in told and said in told
+    record.write_bytes(b"\xff\xfe")
+    assert main(["pipeline", str(settings)]) == 2
+    assert "remove it to do the step again" in capsys.readouterr().err
+    record.write_text(json.dumps(whole))
+
     # other settings are refused, and so is what was made from another result
     router = settings / "router.yaml"
     router.write_text(router.read_text() + "w_q: 0.5\n")

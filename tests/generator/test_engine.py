@@ -129,6 +129,8 @@ def test_choose_with_settings_of_its_own_in_each_row() -> None:
         (1.0, 0, 0.6, [2 / 3, 1 / 3, 0, 0]),
         (0.0, 0, 1.0, [1, 0, 0, 0]),
         (0.5, 3, 0.95, [0.25 / 0.335, 0.0625 / 0.335, 0.0225 / 0.335, 0]),
+        # 0.5 and 0.25 are over 0.8 of the three that top-k leaves, and under 0.8 of all four
+        (1.0, 3, 0.8, [2 / 3, 1 / 3, 0, 0]),
     ]
     temperature, top_k, top_p = (
         torch.tensor([row[i] for row in rows]).repeat_interleave(count) for i in range(3)

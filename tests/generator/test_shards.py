@@ -11,6 +11,7 @@ from torch import Tensor
 from generator.conditions import Condition, FrameCondition, uniform
 from generator.grammar import Vocabulary
 from generator.shards import TokenSet, write_tokens
+from tokenizer.tokens import Tokens
 
 SIZES = [3, 2, 3]
 
@@ -69,6 +70,43 @@ def test_what_is_written_is_what_the_tokenizer_said(
             # the block that was given whole is the same in condition and target: causality
             assert torch.equal(condition[row][0], target[row][0])
             index += 1
+
+
+def test_frame_prediction_alone_costs_two_passes(
+    tmp_path: Path, vocabulary: Vocabulary, frames: FrameCondition, tokenizer
+) -> None:
+    """Without class sequences the frames' bytes are the same, and a pass of the tokenizer less."""
+    encode, calls = tokenizer.encode, []
+
+    def count(clips: Tensor, assignment: Tensor) -> Tokens:
+        calls.append(len(clips))
+        return encode(clips, assignment)
+
+    tokenizer.encode = count
+    both = write_tokens(tmp_path / "both", batches(), tokenizer, assign, vocabulary, frames)
+    assert len(calls) == 3 * len(SIZES)
+    calls.clear()
+    alone = write_tokens(
+        tmp_path / "alone", batches(), tokenizer, assign, vocabulary, frames, classes=False
+    )
+    assert len(calls) == 2 * len(SIZES)
+    files = {path.name for path in (tmp_path / "both").iterdir()}
+    assert {path.name for path in (tmp_path / "alone").iterdir()} == files - {
+        "class.bin",
+        "class.npy",
+    }
+    for name in ("frames.bin", "frames.npy", "labels.npy", "videos.npy"):
+        assert (tmp_path / "alone" / name).read_bytes() == (tmp_path / "both" / name).read_bytes()
+    assert both.classes and not alone.classes
+    kept = [len(alone.sequence(i, Condition.FRAMES)) - frames.num_tokens - 3 for i in range(8)]
+    assert alone.mean_tokens() == pytest.approx(sum(kept) / 8)
+    with pytest.raises(ValueError, match="without class conditions"):
+        alone.sequence(0)
+    with pytest.raises(ValueError, match="other settings"):
+        write_tokens(tmp_path / "both", batches(), tokenizer, assign, vocabulary, frames,
+                     classes=False)  # fmt: skip
+    with pytest.raises(ValueError, match="need frame conditions"):
+        write_tokens(tmp_path / "x", batches(), tokenizer, assign, vocabulary, classes=False)
 
 
 def test_finished_shards_are_opened_and_not_written_again(

@@ -194,3 +194,22 @@ def test_other_tokens_than_expected_are_refused(
     for name, value in (("num_classes", 99), ("codebook_size", 7), ("frames", None)):
         with pytest.raises(ValueError, match=rf"expect\.{name} is {value}, but the tokens have"):
             GeneratorStage(settings(folder, expect=expect | {name: value}))
+
+
+def test_frames_alone_need_no_class_sequences(
+    folder: Path, tmp_path: Path, vocabulary: Vocabulary, frames: FrameCondition, tokenizer
+) -> None:
+    """The same batches as with them; a share of classes is refused."""
+    clips = torch.rand(CLIPS, 3, 16, 2, 2, generator=torch.Generator().manual_seed(0))
+    batch = (clips, torch.arange(CLIPS), torch.arange(CLIPS))
+    for split in ("train", "test"):
+        write_tokens(tmp_path / "alone" / split, [batch], tokenizer, assign, vocabulary, frames,
+                     classes=False)  # fmt: skip
+    both = GeneratorStage(settings(folder, frame_share=1.0))
+    alone = GeneratorStage(settings(tmp_path / "alone", frame_share=1.0))
+    assert alone.packer.budget == both.packer.budget
+    assert torch.equal(alone.batch(3, 0, 1).ids, both.batch(3, 0, 1).ids)
+    found = alone.validate(alone.model, 0).scalars
+    assert list(found) == [k for k in both.validate(both.model, 0).scalars if "frames" in k]
+    with pytest.raises(ValueError, match="without class conditions"):
+        GeneratorStage(settings(tmp_path / "alone", frame_share=0.5))

@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from evaluation.perceptual import FeatureDistance
 from tokenizer.model import VideoTokenizer
 from tokenizer.reward import Moments, best_uniform, percentile, psnr_of_mse, rewards, standard_of
 from tokenizer.search import (
@@ -46,6 +47,30 @@ def test_any_batching_of_the_tree(
     assert tree.keys() == brute.keys() == {"mse", "worst"}
     for name, table in tree.items():
         torch.testing.assert_close(table, brute[name], rtol=1e-4, atol=1e-6)
+
+
+def test_real_clips_are_looked_at_once_a_block(model: VideoTokenizer, clips: Tensor) -> None:
+    """A network that sees each block of a clip once, not at every node; the same distances."""
+
+    class Net(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = torch.nn.Conv2d(3, 4, 3)
+            self.seen: list[Tensor] = []
+
+        def forward(self, frames: Tensor) -> list[Tensor]:
+            self.seen.append(frames)
+            return [self.layer(frames)]
+
+    net = Net()
+    distance = FeatureDistance("toy", "", net)
+    tree = candidate_measures(model, clips[:2], {"toy": distance}, "tree")["toy"]
+    real = clips[:2].transpose(1, 2).flatten(0, 1)
+    passes = sum(int((frames == picture).all((1, 2, 3)).sum())
+                 for frames in net.seen for picture in real)  # fmt: skip
+    assert passes == len(real) == 2 * 12  # not 84 nodes of 8 frames
+    brute = candidate_measures(model, clips[:2], {"toy": distance}, "brute")["toy"]
+    torch.testing.assert_close(tree, brute, rtol=1e-4, atol=1e-6)
 
 
 def test_only_some_candidates(model: VideoTokenizer, clips: Tensor) -> None:

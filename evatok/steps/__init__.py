@@ -1,0 +1,1 @@
+"""Steps of the pipeline: what is recorded of them."""

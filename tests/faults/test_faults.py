@@ -1,0 +1,92 @@
+"""The short form of `make faults`: the suite knows each outcome, and a few cases of every kind."""
+
+from __future__ import annotations
+
+import os
+import random
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+HERE = Path(__file__).resolve().parent
+
+ENDINGS = """
+import os, signal, sys, time
+sys.path.insert(0, {here!r})
+import cases
+from pathlib import Path
+
+def big():
+    block = bytearray(300 << 20)
+    block[::4096] = b"x" * len(block[::4096])
+    return 0
+
+def refuse(text, status=2):
+    print(text, file=sys.stderr)
+    return status
+
+works = dict(
+    ok=lambda: 0,
+    refused=lambda: refuse("evatok: no such file"),
+    UNTOLD=lambda: refuse("evatok: stopped", 130),
+    TRACEBACK=lambda: 1 // 0,
+    HANG=lambda: time.sleep(30),
+    SIGNAL=lambda: os.kill(os.getpid(), signal.SIGSEGV),
+    MEMORY=big,
+)
+good = cases.run(lambda: 0, Path("."))
+for name, work in works.items():
+    found = cases.run(work, Path("."), seconds=1).outcome(good.peak)
+    assert found == name, (name, found)
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="cases are forked")
+def test_every_outcome_is_told_from_the_others(tmp_path: Path) -> None:
+    (tmp_path / "case").mkdir()
+    script = ENDINGS.format(here=str(HERE)).replace(
+        'Path(".")', f"Path({str(tmp_path / 'case')!r})"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, timeout=60
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def test_damage_is_a_function_of_its_seed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And nearly always is damage."""
+    monkeypatch.syspath_prepend(HERE)
+    from mutations import mutate
+
+    contents = {
+        "a.json": b'{"a": [1, 2.5, {"b": "c"}]}',
+        "a.csv": b"x,y\n1,2\n",
+        "a.bin": b"\1" * 99,
+    }
+    changed = 0
+    for name, data in contents.items():
+        for seed in range(100):
+            found = []
+            for _ in range(2):
+                (tmp_path / name).write_bytes(data)
+                damage = mutate(tmp_path / name, random.Random(seed))
+                found.append((damage, (tmp_path / name).read_bytes()))
+            assert found[0] == found[1]
+            changed += found[0][1] != data
+    assert changed > 240
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="cases are forked")
+def test_some_damaged_files_of_every_kind(tmp_path: Path, root: Path) -> None:
+    """Forty cases; `make faults N=10000` for more."""
+    words = ["--n", "40", "--seed", "0", "--jobs", "2", "--output", str(tmp_path)]
+    done = subprocess.run(
+        [sys.executable, root / "tests" / "faults" / "fuzz.py", *words],
+        capture_output=True,
+        text=True,
+        timeout=600,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
