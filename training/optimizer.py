@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from training.config import OptimizerConfig
+from training.muon import Muon
 from training.sharding import is_spread, spread_like
 
 LOOKUP_NAMES = ("embedding", "codebook", "position")  # rows that are looked up, not multiplied
@@ -40,8 +41,8 @@ def build_optimizers(model: nn.Module, config: OptimizerConfig) -> list[torch.op
     """Make the optimisers of a model's trainable parameters.
 
     Every group carries "names", the parameters' names, and "peak_lr", which a schedule multiplies.
-    Muon (Jordan et al. 2024; torch.optim.Muon) takes updates scaled to AdamW's size (Liu et al.,
-    arXiv:2502.16982), so that `lr` suits both.
+    Muon takes updates scaled to AdamW's size (Liu et al., arXiv:2502.16982), so that `lr` suits
+    both.
 
     Args:
         model: on the device where it will train.
@@ -62,8 +63,7 @@ def build_optimizers(model: nn.Module, config: OptimizerConfig) -> list[torch.op
     if hidden:
         muon_lr = config.lr if config.muon_lr is None else config.muon_lr
         groups = _groups(hidden, muon_lr, config.weight_decay)
-        muon = torch.optim.Muon(groups, lr=muon_lr, adjust_lr_fn="match_rms_adamw")
-        optimizers.append(muon)
+        optimizers.append(Muon(groups, lr=muon_lr, adjust_lr_fn="match_rms_adamw"))
     if rest:
         decayed = [(name, p) for name, p in rest if is_decayed(name, p)]
         plain = [(name, p) for name, p in rest if not is_decayed(name, p)]

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from training.config import OptimizerConfig
+from training.muon import Muon
 from training.optimizer import build_optimizers, load_state_tensors, set_rates, state_tensors
 
 
@@ -96,3 +97,25 @@ def test_state_survives(name: Any) -> None:
 def test_nothing_to_train() -> None:
     with pytest.raises(ValueError, match="no parameter to train"):
         build_optimizers(nn.Linear(2, 2).requires_grad_(False), OptimizerConfig())
+
+
+@pytest.mark.parametrize("adjust", ["match_rms_adamw", "original"])
+def test_muon_by_shape_is_pytorchs_muon(adjust: str) -> None:
+    shapes = [(24, 8), (8, 24), (24, 8), (8, 8), (24, 8)]
+    sides = []
+    for kind in (Muon, torch.optim.Muon):
+        generator = torch.Generator().manual_seed(0)
+        parameters = [nn.Parameter(torch.randn(shape, generator=generator)) for shape in shapes]
+        optimizer = kind(parameters, lr=0.1, weight_decay=0.1, adjust_lr_fn=adjust)
+        for number in range(3):
+            for index, parameter in enumerate(parameters):
+                skips = number == 1 and index == 2  # a parameter without a gradient
+                gradient = torch.randn(parameter.shape, generator=generator)
+                parameter.grad = None if skips else gradient
+            optimizer.step()
+        sides.append((parameters, [optimizer.state[p]["momentum_buffer"] for p in parameters]))
+    (ours, our_momenta), (theirs, their_momenta) = sides
+    for a, b in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(a, b, atol=6e-3, rtol=0)  # products in bfloat16
+    for a, b in zip(our_momenta, their_momenta, strict=True):
+        torch.testing.assert_close(a, b, atol=1e-6, rtol=1e-6)
