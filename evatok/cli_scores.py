@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from evatok.options import AsJson, Model, Trust, feature_networks, note
+from evatok.options import AsJson, Device, Model, Trust, feature_networks, note
 from evatok.output import show
 
 if TYPE_CHECKING:
@@ -68,6 +68,7 @@ def fvd_command(
     cache: CacheFile = None,
     no_cache: NoCache = False,
     trust: Trust = False,
+    device: Device = "auto",
     as_json: AsJson = False,
 ) -> None:
     """Fréchet video distance, and others, between two sets of anyone's videos.
@@ -82,6 +83,7 @@ def fvd_command(
     from evaluation.protocols import records_of, score_folders
     from evaluation.records import write_records
     from evaluation.sources import WINDOWS, Cut
+    from training.devices import resolve_device
 
     started = time.monotonic()
     if window not in (None, *WINDOWS):
@@ -94,7 +96,7 @@ def fvd_command(
         base.model_dump() | {key: value for key, value in given.items() if value is not None}
     )
     names = features or ("nano" if chosen is None else chosen.network)
-    networks = feature_networks(names, model, trust)
+    networks = feature_networks(names, model, trust, resolve_device(device))
     biased = not unbiased if chosen is None else chosen.biased
     result = score_folders(
         real,
@@ -136,6 +138,7 @@ def evaluate_command(
     cache: CacheFile = None,
     no_cache: NoCache = False,
     trust: Trust = False,
+    device: Device = "auto",
     as_json: AsJson = False,
 ) -> None:
     """Run a protocol on a model: reconstruct, sample or predict, then score; resumable.
@@ -146,6 +149,7 @@ def evaluate_command(
     """
     from evatok.evaluate import evaluate
     from evatok.protocol import Settings
+    from training.devices import resolve_device
 
     settings = Settings(
         protocol=protocol,
@@ -155,10 +159,11 @@ def evaluate_command(
         assignment=assignment,
         guidance=guidance,
         seed=seed,
+        device=device,
     )
     result = evaluate(
         settings,
-        feature_networks(features, model, trust),
+        feature_networks(features, model, trust, resolve_device(device)),
         metrics=[word for word in metrics.split(",") if word],
         cache=open_cache(cache, no_cache),
         record=record,

@@ -33,6 +33,7 @@ from tokenizer.rate import Rate
 from tokenizer.reward import psnr_of_mse
 from tokenizer.tokens import Tokens
 from training.config import Config, load_config
+from training.devices import resolve_device
 from video.dataset import DataConfig
 
 Say = Callable[[str], None]
@@ -75,7 +76,7 @@ def evaluate(
     started = time.monotonic()
     protocol = _protocol(settings.protocol)
     real = draw(protocol, load_config(DataFile, settings.data).data, settings.count)
-    models = load(settings.model)
+    models = load(settings.model, resolve_device(settings.device))
     made = making(protocol.kind, models, real, settings)
 
     def progress(side: str, done: int) -> None:
