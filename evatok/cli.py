@@ -27,6 +27,8 @@ from evatok.options import (
     AsJson,
     Bar,
     Config,
+    Device,
+    DeviceOfSettings,
     Model,
     Output,
     Overrides,
@@ -35,6 +37,7 @@ from evatok.options import (
     Seed,
     feature_networks,
     note,
+    placed,
 )
 from evatok.output import naming_stdout, show
 from evatok.process import (
@@ -107,6 +110,7 @@ def train_command(
     config: Config,
     overrides: Overrides = None,
     run_dir: RunDir = None,
+    device: DeviceOfSettings = None,
     as_json: AsJson = False,
 ) -> None:
     """Train a stage; killed and started again, it goes on where it was.
@@ -117,7 +121,7 @@ def train_command(
     """
     from evatok.stages import run_training
 
-    show(run_training(config, overrides or (), run_dir), as_json)
+    show(run_training(config, placed(overrides, "train.device", device), run_dir), as_json)
 
 
 @app.command("search")
@@ -125,6 +129,7 @@ def search_command(
     config: Config,
     overrides: Overrides = None,
     run_dir: RunDir = None,
+    device: DeviceOfSettings = None,
     as_json: AsJson = False,
 ) -> None:
     """Record the quality of every assignment of every clip (stage 2).
@@ -135,7 +140,7 @@ def search_command(
     """
     from evatok.search import Pace, run_search
 
-    show(run_search(config, overrides or (), run_dir, Pace(note)), as_json)
+    show(run_search(config, placed(overrides, "device", device), run_dir, Pace(note)), as_json)
 
 
 @app.command("tokens")
@@ -143,6 +148,7 @@ def tokens_command(
     config: Config,
     overrides: Overrides = None,
     run_dir: RunDir = None,
+    device: DeviceOfSettings = None,
     as_json: AsJson = False,
 ) -> None:
     """Write the generator's training tokens: clips through the router and the final tokenizer.
@@ -153,7 +159,7 @@ def tokens_command(
     """
     from evatok.tokens import run_tokens
 
-    show(run_tokens(config, overrides or (), run_dir), as_json)
+    show(run_tokens(config, placed(overrides, "device", device), run_dir), as_json)
 
 
 @app.command("curves")
@@ -172,6 +178,7 @@ def curves_command(
     ] = None,
     model: Model = "nano",
     features: Annotated[str, typer.Option(help="Also distances, with these: nano,i3d.")] = "",
+    device: Device = "auto",
     as_json: AsJson = False,
 ) -> None:
     """Quality against tokens for every way to choose assignments, on a search's held-out clips.
@@ -181,10 +188,11 @@ def curves_command(
         evatok curves configs/nano/search.yaml -o out/curves --features nano
     """
     from evatok.curves import run_curves
+    from training.devices import resolve_device
 
-    result = run_curves(
-        config, output, tables, preference, model, feature_networks(features, model), training
-    )
+    place = resolve_device(device)
+    networks = feature_networks(features, model, device=place)
+    result = run_curves(config, output, tables, preference, model, networks, training, place)
     show(result, as_json)
 
 
@@ -195,6 +203,7 @@ def pipeline_command(
     force: Annotated[
         bool, typer.Option("--force", help="Go on although the gate does not hold.")
     ] = False,
+    device: DeviceOfSettings = None,
     as_json: AsJson = False,
 ) -> None:
     """Do every step from footage to report; finished ones are skipped.
@@ -205,7 +214,7 @@ def pipeline_command(
     """
     from evatok.pipeline import run_pipeline
 
-    result = run_pipeline(directory, until, force, note)
+    result = run_pipeline(directory, until, force, note, device)
     show(result if as_json else {"steps": result["steps"], "run_dir": result["run_dir"]}, as_json)
 
 
@@ -229,6 +238,7 @@ def reconstruct_command(
     allow_damaged: Annotated[
         bool, typer.Option("--allow-damaged", help="Take a broken file up to its damage.")
     ] = False,
+    device: Device = "auto",
     as_json: AsJson = False,
 ) -> None:
     """Encode and decode videos; writes original and reconstruction side by side.
@@ -240,8 +250,9 @@ def reconstruct_command(
     from evatok.models import load
     from evatok.reconstruct import reconstruct_files
     from tokenizer.codec import Codec
+    from training.devices import resolve_device
 
-    models = load(model)
+    models = load(model, resolve_device(device))
     if quality is not None:
         if assignment != "router":
             raise ValueError(f"--quality is the router's: leave out --assignment {assignment}")
@@ -251,7 +262,7 @@ def reconstruct_command(
         codec,
         files,
         output,
-        networks=feature_networks(features, model),
+        networks=feature_networks(features, model, device=models.device),
         plain=plain,
         allow_damaged=allow_damaged,
         progress=None if as_json else lambda name, done, _: note(f"{name}: {done} frames"),
@@ -319,6 +330,7 @@ app.command("weights")(weights_command)
 def demo_command(
     output: Output = Path("out/demo"),
     model: Model = "nano",
+    device: Device = "auto",
     as_json: AsJson = False,
 ) -> None:
     """Reconstruct, sample, predict and score; writes a page that opens from disk.
@@ -329,7 +341,7 @@ def demo_command(
     """
     from evatok.demo import run_demo
 
-    result = run_demo(output, model, note)
+    result = run_demo(output, model, note, device=device)
     show(result, as_json)
 
 

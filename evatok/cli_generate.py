@@ -10,6 +10,7 @@ import typer
 from evatok.options import (
     AsJson,
     Bar,
+    Device,
     LengthBias,
     Lengths,
     MaxTokens,
@@ -21,7 +22,6 @@ from evatok.options import (
     TopK,
     TopP,
     budget_of,
-    device_of,
 )
 from evatok.output import show
 
@@ -48,7 +48,7 @@ def sample_command(
     weights: Annotated[
         str, typer.Option(help="float32, bfloat16 or int8: rounded weights are faster to read.")
     ] = "float32",
-    device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1 …")] = "cpu",
+    device: Device = "auto",
     graphs: Annotated[
         bool, typer.Option("--graphs", help="Replay each step as a CUDA graph: small batches.")
     ] = False,
@@ -73,8 +73,9 @@ def sample_command(
     from evatok.models import load
     from evatok.prompts import text_files
     from evatok.sample_set import sample_set
-    from generator.decoding import for_sampling, weights_of
+    from generator.decoding import weights_of
     from generator.engine import SamplingConfig
+    from training.devices import resolve_device
     from training.processes import place_from_environment
 
     settings = SamplingConfig(
@@ -85,13 +86,9 @@ def sample_command(
         budget=budget_of(max_tokens, lengths, quality),
     )
     place = place_from_environment()
-    models = load(model)
-    if (weights, device, graphs) != ("float32", "cpu", False):
-        place_on = device_of(device)
-        models.final.to(place_on)
-        models.generator = for_sampling(
-            models.generator.to(place_on), weights_of(weights), graphs=graphs
-        )
+    models = load(model, resolve_device(device))
+    if (weights, graphs) != ("float32", False):
+        models.sample_with(weights_of(weights), graphs)
     if texts and class_names:
         raise ValueError("--class and --text: give one of the two, a text can name its class")
     if texts:
@@ -133,6 +130,7 @@ def predict_command(
     lengths: Lengths = "",
     quality: LengthBias = 0.0,
     model: Model = "nano",
+    device: Device = "auto",
     plain: Plain = False,
     as_json: AsJson = False,
 ) -> None:
@@ -148,6 +146,7 @@ def predict_command(
     from evatok.models import load
     from evatok.sampling import predict_file
     from generator.engine import SamplingConfig
+    from training.devices import resolve_device
 
     settings = SamplingConfig(
         temperature=temperature,
@@ -157,7 +156,7 @@ def predict_command(
     )
     with Bar("predicting") as bar:
         result = predict_file(
-            load(model),
+            load(model, resolve_device(device)),
             file,
             count,
             seed,

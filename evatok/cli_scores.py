@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from evatok.options import AsJson, Model, Trust, feature_networks, note
+from evatok.options import AsJson, Device, Model, Trust, feature_networks, note
 from evatok.output import show
 
 if TYPE_CHECKING:
@@ -68,6 +68,7 @@ def fvd_command(
     cache: CacheFile = None,
     no_cache: NoCache = False,
     trust: Trust = False,
+    device: Device = "auto",
     as_json: AsJson = False,
 ) -> None:
     """Fréchet video distance, and others, between two sets of anyone's videos.
@@ -82,6 +83,7 @@ def fvd_command(
     from evaluation.protocols import records_of, score_folders
     from evaluation.records import write_records
     from evaluation.sources import WINDOWS, Cut
+    from training.devices import resolve_device
     from training.files import check_writable
     from training.paths import refuse_overwrite
 
@@ -99,7 +101,7 @@ def fvd_command(
         refuse_overwrite([record], [real, fake, *([cache] if cache else [])])
         check_writable(record)
     names = features or ("nano" if chosen is None else chosen.network)
-    networks = feature_networks(names, model, trust)
+    networks = feature_networks(names, model, trust, resolve_device(device))
     biased = not unbiased if chosen is None else chosen.biased
     result = score_folders(
         real,
@@ -141,6 +143,7 @@ def evaluate_command(
     cache: CacheFile = None,
     no_cache: NoCache = False,
     trust: Trust = False,
+    device: Device = "auto",
     as_json: AsJson = False,
 ) -> None:
     """Run a protocol on a model: reconstruct, sample or predict, then score; resumable.
@@ -151,6 +154,7 @@ def evaluate_command(
     """
     from evatok.evaluate import evaluate
     from evatok.protocol import Settings
+    from training.devices import resolve_device
 
     settings = Settings(
         protocol=protocol,
@@ -160,10 +164,11 @@ def evaluate_command(
         assignment=assignment,
         guidance=guidance,
         seed=seed,
+        device=device,
     )
     result = evaluate(
         settings,
-        feature_networks(features, model, trust),
+        feature_networks(features, model, trust, resolve_device(device)),
         metrics=[word for word in metrics.split(",") if word],
         cache=open_cache(cache, no_cache),
         record=record,

@@ -200,6 +200,7 @@ def run_curves(
     model: str = "nano",
     features: Sequence[FeatureNetwork] = (),
     training: Path | None = None,
+    device: torch.device | str = "cpu",
 ) -> dict[str, Any]:
     """Measure and write the curves of the search that a settings file describes.
 
@@ -211,19 +212,20 @@ def run_curves(
         model: name or folder of the proxy and the router.
         features: networks of distances.
         training: folder of the search that the routers learned from; None = these tables.
+        device: where the models work.
 
     Returns:
         JSON-able: `curves`, `kept` and the files written.
     """
     search = load_config(SearchConfig, config)
     folder = tables or Path("runs") / config.resolve().parent.name / config.stem
-    models = load(model)
+    models = load(model, device)
     read = [config, folder, models.directory, *paths_in(search)]
     read += [path for path in (preference, training) if path is not None]
     refuse_overwrite([output, output / "curves.csv"], read, links=False)
     wishing: Router | None = models.preference if PREFERENCE in models.parts else None
     if preference is not None:
-        wishing = load_model(Router, preference)
+        wishing = load_model(Router, preference).to(models.device)
     if wishing is not None and not wishing.config.preference:
         raise ValueError(f"{preference}: this router does not take w_q as an input")
     learned = models.router.config.quality

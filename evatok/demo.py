@@ -35,6 +35,7 @@ from generator.engine import SamplingConfig
 from tokenizer.codec import Codec
 from tokenizer.strategies import make_assigner
 from training.config import Config, load_config
+from training.devices import resolve_device
 from training.files import write_text
 from training.paths import paths_in, refuse_overwrite, safe_names
 from video.arcade import atari, recorder
@@ -66,7 +67,11 @@ class DemoConfig(Config):
 
 
 def run_demo(
-    output: Path, model: str = "nano", say: Say = print, settings: Path = SETTINGS
+    output: Path,
+    model: str = "nano",
+    say: Say = print,
+    settings: Path = SETTINGS,
+    device: str = "cpu",
 ) -> dict[str, Any]:
     """Reconstruct, sample, predict, score, and write output/index.html.
 
@@ -75,13 +80,14 @@ def run_demo(
         model: name or folder of trained parts.
         say: told what begins.
         settings: of `DemoConfig`.
+        device: where the models work.
 
     Returns:
         JSON-able: the page, the tables and the seconds taken.
     """
     start = time.perf_counter()
     config = load_config(DemoConfig, settings)
-    models = load(model)
+    models = load(model, resolve_device(device))
     read = [settings, models.directory, *paths_in(config)]
     refuse_overwrite([output, output / "index.html", output / "demo.json"], read, links=False)
     demo = Demo(config, models, output, say)
@@ -107,7 +113,8 @@ def run_demo(
     tables = demo.tables(page, sets)
     seconds = time.perf_counter() - start
     page.write(
-        output / "index.html", f"Made by `evatok demo` from {model} in {seconds:.0f} s on a CPU."
+        output / "index.html",
+        f"Made by `evatok demo` from {model} in {seconds:.0f} s on {models.device}.",
     )
     result = {
         "page": str(output / "index.html"),
@@ -245,7 +252,7 @@ class Demo:
     def tables(self, page: Page, sets: list[ClipSet]) -> dict[str, Any]:
         """Numbers and curves on the demo's clips, and those of the training's report."""
         config, models = self.config, self.models
-        networks = [Network(NanoFeatures(models.features))]
+        networks = [Network(NanoFeatures(models.features, models.device))]
         scale = config.sampling.guidance
         tables = {
             "levels": uniform_rows(models.proxy, sets),

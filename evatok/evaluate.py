@@ -33,6 +33,7 @@ from tokenizer.rate import Rate
 from tokenizer.reward import psnr_of_mse
 from tokenizer.tokens import Tokens
 from training.config import Config, load_config
+from training.devices import resolve_device
 from training.files import check_writable
 from training.paths import paths_in, refuse_overwrite
 from video.dataset import DataConfig
@@ -77,7 +78,7 @@ def evaluate(
     started = time.monotonic()
     protocol = _protocol(settings.protocol)
     data = load_config(DataFile, settings.data).data
-    models = load(settings.model)
+    models = load(settings.model, resolve_device(settings.device))
     if record is not None:
         caches = [] if cache is None else [cache.path]
         read = [settings.data, models.directory, *paths_in(data), *caches]

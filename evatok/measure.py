@@ -26,6 +26,7 @@ from generator.engine import SamplingConfig
 from tokenizer.model import VideoTokenizer
 from tokenizer.strategies import Assigner, make_assigner
 from tokenizer.tokens import Tokens
+from training.devices import device_of
 from video.clips import to_frames
 from video.dataset import ClipSampler, DataConfig, Window
 
@@ -161,8 +162,10 @@ def reconstruct_set(model: VideoTokenizer, assigner: Assigner, real: ClipSet) ->
     """Encode and decode a set; quality is that of the clamped result, before rounding."""
     clips, tokens, psnrs, moved, ssims = [], [], [], [], []
     for batch in real.batches():
-        tokens.append(model.encode(batch, assigner(batch)))
-        out = model.decode(tokens[-1]).float().clamp(-1, 1)
+        there = batch.to(device_of(model))
+        coded = model.encode(there, assigner(there))
+        tokens.append(coded.to("cpu"))
+        out = model.decode(coded).float().clamp(-1, 1).cpu()
         psnrs.append(psnr(out, batch))
         moved.append(moving_psnr(out, batch))
         ssims.append(ssim(out, batch))
@@ -246,7 +249,8 @@ def accuracy(net: NanoNet, clips: ClipSet) -> float | None:
     if all(label < 0 for label in wanted):
         return None
     with torch.inference_mode():
-        guesses = torch.cat([net(batch).argmax(-1) for batch in clips.batches()]).tolist()
+        batches = (batch.to(device_of(net)) for batch in clips.batches())
+        guesses = torch.cat([net(batch).argmax(-1) for batch in batches]).tolist()
     return sum(a == b for a, b in zip(guesses, wanted, strict=True)) / len(wanted)
 
 

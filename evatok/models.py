@@ -12,11 +12,12 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
 
 from evaluation.features.nano import NanoNet
 from evatok.text import Captioner
-from generator.decoding import for_sampling
+from generator.decoding import Weights, for_sampling
 from generator.gpt import GPT
 from tokenizer.model import VideoTokenizer
 from tokenizer.router import Router
@@ -31,10 +32,15 @@ PREFERENCE = "preference"  # a part that nothing else needs: a router with w_q a
 
 
 class Models:
-    """The parts of one folder, each loaded when it is first asked for; weights in float32."""
+    """The parts of one folder, each loaded when it is first asked for; weights in float32.
 
-    def __init__(self, directory: Path) -> None:
-        self.directory = directory
+    Attributes:
+        directory: the folder.
+        device: where all parts are.
+    """
+
+    def __init__(self, directory: Path, device: torch.device | str = "cpu") -> None:
+        self.directory, self.device = directory, torch.device(device)
 
     @property
     def parts(self) -> list[str]:
@@ -86,6 +92,10 @@ class Models:
         """Class, text or frames → tokens; with compiled steps where they can be had."""
         return for_sampling(self._load("generator", GPT))
 
+    def sample_with(self, weights: Weights, graphs: bool) -> None:
+        """Load the generator anew for these decode steps; see `generator.decoding.for_sampling`."""
+        self.generator = for_sampling(self._load("generator", GPT), weights, graphs=graphs)
+
     @cached_property
     def text(self) -> Captioner:
         """Captions and their pieces, as the generator was trained with.
@@ -112,20 +122,21 @@ class Models:
                     f"no {part} in {self.directory} ({folder / name} is missing): "
                     f"`evatok pipeline configs/nano` trains and exports it"
                 )
-        return load_model(kind, folder)
+        return load_model(kind, folder).to(self.device)
 
 
-def load(name_or_path: str | Path = "nano") -> Models:
+def load(name_or_path: str | Path = "nano", device: torch.device | str = "cpu") -> Models:
     """Find models.
 
     Args:
         name_or_path: the name of shipped models, or a folder with a sub-folder for each part.
+        device: where the models work.
 
     Raises:
         FileNotFoundError: neither such a name nor a folder with parts.
     """
     for directory in (SHIPPED / str(name_or_path), Path(name_or_path)):
-        models = Models(directory)
+        models = Models(directory, device)
         if models.parts:
             return models
     shipped = sorted(path.name for path in SHIPPED.glob("*") if path.is_dir())

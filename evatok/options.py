@@ -32,25 +32,18 @@ LengthBias = Annotated[
 Trust = Annotated[
     bool, typer.Option("--trust", help="Run a TorchScript file that is not the published one.")
 ]
+Device = Annotated[
+    str, typer.Option("--device", help="auto (a GPU if there is one), cpu, cuda, cuda:1, mps.")
+]
+DeviceOfSettings = Annotated[
+    str | None, typer.Option("--device", help="Instead of the settings': auto, cpu, cuda, cuda:1 …")
+]
 Plain = Annotated[bool, typer.Option("--plain", help="The clip alone, without bars, for scoring.")]
 
 
-def device_of(name: str) -> Any:
-    """A torch device that is there.
-
-    Raises:
-        ValueError: it is not, or its name is none.
-    """
-    import torch
-
-    try:
-        device = torch.device(name)
-    except RuntimeError as error:
-        raise ValueError(f"--device {name}: give cpu, or cuda, or cuda:1 for the second") from error
-    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        count = torch.cuda.device_count()
-        raise ValueError(f"--device {name}: PyTorch sees {count} CUDA devices here")
-    return device
+def placed(overrides: list[str] | None, key: str, device: str | None) -> list[str]:
+    """Overrides of settings, with a device as the last of them if one is given."""
+    return [*(overrides or ()), *([] if device is None else [f"{key}={device}"])]
 
 
 def note(text: str) -> None:
@@ -74,8 +67,8 @@ def budget_of(max_tokens: int | None, lengths: str, quality: float) -> Any:
     return BudgetConfig(max_tokens=max_tokens, lengths=chosen, quality=quality)
 
 
-def feature_networks(names: str, model: str, trust: bool = False) -> list[Any]:
-    """Feature networks by their names, with commas between; `nano` is the model's own.
+def feature_networks(names: str, model: str, trust: bool = False, device: Any = "cpu") -> list[Any]:
+    """Feature networks on a device by their names, commas between; `nano` is the model's own.
 
     Names and `trust` are those of `evaluation.features.load.load_features`.
     """
@@ -84,7 +77,9 @@ def feature_networks(names: str, model: str, trust: bool = False) -> list[Any]:
     from evatok.models import load
 
     return [
-        NanoFeatures(load(model).features) if name == "nano" else load_features(name, trust=trust)
+        NanoFeatures(load(model).features, device)
+        if name == "nano"
+        else load_features(name, device=device, trust=trust)
         for name in names.split(",")
         if name
     ]

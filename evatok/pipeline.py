@@ -35,6 +35,7 @@ from tokenizer.router import Router
 from tokenizer.router_stage import RouterTraining
 from tokenizer.stages import FinalConfig, ProxyConfig
 from training.config import Config, ConfigError, load_config
+from training.devices import resolve_device
 from training.loop import MAY_CHANGE
 from training.paths import refuse_overwrite
 from training.rundir import alone
@@ -120,8 +121,13 @@ FILES: dict[str, type[Config]] = {
 class Pipeline:
     """The steps of one folder of settings."""
 
-    def __init__(self, directory: Path, say: Say = print) -> None:
+    def __init__(self, directory: Path, say: Say = print, device: str | None = None) -> None:
         """Read all settings.
+
+        Args:
+            directory: of them.
+            say: told what begins.
+            device: for every step, instead of the settings'.
 
         Raises:
             ConfigError: a file is wrong, or two files do not agree; every mistake is named.
@@ -129,9 +135,9 @@ class Pipeline:
         """
         if not directory.is_dir():
             raise FileNotFoundError(f"no folder {directory}")
-        self.say = say
+        self.say, self.device = say, resolve_device(device or "auto")
         self.settings: dict[str, Any] = {
-            name: load_config(schema, directory / f"{name}.yaml")
+            name: load_config(schema, directory / f"{name}.yaml", _placed(schema, device))
             for name, schema in FILES.items()
             if name not in (PREFERENCE, TEXT, WIDE) or (directory / f"{name}.yaml").is_file()
         }
@@ -331,7 +337,7 @@ class Pipeline:
     def _gate(self) -> dict[str, Any]:
         config = self.config.gate
         sets = held_out_sets(self.settings["proxy"].data, config.clips)
-        rows = uniform_rows(self._model("proxy"), sets)
+        rows = uniform_rows(self._model("proxy").to(self.device), sets)
         judged = gate(rows, config.set, config.min_gain)
         plots = draw({"levels": rows}, self.run_dir / "gate")
         return {"levels": rows, "gate": judged, "plot": str(plots[0][0])}
@@ -378,7 +384,8 @@ class Pipeline:
 
     def _report(self) -> dict[str, Any]:
         s, folder = self.settings, self.run_dir / "report"
-        models = Models(self.run_dir / "export")  # what is shipped is what is measured
+        # What is shipped is what is measured.
+        models = Models(self.run_dir / "export", self.device)
         tables = measure(
             models,
             s["final"].data,
@@ -440,10 +447,28 @@ def _flat(data: Any, prefix: str = "") -> dict[str, Any]:
     return flat
 
 
+def _placed(schema: type[Config], device: str | None) -> list[str]:
+    """Overrides that put a step on a device, where it has one."""
+    if device is None:
+        return []
+    return [
+        f"{key}={device}"
+        for key, has_it in (
+            ("train.device", "train" in schema.model_fields),
+            ("device", "device" in schema.model_fields),
+        )
+        if has_it
+    ]
+
+
 def run_pipeline(
-    directory: Path, until: str | None = None, force: bool = False, say: Say = print
+    directory: Path,
+    until: str | None = None,
+    force: bool = False,
+    say: Say = print,
+    device: str | None = None,
 ) -> dict[str, Any]:
-    """Read a folder of settings and do what is not done yet; see `Pipeline.run`."""
-    pipeline = Pipeline(directory, say)
+    """Read a folder of settings and do what is not done yet; see `Pipeline`, `Pipeline.run`."""
+    pipeline = Pipeline(directory, say, device)
     refuse_overwrite([pipeline.run_dir], [directory], inside=True)
     return pipeline.run(until, force)

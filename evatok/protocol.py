@@ -83,6 +83,7 @@ class Settings:
         assignment: of reconstructions.
         guidance: of samples.
         seed: of samples and predictions.
+        device: where the models work.
     """
 
     protocol: str
@@ -92,6 +93,7 @@ class Settings:
     assignment: str = "router"
     guidance: float = 2.0
     seed: int = 0
+    device: str = "auto"
 
 
 @dataclass
@@ -207,8 +209,9 @@ def making(kind: Kind, models: Models, real: Drawn, settings: Settings) -> Made:
 
         @torch.no_grad()
         def reconstruct(start: int, clips: Tensor) -> tuple[Tensor, Tokens, list[dict[str, Any]]]:
-            tokens = models.final.encode(clips, assigner(clips))
-            out = models.final.decode(tokens).float().clamp(-1, 1)
+            there = clips.to(models.device)
+            tokens = models.final.encode(there, assigner(there))
+            out = models.final.decode(tokens).float().clamp(-1, 1).cpu()
             mse = (out - clips).square().double().mean((1, 2, 3, 4))
             columns = {
                 "psnr": psnr(out, clips).tolist(),

@@ -53,9 +53,9 @@ def networks_of(models: Models, config: ReportConfig) -> list[Network]:
     out = []
     for name in config.networks:
         if name == "nano":
-            out.append(Network(NanoFeatures(models.features)))
+            out.append(Network(NanoFeatures(models.features, models.device)))
         else:
-            out.append(Network(load_features(name), config.i3d_clips))
+            out.append(Network(load_features(name, device=models.device), config.i3d_clips))
     return out
 
 

@@ -23,6 +23,7 @@ from tokenizer.model import VideoTokenizer
 from tokenizer.search import Method
 from tokenizer.table import Recorded, curate
 from training.config import Config, load_config
+from training.devices import resolve_device
 from training.paths import paths_in, refuse_overwrite
 from training.precision import fast_float32
 from training.processes import place_from_environment
@@ -68,6 +69,7 @@ class SearchConfig(Config):
     quality: tuple[Recorded, ...] = ()  # columns beside "mse", which gives PSNR
     precision: Literal["fp32", "bf16"] = "fp32"
     processes: int = Field(default=1, ge=1)  # that share the batches; changes speed only
+    device: str = "auto"  # as in a training; processes of one search share it
 
     def decides(self) -> dict[str, Any]:
         """What else than the model and the clip decides the numbers of a shard; JSON-able."""
@@ -132,12 +134,18 @@ def _curate(
     """This process's batches of a split; clips done so far after each."""
     measures = {name: load_perceptual(name) for name in config.quality}
     weights = {name: measure.checksum for name, measure in measures.items()}
-    model: VideoTokenizer = load_model(VideoTokenizer, config.model)
+    device = resolve_device(config.device)
+    model: VideoTokenizer = load_model(VideoTokenizer, config.model).to(device)
     batch, num_batches, _ = _batches(config, split)
-    with fast_float32(torch.device("cpu")):
+
+    def moved(number: int) -> tuple[Tensor, list[str]]:
+        clips, names = batch(number)
+        return clips.to(device), names
+
+    with fast_float32(device):
         yield from curate(
             model,
-            batch,
+            moved,
             num_batches,
             folder,
             measures=measures,

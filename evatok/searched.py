@@ -18,6 +18,7 @@ from tokenizer.assignment import Levels
 from tokenizer.reward import Quality, Standard, rewards, standard_of
 from tokenizer.router import Router
 from tokenizer.table import check_clips, read_table
+from training.devices import device_of
 from video.dataset import ClipSampler
 
 
@@ -58,8 +59,9 @@ class Searched:
         """(N, M) of a router, at a w_q if it takes one."""
         parts = []
         for clips in self.real.batches():
-            wanted = None if w_q is None else torch.full((len(clips),), w_q)
-            parts.append(router(clips, wanted).float())
+            there = clips.to(device_of(router))
+            wanted = None if w_q is None else torch.full((len(clips),), w_q, device=there.device)
+            parts.append(router(there, wanted).float().cpu())
         return torch.cat(parts)
 
 

@@ -99,7 +99,7 @@ def run_training(
 def train_config(config: Any, run_dir: Path) -> dict[str, Any]:
     """As `run_training`, for settings that have been read."""
     stage = KINDS[config.stage].build(config)
-    model = stage.exported(train(stage, config.train, run_dir, config))
+    model = stage.exported(train(stage, config.train, run_dir, config)).cpu()
     folder = run_dir / "model"
     save_model(model, folder)
     return {

@@ -19,6 +19,7 @@ from tokenizer.model import VideoTokenizer
 from tokenizer.router import Router
 from tokenizer.search import model_hash
 from training.config import Config, load_config
+from training.devices import device_of, resolve_device
 from training.paths import paths_in, refuse_overwrite
 from training.processes import Place, place_from_environment
 from video.dataset import ClipSampler, DataConfig, Split
@@ -45,6 +46,7 @@ class TokensConfig(Config):
     windows: int = Field(default=4, ge=1)
     batch_size: int = Field(default=32, ge=1)
     seed: int = Field(default=0, ge=0)
+    device: str = "auto"  # as in a training
 
     @model_validator(mode="after")
     def _check(self) -> TokensConfig:
@@ -92,7 +94,8 @@ def write_shards(
     for path in (config.tokenizer, config.router):
         if path is not None and not (path / "config.json").is_file():
             raise FileNotFoundError(f"no model in {path}: train it first")
-    tokenizer: VideoTokenizer = load_model(VideoTokenizer, config.tokenizer)
+    device = resolve_device(config.device)
+    tokenizer: VideoTokenizer = load_model(VideoTokenizer, config.tokenizer).to(device)
     assign, made_by = _assigner(config, tokenizer)
     captioner = None if config.text is None else Captioner.load(config.text)
     # What is not set is not named: shards of before it could be set are still the same.
@@ -111,6 +114,11 @@ def write_shards(
             num_text=0 if captioner is None else len(captioner.pieces),
         )
         draw, clips = (_training if split == "train" else _held_out)(sampler, config)
+
+        def moved(step: int, draw: Draw = draw) -> Batch:
+            rows, labels, videos = draw(step)
+            return rows.to(device), labels, videos
+
         writer = Writer(
             directory / split,
             tokenizer,
@@ -120,13 +128,15 @@ def write_shards(
             note={
                 "tokenizer": model_hash(tokenizer),
                 **made_by,
-                "settings": config.model_dump(mode="json", exclude={"batch_size"} | unset),
+                "settings": config.model_dump(
+                    mode="json", exclude={"batch_size", "device"} | unset
+                ),
             },
             classes=config.classes,
             **_text(config, captioner, sampler),
         )
         num_batches = -(-clips // config.batch_size)
-        tokens = write_share(writer, draw, num_batches, config.batch_size, place)
+        tokens = write_share(writer, moved, num_batches, config.batch_size, place)
         if tokens is None:
             result[split] = {"clips": clips, "complete": False}
             continue
@@ -139,7 +149,7 @@ def _assigner(
 ) -> tuple[Assigner, dict[str, str | int]]:
     """What chooses the lengths, and how the shards name it."""
     if config.router is not None:
-        router: Router = load_model(Router, config.router)
+        router: Router = load_model(Router, config.router).to(device_of(tokenizer))
         return router.assign, {"router": model_hash(router)}
     assert config.uniform is not None
     if config.uniform not in tokenizer.config.levels:

@@ -44,9 +44,9 @@ class Sequences:
     lengths: tuple[int, ...]
 
     @staticmethod
-    def of(cu_seqlens: Tensor) -> Sequences:
-        """Read the lengths once for all layers."""
-        return Sequences(cu_seqlens, tuple(cu_seqlens.diff().tolist()))
+    def of(cu_seqlens: Tensor, device: torch.device | None = None) -> Sequences:
+        """Read the lengths once for all layers, from where they are, before they move."""
+        return Sequences(cu_seqlens.to(device), tuple(cu_seqlens.diff().tolist()))
 
     @property
     def max_seqlen(self) -> int:

@@ -13,6 +13,7 @@ Shape letters: R rows, L packed tokens, S places of a row, Hd heads, Dh head wid
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
@@ -44,6 +45,7 @@ class KVCache:
         self._values = torch.empty(shape, device=device, dtype=dtype)
         self._rows = torch.arange(rows, device=device)
         self.positions = torch.zeros(rows, device=device, dtype=torch.int64)
+        self._lengths = [0] * rows  # the same on the host
         self._begin()
 
     def __len__(self) -> int:
@@ -52,7 +54,7 @@ class KVCache:
 
     def _begin(self) -> None:
         """Work out once a step what all layers share."""
-        shortest, longest = (int(x) for x in self.positions.aminmax())
+        shortest, longest = min(self._lengths), max(self._lengths)
         self._filled = longest + 1  # the token of this step included
         self._bias = None
         if shortest < longest:
@@ -64,6 +66,7 @@ class KVCache:
     def advance(self) -> None:
         """Every row has taken one token."""
         self.positions += 1
+        self._lengths = [length + 1 for length in self._lengths]
         if self._bias is None:
             self._filled += 1
         else:
@@ -109,13 +112,16 @@ class KVCache:
             v: (L, Hd, Dh), likewise.
         """
         lengths = torch.tensor(sequences.lengths, device=rows.device)
-        at = (rows.repeat_interleave(lengths), slice(None), sequences.positions())
+        owner = rows.repeat_interleave(lengths, output_size=sum(sequences.lengths))
+        at = (owner, slice(None), sequences.positions())
         self._keys[layer][at] = k.to(self._keys.dtype)
         self._values[layer][at] = v.to(self._values.dtype)
 
-    def set_positions(self, rows: Tensor, positions: Tensor) -> None:
-        """Say how many tokens (N,) int64 the rows (N,) int64 hold, before they are filled."""
-        self.positions[rows] = positions
+    def set_positions(self, rows: Sequence[int], positions: Sequence[int]) -> None:
+        """Say how many tokens N rows hold, before they are filled."""
+        for row, position in zip(rows, positions, strict=True):
+            self._lengths[row] = position
+        self.positions = torch.tensor(self._lengths, device=self.positions.device)
         self._begin()
         if self._bias is not None:  # a hidden place takes part with weight 0, and 0 × NaN is NaN
             self._keys.zero_()
@@ -137,10 +143,11 @@ class KVCache:
             source = row
             if row not in stay:  # a hole
                 source = next(movers)
-                filled = int(self.positions[source])
+                filled = self._lengths[source]
                 for memory in (self._keys, self._values):
                     memory[:, row, :, :filled] = memory[:, source, :, :filled]
             order.append(source)
-        self.positions = self.positions[order]
+        self._lengths = [self._lengths[row] for row in order]
+        self.positions = torch.tensor(self._lengths, device=self.positions.device)
         self._begin()
         return order

@@ -8,6 +8,9 @@ through the inverse of the distribution function. What it gets therefore does no
 else is in the batch: to the bit with the compiled kernels of `generator.native`, up to the last bit
 of a matrix product with PyTorch's, which may depend on the number of rows.
 
+On a device the host runs ahead: it knows from the grammar what comes next (`generator.progress`)
+and reads back lengths when they are drawn and tokens when a request is done, once a token at most.
+
 Shape letters: N requests in the batch, R rows (two a request under guidance), S tokens, V
 vocabulary, L packed tokens.
 """
@@ -27,7 +30,7 @@ from pydantic import Field
 from torch import Tensor
 
 from generator.budget import BudgetConfig, Budgets
-from generator.choosing import SCHEDULES, choose, scheduled
+from generator.choosing import SCHEDULES, Manner, choose, precise, scheduled
 from generator.conditions import (
     FrameCondition,
     TextCondition,
@@ -37,6 +40,7 @@ from generator.conditions import (
 )
 from generator.gpt import GPT
 from generator.grammar import Grammar, Vocabulary
+from generator.progress import Progress
 from generator.rows import Rows
 from tokenizer.tokens import Tokens
 from training.config import Config
@@ -284,10 +288,12 @@ class _Batch:
         self.next = none  # (R,) tokens to take
         self.count = none  # (N,) tokens generated
         self.ids = none.view(0, 1).repeat(1, self.steps)  # (N, S)
-        self.uniform = self.ids.double()  # (N, S)
+        self.uniform = self.ids.to(precise(self.device))  # (N, S)
         # guidance, temperature, top_k, top_p, schedule, blocks
         self.settings = torch.zeros(0, 6, device=self.device)
         self.budgets = Budgets(gpt.vocabulary, self.device)
+        self.progress = Progress()
+        self.manner = Manner.of(())
         constant = SCHEDULES[0]
         self.is_scheduled = any(r.settings.guidance_schedule != constant for r in requests)
         self.on_block: Callable[[int, list[Tensor]], None] | None = None
@@ -326,6 +332,8 @@ class _Batch:
         self.next = torch.cat([self.next, last])
         blocks = torch.tensor([request.num_blocks for request in requests], device=self.device)
         self.grammar.extend(blocks)
+        self.progress.extend([request.num_blocks for request in requests])
+        self._look()
         self.count = F.pad(self.count, (0, len(requests)))
         self.ids = F.pad(self.ids, (0, 0, 0, len(requests)))
         draws = [
@@ -336,7 +344,8 @@ class _Batch:
             )
             for request in requests
         ]
-        self.uniform = torch.cat([self.uniform, torch.stack(draws).to(self.device)])
+        drawn = torch.stack(draws).to(self.uniform.dtype)  # before it moves: see `precise`
+        self.uniform = torch.cat([self.uniform, drawn.to(self.device)])
         settings = [
             [
                 s.guidance,
@@ -353,10 +362,15 @@ class _Batch:
         self.budgets.extend([request.settings.budget for request in requests], given)
         self.settings = torch.cat([self.settings, torch.tensor(settings, device=self.device)])
 
+    def _look(self) -> None:
+        """Work out how those at work choose."""
+        chosen = [self.requests[number].settings for number in self.active]
+        self.manner = Manner.of((s.temperature, s.top_k, s.top_p) for s in chosen)
+
     def _step(self) -> None:
-        """One token for every request at work."""
+        """One token for every request at work; the device is waited for once at most."""
         logits = self.rows.step(self.next).float()  # (R, V)
-        only_codes = bool((self.grammar.codes_left > 0).all())
+        only_codes = self.progress.only_codes
         if only_codes:  # as most of the time: codes come first in the vocabulary
             logits = logits[:, : self.gpt.vocabulary.codebook_size]
         guidance, temperature, top_k, top_p, schedule, blocks = self.settings.unbind(1)
@@ -370,36 +384,56 @@ class _Batch:
             logits = logits.masked_fill(~self.grammar.allowed(), -math.inf)
             logits = self.budgets.apply(logits, self.grammar.blocks_left)
         at = self.count[:, None]
-        tokens = choose(logits, self.uniform.gather(1, at)[:, 0], temperature, top_k.long(), top_p)
+        uniform = self.uniform.gather(1, at)[:, 0]
+        tokens = choose(logits, uniform, temperature, top_k.long(), top_p, self.manner)
         self.ids.scatter_(1, at, tokens[:, None])
         self.count += 1
         self.grammar.advance(tokens)
         self.budgets.advance(tokens)
-        if self.on_block is not None:
-            self._tell()
         self.next = tokens.repeat_interleave(self.rows_each)
-        finished = self.grammar.finished()
-        if bool(finished.any()):
-            self._retire(finished.tolist())
+        finished, told = self.progress.ending(whole=True), self.progress.ending(whole=False)
+        ids = self._read(told if self.on_block is not None else finished, only_codes)
+        if self.on_block is not None:
+            for place in told:
+                blocks = self.gpt.vocabulary.decode_blocks(torch.tensor(ids[place]))
+                self.on_block(self.active[place], blocks)
+        if finished:
+            self._retire({place: ids[place] for place in finished})
 
-    def _tell(self) -> None:
-        """Report the blocks that this step has completed."""
-        assert self.on_block is not None
-        counts = self.count.tolist()
-        for place in (self.grammar.codes_left == 0).nonzero()[:, 0].tolist():
-            blocks = self.gpt.vocabulary.decode_blocks(self.ids[place, : counts[place]])
-            self.on_block(self.active[place], blocks)
+    def _read(self, places: list[int], only_codes: bool) -> dict[int, list[int]]:
+        """Read back what the host must know of this step, all at once.
 
-    def _retire(self, finished: list[bool]) -> None:
-        """Hand over what is complete and free its rows."""
-        for place, (number, is_finished) in enumerate(zip(self.active, finished, strict=True)):
-            if is_finished:
-                self.results[number] = self.ids[place, : int(self.count[place])].tolist()
-        stay = [place for place, is_finished in enumerate(finished) if not is_finished]
+        Args:
+            places: requests whose tokens are wanted.
+            only_codes: whether all took codes, so that no length has to be known.
+
+        Returns:
+            The tokens of each of these requests, this step's included.
+        """
+        parts = [] if only_codes else [self.grammar.codes_left]
+        longest = 1 + max((self.progress.count[place] for place in places), default=0)
+        if places:
+            at = torch.tensor(places, device=self.device)
+            parts.append(self.ids[at, :longest].flatten())
+        values = torch.cat(parts).tolist() if parts else []
+        self.progress.advance(None if only_codes else values[: len(self.active)])
+        rows = values[0 if only_codes else len(self.active) :]
+        return {
+            place: rows[i * longest : i * longest + self.progress.count[place]]
+            for i, place in enumerate(places)
+        }
+
+    def _retire(self, finished: dict[int, list[int]]) -> None:
+        """Hand over what is complete, the tokens of each, and free its rows."""
+        for place, ids in finished.items():
+            self.results[self.active[place]] = ids
+        stay = [place for place in range(len(self.active)) if place not in finished]
         each = self.rows_each
         rows = self.rows.keep([place * each + i for place in stay for i in range(each)])
         order = [row // each for row in rows[::each]]
         self.active = [self.active[place] for place in order]
+        self.progress.select(order)
+        self._look()
         index = torch.tensor(order, dtype=torch.int64, device=self.device)
         self.grammar.select(index)
         self.budgets.select(index)

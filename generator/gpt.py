@@ -232,20 +232,21 @@ class GPT(
 
         Args:
             ids: (L,) int64, prompts packed.
-            cu_seqlens: (N + 1,) int32.
+            cu_seqlens: (N + 1,) int32, best on the CPU: the device is then not waited for.
             cache: where keys and values go.
-            rows: (N,) int64, the row of each prompt.
+            rows: (N,) int64, the row of each prompt; likewise.
         """
-        sequences = Sequences.of(cu_seqlens)
+        sequences = Sequences.of(cu_seqlens, self.device)
+        there = rows.to(self.device)
 
         def mix(layer: int) -> Mix:
             def store(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-                cache.fill(layer, rows, sequences, k, v)
+                cache.fill(layer, there, sequences, k, v)
                 return attend(q, k, v, sequences, self.backend)
 
             return store
 
-        cache.set_positions(rows, cu_seqlens.diff().long())
+        cache.set_positions(rows.tolist(), sequences.lengths)
         self._run(ids, sequences.positions(), mix)
 
     def step(self, ids: Tensor, caches: Sequence[KVCache]) -> Tensor:

@@ -80,8 +80,8 @@ class Waves:
         rows = lengths.nonzero()[:, 0]
         if len(rows):
             ids = torch.cat([prompts[row] for row in rows.tolist()]).to(device)
-            cu_seqlens = F.pad(lengths[rows].cumsum(0), (1, 0)).to(device, torch.int32)
-            self.gpt.prefill(ids, cu_seqlens, cache, rows.to(device))
+            cu_seqlens = F.pad(lengths[rows].cumsum(0), (1, 0)).to(torch.int32)
+            self.gpt.prefill(ids, cu_seqlens, cache, rows)
         self._caches.append(cache)
 
     def step(self, ids: Tensor) -> Tensor:

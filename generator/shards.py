@@ -407,10 +407,10 @@ def write_tokens(
 def _class_sequences(
     clips: Tensor, labels: Tensor, tokenizer: Encoder, assign: Assigner, vocabulary: Vocabulary
 ) -> list[Tensor]:
-    blocks = tokenizer.encode(clips, assign(clips)).blocks()
+    blocks = tokenizer.encode(clips, assign(clips)).to("cpu").blocks()
     prompts = [class_prompt(vocabulary, None if x < 0 else x) for x in labels.tolist()]
     return [
-        torch.cat([prompt, vocabulary.encode_blocks(row).cpu()])
+        torch.cat([prompt, vocabulary.encode_blocks(row)])
         for prompt, row in zip(prompts, blocks, strict=True)
     ]
 
@@ -434,14 +434,14 @@ def _frame_sequences(
     frames: FrameCondition,
 ) -> list[Tensor]:
     prefix = torch.tensor([frames.prefix], device=clips.device).repeat(len(clips), 1)
-    condition = tokenizer.encode(frames.pad(clips), prefix).blocks()
-    target = tokenizer.encode(clips, assign(clips, frames.prefix)).blocks()
+    condition = tokenizer.encode(frames.pad(clips), prefix).to("cpu").blocks()
+    target = tokenizer.encode(clips, assign(clips, frames.prefix)).to("cpu").blocks()
     return [
         torch.cat(
             [
                 frames_prompt(vocabulary, given),
                 vocabulary.encode_blocks(row[frames.kept_blocks :]),
             ]
-        ).cpu()
+        )
         for given, row in zip(condition, target, strict=True)
     ]

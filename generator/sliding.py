@@ -76,7 +76,7 @@ def continue_clips(
 
     Args:
         gpt: trained with frame conditions, in eval mode.
-        tokenizer: of its tokens, in eval mode.
+        tokenizer: of its tokens, in eval mode, on the device of `gpt`.
         clips: (B, 3, F, H, W) float32 in [−1, 1], at least the given frames; more are ignored.
         num_frames: G, given frames included.
         seeds: one a clip.
@@ -96,22 +96,23 @@ def continue_clips(
             f"{num_frames} frames in all, of which {condition.num_frames} are given: ask for more"
         )
     settings = settings.model_copy(update={"guidance": 1.0})
-    prefix = torch.tensor([condition.prefix])
+    prefix = torch.tensor([condition.prefix], device=gpt.device)
     window = gpt.vocabulary.num_blocks * condition.frames_per_block
     total = num_windows(num_frames, window, condition.num_frames)
     given = clips
     frames: list[Tensor] = []
     windows: list[Tokens] = []
     for number in range(total):
-        padded = condition.pad(given).split(batch_size)
+        padded = condition.pad(given).to(gpt.device).split(batch_size)
         encoded = Tokens.cat([tokenizer.encode(x, prefix.repeat(len(x), 1)) for x in padded])
+        encoded = encoded.to("cpu")
         of_window = [window_seed(seed, number) for seed in seeds]
         requests = frame_requests(gpt.vocabulary, condition, encoded, of_window, settings)
         windows.append(sample(gpt, requests, batch_size))
         rows = windows[-1].blocks()
         parts = [rows[i : i + batch_size] for i in range(0, len(rows), batch_size)]
-        decoded = [tokenizer.decode(Tokens.from_blocks(part)) for part in parts]
-        made = torch.cat(decoded).float().clamp(-1, 1)  # (B, 3, F, H, W)
+        decoded = [tokenizer.decode(Tokens.from_blocks(part).to(gpt.device)) for part in parts]
+        made = torch.cat(decoded).float().clamp(-1, 1).cpu()  # (B, 3, F, H, W)
         frames.append(made if number == 0 else made[:, :, condition.num_frames :])
         given = made[:, :, -condition.num_frames :]
         if progress is not None:

@@ -52,9 +52,11 @@ class StaticCache(KVCache):
             q.dtype
         )
 
-    def set_positions(self, rows: Tensor, positions: Tensor) -> None:
-        """Say how many tokens (N,) int64 the rows (N,) int64 hold, before they are filled."""
-        self.positions[rows] = positions
+    def set_positions(self, rows: Sequence[int], positions: Sequence[int]) -> None:
+        """Say how many tokens N rows hold, before they are filled."""
+        device = self.positions.device
+        at = torch.tensor(rows, device=device)
+        self.positions[at] = torch.tensor(positions, device=device)  # in place, for the graph
 
 
 class StaticRows:
@@ -81,6 +83,7 @@ class StaticRows:
             self._ids = torch.zeros(rows, dtype=torch.int64, device=weight.device)
         self._free = list(range(rows))[::-1]
         self._slots: list[int] = []
+        self._at = self._ids[:0]  # the slots, on the device
 
     def admit(self, prompts: Sequence[Tensor]) -> None:
         """Begin rows; see `rows.Rows`."""
@@ -88,30 +91,31 @@ class StaticRows:
         self._slots += slots
         device = self._ids.device
         rows, lengths = torch.tensor(slots), torch.tensor([len(prompt) for prompt in prompts])
-        self._cache.set_positions(rows.to(device), lengths.to(device))
+        self._cache.set_positions(slots, lengths.tolist())
+        self._at = torch.tensor(self._slots, device=device)
         filled = lengths.nonzero()[:, 0]
         if len(filled):
             ids = torch.cat([prompts[row] for row in filled.tolist()]).to(device)
-            cu_seqlens = F.pad(lengths[filled].cumsum(0), (1, 0)).to(device, torch.int32)
-            self.gpt.prefill(ids, cu_seqlens, self._cache, rows[filled].to(device))
+            cu_seqlens = F.pad(lengths[filled].cumsum(0), (1, 0)).to(torch.int32)
+            self.gpt.prefill(ids, cu_seqlens, self._cache, rows[filled])
 
     def step(self, ids: Tensor) -> Tensor:
         """One token a row; see `rows.Rows`."""
-        slots = torch.tensor(self._slots, device=ids.device)
-        self._ids[slots] = ids
+        self._ids[self._at] = ids
         if self.record and self._graph is None:
             self._recorded()
         if self._graph is None:
             self._logits = self.gpt.step(self._ids, [self._cache])
         else:
             self._graph.replay()
-        return self._logits[slots]
+        return self._logits[self._at]
 
     def keep(self, rows: Sequence[int]) -> list[int]:
         """End all other rows; see `rows.Rows`."""
         kept = [self._slots[row] for row in rows]
         self._free += sorted(set(self._slots) - set(kept))
         self._slots = kept
+        self._at = torch.tensor(kept, dtype=torch.int64, device=self._ids.device)
         return list(rows)
 
     def _recorded(self) -> None:

@@ -71,7 +71,7 @@ def stream_pixels(
             pixels, after = decoder.step(past, ids[None].to(device))
         if after.num_blocks < len(requests[number].given) + requests[number].num_blocks:
             pasts[number] = after
-        return StreamedBlock(number, past.num_blocks, pixels[0].float().clamp(-1, 1))
+        return StreamedBlock(number, past.num_blocks, pixels[0].float().clamp(-1, 1).cpu())
 
     for number, block, ids in stream(gpt, requests, batch_size):
         given = requests[number].given

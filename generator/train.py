@@ -217,7 +217,7 @@ class GeneratorStage(StageBase):
         count = self.config.pictures
         labels = [i % len(names) if names else None for i in range(count)]
         requests = class_requests(model.vocabulary, labels, range(count), self.config.sampling)
-        return _strips(self._decode(sample(model, requests)))
+        return _strips(self._decode(sample(model, requests), model.device))
 
     def _frames_picture(self, model: GPT) -> np.ndarray:
         """Predictions for the first held-out clips, each under the clip as its own tokens say."""
@@ -234,12 +234,14 @@ class GeneratorStage(StageBase):
             rest = vocabulary.decode_blocks(sequence[end:])
             requests.append(Request(sequence[:end], len(rest), row, settings, tuple(given)))
             truth.append([*given, *rest])
-        clips = [self._decode(Tokens.from_blocks(truth)), self._decode(sample(model, requests))]
+        both = (Tokens.from_blocks(truth), sample(model, requests))
+        clips = [self._decode(tokens, model.device) for tokens in both]
         return _strips(torch.stack(clips, 1).flatten(0, 1))
 
-    def _decode(self, tokens: Tokens) -> Tensor:
+    def _decode(self, tokens: Tokens, device: torch.device) -> Tensor:
+        """Pixels on the CPU, decoded on a device, to which the tokenizer moves."""
         assert self.tokenizer is not None
-        return self.tokenizer.decode(tokens).clamp(-1, 1)
+        return self.tokenizer.to(device).decode(tokens.to(device)).clamp(-1, 1).cpu()
 
 
 def _strips(clips: Tensor, columns: int = 8) -> np.ndarray:

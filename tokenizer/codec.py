@@ -15,6 +15,7 @@ from tokenizer.model import VideoTokenizer
 from tokenizer.reward import psnr_of_mse
 from tokenizer.strategies import Assigner
 from tokenizer.tokens import Tokens
+from training.devices import device_of
 from video.clips import resize_crop, to_clip, to_frames
 
 
@@ -56,7 +57,7 @@ class Codec:
 
     @torch.no_grad()
     def reconstruct(self, frames: Tensor, progress: Callable[[int], None] | None = None) -> Coded:
-        """Encode and decode a video.
+        """Encode and decode a video, on the model's device; the result is on the CPU.
 
         Args:
             frames: (F, H, W, 3) uint8, any F ≥ 1 and any size.
@@ -67,9 +68,12 @@ class Codec:
         original = resize_crop(frames, self.model.config.size)
         out: list[Tensor] = []
         tokens: list[Tokens] = []
+        device = device_of(self.model)
         for part in self.clips(original).split(self.batch_size):
-            tokens.append(self.model.encode(part, self.assigner(part)))
-            out.extend(to_frames(clip) for clip in self.model.decode(tokens[-1]).clamp(-1, 1))
+            clips = part.to(device)
+            coded = self.model.encode(clips, self.assigner(clips))
+            tokens.append(coded.to("cpu"))
+            out.extend(to_frames(clip) for clip in self.model.decode(coded).clamp(-1, 1).cpu())
             if progress is not None:
                 progress(min(len(original), len(out) * self.model.config.num_frames))
         decoded = torch.cat(out)[: len(original)]

@@ -57,7 +57,8 @@ class VectorQuantizer(nn.Module):
 
     def nearest(self, unit: Tensor) -> Tensor:
         """Ids (L,) int64 of the codes nearest to unit vectors (L, D) float32."""
-        return (unit.float() @ F.normalize(self.codebook.float(), dim=-1).T).argmax(-1)
+        with torch.autocast(unit.device.type, enabled=False):
+            return (unit.float() @ F.normalize(self.codebook.float(), dim=-1).T).argmax(-1)
 
     def lookup(self, ids: Tensor) -> Tensor:
         """Unit codes (..., D) float32 of ids (...)."""

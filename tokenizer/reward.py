@@ -112,7 +112,12 @@ def rewards(quality: Tensor, lengths: Tensor, standard: Standard, w_q: float | T
 
 
 def percentile(table: Tensor, chosen: Tensor) -> float:
-    """Proxy reward percentile P of choices, in percent.
+    """`percentiles` as a number."""
+    return float(percentiles(table, chosen))
+
+
+def percentiles(table: Tensor, chosen: Tensor) -> Tensor:
+    """Proxy reward percentile P of choices, in percent: (), on their device.
 
     P = (E[R(chosen)] − E[R(worst)]) / (E[R(best)] − E[R(worst)]) · 100 (method section 5).
 
@@ -122,7 +127,7 @@ def percentile(table: Tensor, chosen: Tensor) -> float:
     """
     worst, best = table.min(1).values.mean(), table.max(1).values.mean()
     got = table.gather(1, chosen[:, None]).mean()
-    return float((got - worst) / (best - worst) * 100)
+    return (got - worst) / (best - worst) * 100
 
 
 def best_uniform(table: Tensor, levels: Levels, num_blocks: int) -> tuple[int, float]:

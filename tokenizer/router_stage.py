@@ -15,10 +15,11 @@ from torch import Tensor, nn
 
 from tokenizer.assignment import Levels
 from tokenizer.initialise import initialise_router
-from tokenizer.reward import Quality, best_uniform, percentile, rewards, standard_of
+from tokenizer.reward import Quality, best_uniform, percentile, percentiles, rewards, standard_of
 from tokenizer.router import Router, RouterConfig
 from tokenizer.table import check_clips, read_table
 from training.config import Config, TrainConfig
+from training.devices import device_of
 from training.loop import StageBase, Validation
 from video.dataset import ClipSampler, DataConfig
 
@@ -140,8 +141,8 @@ class RouterStage(StageBase):
         temperature = self.config.target_temperature
         target = (table / temperature).softmax(-1) if temperature else table.argmax(-1)
         loss = F.cross_entropy(logits, target)
-        got = percentile(table, logits.argmax(-1))
-        return loss, {"cross_entropy": loss.detach(), "percentile": torch.tensor(got)}
+        got = percentiles(table, logits.argmax(-1))
+        return loss, {"cross_entropy": loss.detach(), "percentile": got}
 
     @torch.no_grad()
     def validate(self, model: nn.Module, step: int) -> Validation:
@@ -158,13 +159,22 @@ class RouterStage(StageBase):
         others = torch.linspace(low, high, 5).tolist() if self.config.model.preference else []
         for w_q in [self.config.w_q, *others]:
             table = rewards(quality, self.lengths, self.standard, w_q).float()
-            parts = clips.split(64)
-            logits = torch.cat([self._logits(model, x, torch.full((len(x),), w_q)) for x in parts])
+            logits = self._held_out_logits(model, clips, w_q)
             if not scalars:
                 scalars = router_scores(model, logits, table)
             else:
                 scalars[f"percentile_{w_q:.1f}"] = percentile(table, logits.argmax(-1))
         return Validation(scalars=scalars, images={})
+
+    def _held_out_logits(self, model: Router, clips: Tensor, w_q: float) -> Tensor:
+        """(N, M) on the CPU, in parts on the model's device."""
+        device = device_of(model)
+        return torch.cat(
+            [
+                self._logits(model, x.to(device), torch.full((len(x),), w_q, device=device)).cpu()
+                for x in clips.split(64)
+            ]
+        )
 
 
 def router_scores(model: Router, logits: Tensor, table: Tensor) -> dict[str, float]:

@@ -33,6 +33,7 @@ from tokenizer.quantizer import Quantized
 from tokenizer.reward import psnr_of_mse
 from tokenizer.router import Router
 from training.config import Config, TrainConfig
+from training.devices import device_of
 from training.loop import StageBase, Validation
 from video.clips import to_frames
 from video.dataset import ClipSampler, DataConfig
@@ -171,8 +172,12 @@ class TokenizerStage(StageBase):
         assert level is not None
         return torch.full((rows, self.tokenizer.num_blocks), level)
 
-    def batch(self, step: int, rank: int, world: int) -> tuple[Tensor, Tensor]:
-        """Clips and assignments of one optimiser step on this rank."""
+    def batch(self, step: int, rank: int, world: int) -> tuple[Tensor, ...]:
+        """Clips of one optimiser step on this rank, and what decides their assignments.
+
+        That is the assignments (B, T); with a router, which runs in `loss` on the model's device,
+        each clip's w_q (B,), or nothing where it knows only one.
+        """
         rows = self.config.train.batch_size
         clips, _, _ = self.sampler.batch(step, rows, self.seed, rank, world)
         generator = torch.Generator().manual_seed(self.seed * 1_000_003 + step)
@@ -180,18 +185,29 @@ class TokenizerStage(StageBase):
             if self.router is None:
                 return clips, self._uniform(len(clips), self.config.uniform)
             if self.config.w_q_range is None:
-                return clips, self.router.assign(clips)
+                return (clips,)
             low, high = self.config.w_q_range
             w_q = low + (high - low) * torch.rand(rows, generator=generator)
-            return clips, self.router.assign(clips, w_q=w_q[rank::world])
+            return clips, w_q[rank::world]
         return clips, self._random(rows, generator)[rank::world]
 
+    def assigned(self, batch: tuple[Tensor, ...]) -> Tensor:
+        """Assignments (B, T) of a batch, or of a part of one, on its device.
+
+        The router works in float32, as when it is used, also where the step is in bf16.
+        """
+        if self.router is None:
+            return batch[1]
+        clips, *w_q = batch
+        with torch.autocast(clips.device.type, enabled=False):
+            return self.router.to(clips.device).assign(clips, w_q=w_q[0] if w_q else None)
+
     def loss(
-        self, model: nn.Module, batch: tuple[Tensor, Tensor], generator: torch.Generator
+        self, model: nn.Module, batch: tuple[Tensor, ...], generator: torch.Generator
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """Loss of a batch, and its unweighted terms."""
-        clips, assignment = batch
-        result = model(clips, assignment)
+        clips = batch[0]
+        result = model(clips, self.assigned(batch))
         self._last = (result.tokens.ids, result.quantized)
         self._made = None if self.game is None else result.clips
         total, terms = tokenizer_loss(result, clips, self.config.loss, self.perceptual, generator)
@@ -216,7 +232,7 @@ class TokenizerStage(StageBase):
         self,
         model: nn.Module,
         adversary: nn.Module,
-        batch: tuple[Tensor, Tensor],
+        batch: tuple[Tensor, ...],
         generator: torch.Generator,
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """As `loss`, and the discriminator's judgement of the reconstructions."""
@@ -228,7 +244,7 @@ class TokenizerStage(StageBase):
         return loss, terms | judged
 
     def adversary_loss(
-        self, adversary: nn.Module, batch: tuple[Tensor, Tensor], generator: torch.Generator
+        self, adversary: nn.Module, batch: tuple[Tensor, ...], generator: torch.Generator
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """The discriminator's loss on the reconstructions that it has just judged."""
         assert self.game is not None
@@ -264,7 +280,8 @@ class TokenizerStage(StageBase):
                 for level in (model.levels.values if only is None else (only,))
             }
         else:
-            choices = {"psnr_router": assign_in_parts(self.router.assign, clips)}
+            router = self.router.to(device_of(model))
+            choices = {"psnr_router": assign_in_parts(router.assign, clips, device_of(model))}
             scalars["mean_tokens"] = float(choices["psnr_router"].sum(1).float().mean())
         used: list[Tensor] = []
         for name, assignment in choices.items():
@@ -286,22 +303,24 @@ class TokenizerStage(StageBase):
 def reconstruct(
     model: VideoTokenizer, clips: Tensor, assignment: Tensor, part: int = 32
 ) -> tuple[Tensor, Tensor]:
-    """Reconstruct in parts of `part` clips.
+    """Reconstruct in parts of `part` clips, on the model's device.
 
     Returns:
-        (B, 3, F, H, W) float32 in [−1, 1], and all ids (L,).
+        On the CPU: (B, 3, F, H, W) float32 in [−1, 1], and all ids (L,).
     """
-    out, ids = [], []
+    out, ids, device = [], [], device_of(model)
     for x, a in zip(clips.split(part), assignment.split(part), strict=True):
-        result = model(x, a)
-        out.append(result.clips.float().clamp(-1, 1))
-        ids.append(result.tokens.ids)
+        result = model(x.to(device), a.to(device))
+        out.append(result.clips.float().clamp(-1, 1).cpu())
+        ids.append(result.tokens.ids.cpu())
     return torch.cat(out), torch.cat(ids)
 
 
-def assign_in_parts(assigner: Assigner, clips: Tensor, part: int = 64) -> Tensor:
-    """Assignments (B, T) of many clips, `part` at a time."""
-    return torch.cat([assigner(x) for x in clips.split(part)])
+def assign_in_parts(
+    assigner: Assigner, clips: Tensor, device: torch.device, part: int = 64
+) -> Tensor:
+    """Assignments (B, T), on the CPU, of many clips, `part` at a time on a device."""
+    return torch.cat([assigner(x.to(device)).cpu() for x in clips.split(part)])
 
 
 def mean_psnr(out: Tensor, clips: Tensor) -> float:

@@ -157,13 +157,13 @@ def _best(
 def _search(
     model: VideoTokenizer, clips: Tensor, distance: PerceptualDistance | None = None
 ) -> tuple[Tensor, Tensor, Levels]:
-    """PSNR (B, M) of every candidate, or minus a distance, and their lengths (M,)."""
+    """PSNR (B, M) of every candidate, or minus a distance, and their lengths (M,), on the CPU."""
     if distance is None:
         quality = psnr_of_mse(candidate_errors(model, clips))
     else:
         quality = -candidate_measures(model, clips, {distance.name: distance})[distance.name]
-    lengths = model.levels.candidates(model.num_blocks).sum(1).to(clips.device)
-    return quality, lengths, model.levels
+    lengths = model.levels.candidates(model.num_blocks).sum(1)
+    return quality.cpu(), lengths, model.levels  # rewards are float64, which not every GPU has
 
 
 def _rewarded(
@@ -179,10 +179,10 @@ def _rewarded(
     if max_tokens is not None:
         table = table.masked_fill(lengths > max_tokens, float("-inf"))
     chosen = table.argmax(1)
-    return levels.candidates(model.num_blocks).to(clips.device)[chosen]
+    return levels.candidates(model.num_blocks)[chosen].to(clips.device)
 
 
 def _reaching(model: VideoTokenizer, threshold: float, clips: Tensor) -> Tensor:
     quality, lengths, levels = _search(model, clips)
     chosen = choose_by_threshold(quality, lengths, threshold)
-    return levels.candidates(model.num_blocks).to(clips.device)[chosen]
+    return levels.candidates(model.num_blocks)[chosen].to(clips.device)

@@ -139,6 +139,8 @@ class TrainConfig(Config):
     batch_size: Count  # rows of one optimiser step, over all processes
     grad_accumulation: int = Field(default=1, ge=1)  # parts into which a process cuts its rows
     seed: int = Field(default=0, ge=0, lt=2**40)  # times a million plus a step: below 2^63
+    # auto (a GPU if there is one), cpu, cuda, cuda:1, mps; of several processes each takes its own.
+    device: str = "auto"
     precision: Literal["fp32", "bf16"] = "fp32"  # bf16 = autocast; weights stay float32
     ema_decay: float = Field(default=0.0, ge=0, lt=1)  # 0 = off
     compile: bool = False

@@ -12,6 +12,7 @@ import math
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,11 +26,12 @@ from training.average import Average
 from training.batches import batches
 from training.checkpoint import Checkpoint
 from training.config import Config, ConfigError, TrainConfig, save_config
+from training.devices import resolve_device
 from training.layers import check_layers, recomputed
 from training.logs import ProgressDisplay, RunLog
 from training.player import Player
 from training.precision import fast_float32
-from training.processes import share_changed
+from training.processes import place_from_environment, share_changed
 from training.rundir import SETTINGS, TrainingError, alone, compare_settings, git_hash, place_of
 from training.seeds import mixed_seed, seed_everything
 from training.sharding import is_spread, spread
@@ -39,7 +41,15 @@ __all__ = ["Adversarial", "Stage", "StageBase", "TrainingError", "Validation", "
 
 # What may differ when a run is taken up again: it changes no step that was taken.
 MAY_CHANGE = frozenset(
-    {"steps", "num_workers", "log_every", "validate_every", "save_every", "keep_checkpoints"}
+    {
+        "steps",
+        "device",
+        "num_workers",
+        "log_every",
+        "validate_every",
+        "save_every",
+        "keep_checkpoints",
+    }
     | {"checkpoint_activations", "sharding"}
 )
 AFTER_STEP = -1  # in the place of a rank: the generator which all ranks share
@@ -87,9 +97,14 @@ class Run:
     def __init__(self, stage: Stage, config: TrainConfig, run_dir: Path, resolved: Config) -> None:
         # Its own mixed precision is off: that would replace `model.forward`, and the copy for the
         # average would call the forward of the original. `_autocast` does the same in one place.
-        self.accelerator = Accelerator(mixed_precision="no")
+        # A lone process has its device from `resolve_device` alone: accelerate's would be that of
+        # the first run in this process.
+        self.device = resolve_device(config.device)
+        is_alone = place_from_environment().world == 1
+        self.accelerator = Accelerator(
+            mixed_precision="no", cpu=is_alone or self.device.type == "cpu"
+        )
         self.stage, self.config, self.run_dir, self.resolved = stage, config, run_dir, resolved
-        self.device = self.accelerator.device
         self.rank = self.accelerator.process_index
         self.world = self.accelerator.num_processes
         self.is_main = self.accelerator.is_main_process
@@ -216,7 +231,8 @@ class Run:
             for player in self.players:
                 if config.checkpoint_activations:
                     stack.enter_context(recomputed(player.module))
-                player.prepare(self.accelerator.prepare_model, config.compile)
+                place = partial(self.accelerator.prepare_model, device_placement=False)
+                player.prepare(place, config.compile)
             log = stack.enter_context(RunLog(self.run_dir, self.step)) if self.is_main else None
             display = ProgressDisplay(self.run_dir.name, self.step, config.steps, self.is_main)
             stack.callback(display.close)

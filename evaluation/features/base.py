@@ -10,7 +10,8 @@ Shape letters: B batch, F frames, H W pixels, D features.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from typing import Protocol
 
 import torch
@@ -67,6 +68,17 @@ def resize_frames(clips: Tensor, size: int, *, antialias: bool) -> Tensor:
         frames, (size, size), mode="bilinear", align_corners=False, antialias=antialias
     )
     return frames.unflatten(0, (clips.shape[0], clips.shape[2])).transpose(1, 2)
+
+
+@contextmanager
+def exact_float32(device: torch.device) -> Iterator[None]:
+    """Inside, convolutions run in float32 whatever autocast says, without TF32."""
+    exact = torch.backends.cudnn.flags(enabled=True, allow_tf32=False)
+    with (
+        torch.autocast(device.type, enabled=False),
+        exact if device.type == "cuda" else nullcontext(),
+    ):
+        yield
 
 
 def weights_checksum(tensors: Mapping[str, Tensor]) -> str:

@@ -17,15 +17,19 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from evaluation.features.base import check_clips, resize_frames, weights_checksum
+from evaluation.features.base import (
+    check_clips,
+    exact_float32,
+    resize_frames,
+    weights_checksum,
+)
 from evaluation.features.encoder import Grid, check_layers
 from evaluation.features.i3d_weights import main, read_weights
 
@@ -161,17 +165,6 @@ def fold(weights: Mapping[str, Tensor], epsilon: float = BN_EPSILON) -> dict[str
         elif part:
             state[f"{layer}.{part}"] = weight
     return state
-
-
-@contextmanager
-def exact_float32(device: torch.device) -> Iterator[None]:
-    """Inside, convolutions run in float32 whatever autocast says, without TF32."""
-    exact = torch.backends.cudnn.flags(enabled=True, allow_tf32=False)
-    with (
-        torch.autocast(device.type, enabled=False),
-        exact if device.type == "cuda" else nullcontext(),
-    ):
-        yield
 
 
 class I3DFeatures:

@@ -24,8 +24,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from evaluation.features.base import check_clips
-from evaluation.features.i3d import MIN_FRAMES, NUM_CLASSES, exact_float32, preprocess
+from evaluation.features.base import check_clips, exact_float32
+from evaluation.features.i3d import MIN_FRAMES, NUM_CLASSES, preprocess
 from evaluation.fetch import WeightsError
 
 NAME = "i3d-torchscript"

@@ -21,7 +21,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from evaluation.features.base import check_clips, resize_frames, weights_checksum
+from evaluation.features.base import (
+    check_clips,
+    exact_float32,
+    resize_frames,
+    weights_checksum,
+)
 from training.config import Config, TrainConfig, Width
 from training.loading.pretrained import FILES, Pretrained
 from training.stage import StageBase, Validation
@@ -123,13 +128,13 @@ class NanoFeatures:
 
     @torch.no_grad()
     def __call__(self, clips: Tensor) -> Tensor:
-        """Features (B, D) float32 of clips (B, 3, F, H, W) float32 in [-1, 1]; F ≥ 9."""
+        """Features (B, D) float32, on the CPU, of clips (B, 3, F, H, W) in [-1, 1]; F ≥ 9."""
         check_clips(clips)
         if clips.shape[2] < MIN_FRAMES:
             raise ValueError(f"clips of {clips.shape[2]} frames: the network needs {MIN_FRAMES}")
         clips = clips.to(self.device, torch.float32)
-        with torch.autocast(self.device.type, enabled=False):
-            return self.net.features(resize_frames(clips, SIZE, antialias=True))
+        with exact_float32(self.device):
+            return self.net.features(resize_frames(clips, SIZE, antialias=True)).cpu()
 
 
 def load_nano(path: str | Path | None = None, device: str | torch.device = "cpu") -> NanoFeatures:

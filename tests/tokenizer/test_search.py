@@ -73,6 +73,14 @@ def test_real_clips_are_looked_at_once_a_block(model: VideoTokenizer, clips: Ten
     torch.testing.assert_close(tree, brute, rtol=1e-4, atol=1e-6)
 
 
+def test_tree_is_brute_force_in_bf16(model: VideoTokenizer, clips: Tensor) -> None:
+    """Both choose codes in float32 from the same bf16 activations."""
+    with torch.autocast("cpu", torch.bfloat16):
+        tree = candidate_errors(model, clips, "tree")
+        brute = candidate_errors(model, clips, "brute")
+    torch.testing.assert_close(tree, brute, rtol=0, atol=1e-5)
+
+
 def test_only_some_candidates(model: VideoTokenizer, clips: Tensor) -> None:
     whole = PrefixTree(model, clips[:2]).measure()["mse"]
     only = torch.tensor([0, 7, 8, 33, 34, 63])

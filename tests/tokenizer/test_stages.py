@@ -180,8 +180,8 @@ def test_search_router_and_final_follow_each_other(data: dict[str, Any], tmp_pat
         settings(data, 3) | {"stage": "final", "router": tmp_path / "router" / "model"}
     )
     last = TokenizerStage(final)
-    batch, assignment = last.batch(0, 0, 1)
-    assert torch.equal(assignment, router.assign(batch))
+    batch = last.batch(0, 0, 1)
+    assert torch.equal(last.assigned(batch), router.assign(*batch))
     model = train(last, final.train, tmp_path / "final", final)
     assert "psnr_router" in last.validate(model, 3).scalars
 

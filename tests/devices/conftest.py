@@ -1,0 +1,60 @@
+"""Toy settings of every stage, all of one small family, and a way to run them on either device."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from tests.evatok.conftest import CLASSES, FRAMES, LEVELS, SIZE, footage, text_dir, toy_dir
+
+__all__ = ["CLASSES", "FRAMES", "LEVELS", "SIZE", "footage", "text_dir", "toy_dir"]
+
+
+@pytest.fixture(autouse=True)
+def _clear_random_state() -> None:
+    torch.manual_seed(0)
+
+
+@pytest.fixture
+def data(footage: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """Of every stage; one cache of decoded clips for all tests."""
+    return {
+        "sources": [{"kind": "ucf101", "root": footage}],
+        "num_frames": FRAMES,
+        "size": SIZE,
+        "cache_dir": tmp_path_factory.getbasetemp() / "devices-cache",
+        "workers": 1,
+    }
+
+
+@pytest.fixture
+def tokenizer_settings(data: dict[str, Any]) -> dict[str, Any]:
+    """Of a proxy or final stage, without what makes it one."""
+    former = {"width": 16, "layers": 1, "heads": 2}
+    return {
+        "data": data,
+        "model": {
+            "levels": LEVELS,
+            "num_frames": FRAMES,
+            "size": SIZE,
+            "encoder": former,
+            "decoder": former,
+            "codebook_size": 16,
+            "code_dim": 4,
+        },
+        "codebook": {"revive_every": 1, "revive_below": 1.0},
+        "loss": {"entropy": 0.1},
+        "validation_clips": 2,
+        "train": {
+            "steps": 2,
+            "batch_size": 2,
+            "save_every": 1,
+            "validate_every": 2,
+            "log_every": 1,
+            "ema_decay": 0.5,
+            "precision": "fp32",
+        },
+    }
