@@ -8,6 +8,7 @@ Shape letters: F frames, N tiles, T blocks, S side of a tile.
 from __future__ import annotations
 
 import hashlib
+import math
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -39,6 +40,7 @@ from video.io import iter_timed, probe
 from video.timed import SOUND_FORMAT, copy_sound, time_base_of, write_timed
 
 IMAGES = (".png", ".jpg", ".jpeg", ".bmp", ".webp")
+ROUNDING = 1e-6  # seconds by which a time written as a decimal may be off
 DIGEST_BYTES = 1 << 20  # of each end of a source, to tell it from others
 
 Progress = Callable[[int], None]  # frames done
@@ -170,9 +172,9 @@ def _frames(source: Path, settings: EncodeSettings) -> Iterator[Timed]:
     origin: Fraction | None = None
     for time, picture in iter_timed(source, settings.allow_damaged):
         origin = time if origin is None else origin
-        if settings.end is not None and time - origin >= settings.end:
+        if settings.end is not None and time - origin >= settings.end - ROUNDING:
             return
-        if time - origin >= settings.start:
+        if time - origin >= settings.start - ROUNDING:
             yield time, picture
 
 
@@ -234,6 +236,7 @@ def _decoded(
     allow_damaged: bool,
 ) -> Iterator[tuple[int, np.ndarray]]:
     tick, origin, done = reader.header.tick, None, 0
+    last = math.inf if end is None else end - ROUNDING
     for chunk in reader.chunks(reader.frame_at(start) if start else 0):
         _refuse_damage(reader, allow_damaged)
         if origin is None:
@@ -241,10 +244,10 @@ def _decoded(
         wanted = [
             place
             for place, ticks in enumerate(chunk.times)
-            if (ticks - origin) * tick >= start and (end is None or (ticks - origin) * tick < end)
+            if start - ROUNDING <= (ticks - origin) * tick < last
         ]
         if not wanted:
-            if end is not None and (chunk.times[0] - origin) * tick >= end:
+            if (chunk.times[0] - origin) * tick >= last:
                 return
             continue
         frames = decoder.decode(chunk, native).numpy()

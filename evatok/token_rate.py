@@ -17,17 +17,17 @@ import torch
 from torch import Tensor
 
 from evatok.models import Models
-from tokenizer.evt.bits import bit_width
+from tokenizer.evt.bits import bit_width, write_varints
 from tokenizer.evt.budget import GRID, PARTS, BudgetAssigner, enclose
-from tokenizer.evt.codec import Assign, Timed, clips_of_chunk, runs
-from tokenizer.evt.format import CHUNK, Header
+from tokenizer.evt.codec import Assign, Timed, clips_of_chunk, runs, ticks_of
+from tokenizer.evt.format import CHUNK, MAX_PAYLOAD, Header, times_bytes
 from tokenizer.evt.pictures import to_coded
 from tokenizer.exact import ExactEncoder
 from tokenizer.model import VideoTokenizer
 from tokenizer.reward import psnr_of_mse
 from tokenizer.tokens import Tokens
 
-CHUNK_OVERHEAD = CHUNK.size + 8 + 6  # bytes: its head, count and times; its row of the index
+FILE_OVERHEAD = 12 + CHUNK.size + 12 + 8  # bytes around the header, of the index and the end
 
 
 @dataclass(frozen=True)
@@ -126,33 +126,47 @@ def assigner_for(
         raise ValueError(f"a budget ({rate.budget}) needs a router with w_q as an input")
     if rate.min_psnr is not None:
         return partial(encoder.assign, w_q=_w_q_of_psnr(encoder, header, rate.min_psnr, frames))
-    seconds, count = _duration(frames)
+    extent = _Extent.of(header, frames())
     if rate.tokens_per_second is not None:
-        budget = rate.tokens_per_second * seconds
+        budget = rate.tokens_per_second * extent.seconds
     else:
         assert rate.max_bytes is not None
-        budget = _tokens_of_bytes(header, rate.max_bytes - sound_bytes, count)
+        bits = 8 * (rate.max_bytes - sound_bytes - extent.fixed_bytes) - extent.level_bits
+        budget = bits / bit_width(header.codebook_size)
     return BudgetAssigner(at, *enclose(lambda: tiles_of(header, frames()), at, budget), budget)
 
 
-def _duration(frames: Callable[[], Iterator[Timed]]) -> tuple[float, int]:
-    """Seconds and number of the frames; the last one lasts as long as the mean."""
-    first = last = None
-    count = 0
-    for time, _ in frames():
-        first, last, count = (time if first is None else first), time, count + 1
-    if first is None or last is None or last == first:
-        return 1.0, count
-    return float((last - first) * Fraction(count, count - 1)), count
+@dataclass
+class _Extent:
+    """How long a video is, and what a file of it takes before the first token.
 
+    Attributes:
+        seconds: its last frame lasts as long as the mean.
+        fixed_bytes: of everything but tokens, levels and sound; a few too many.
+        level_bits: of the blocks' levels.
+    """
 
-def _tokens_of_bytes(header: Header, available: int, frames: int) -> float:
-    """Tokens that a file of so many bytes has room for."""
-    chunks = -(-frames // header.frames_per_chunk)
-    blocks = sum(header.blocks(frames)) * len(header.grid)
-    fixed = len(header.model_dump_json()) + 64 + chunks * CHUNK_OVERHEAD
-    bits = 8 * (available - fixed) - blocks * bit_width(len(header.levels)) - 7 * chunks
-    return bits / bit_width(header.codebook_size)
+    seconds: float
+    fixed_bytes: int
+    level_bits: int
+
+    @staticmethod
+    def of(header: Header, frames: Iterator[Timed]) -> _Extent:
+        """Measure in one pass over the frames."""
+        fixed, blocks, count = len(header.model_dump_json()) + FILE_OVERHEAD, 0, 0
+        first = last = Fraction(0)
+        previous, begins = None, 0
+        for run in runs(frames, header.frames_per_chunk):
+            ticks = ticks_of((time for time, _ in run), header, previous)
+            fixed += CHUNK.size + len(times_bytes(ticks)) + 1  # the last byte may be half empty
+            fixed += len(write_varints([MAX_PAYLOAD, len(ticks), ticks[0] - begins]))  # the index
+            blocks += sum(header.blocks(len(run))) * len(header.grid)
+            previous, begins = ticks[-1], ticks[0]
+            first, last = (first if count else run[0][0]), run[-1][0]
+            count += len(run)
+        span = last - first
+        seconds = float(span * Fraction(count, count - 1)) if span else 1.0
+        return _Extent(seconds, fixed, blocks * bit_width(len(header.levels)))
 
 
 def _w_q_of_psnr(

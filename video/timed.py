@@ -107,9 +107,7 @@ def write_timed(
     return count
 
 
-def _sound_track(
-    container: av.container.OutputContainer, sound: Path, path: Path
-) -> AudioStream:
+def _sound_track(container: av.container.OutputContainer, sound: Path, path: Path) -> AudioStream:
     with av.open(str(sound)) as source:
         template = source.streams.audio[0]
         name = template.codec_context.name
@@ -122,9 +120,7 @@ def _sound_track(
             ) from error
 
 
-def _mux_sound(
-    container: av.container.OutputContainer, sound: Path, track: AudioStream
-) -> None:
+def _mux_sound(container: av.container.OutputContainer, sound: Path, track: AudioStream) -> None:
     with av.open(str(sound)) as source:
         for packet in source.demux(source.streams.audio[0]):
             if packet.dts is not None:

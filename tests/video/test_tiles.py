@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -15,7 +17,7 @@ def test_tiles_cover_a_side_with_their_overlap(length: int, size: int, data: st.
     overlap = data.draw(st.integers(0, size // 2))
     starts = tile_starts(length, size, overlap)
     assert starts[0] == 0 and starts[-1] == max(0, length - size)
-    for a, b in zip(starts, starts[1:], strict=False):
+    for a, b in pairwise(starts):
         assert 0 < b - a <= size - overlap
     if len(starts) > 1:  # one fewer would not do
         assert (len(starts) - 2) * (size - overlap) + size < length

@@ -13,6 +13,7 @@ from __future__ import annotations
 import json
 import struct
 import zlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Annotated, BinaryIO, Literal
@@ -155,11 +156,6 @@ def chunk_bytes(kind: int, number: int, payload: bytes) -> bytes:
 
 def video_payload(header: Header, chunk: Chunk) -> bytes:
     """Frame count and times, then a bit field of all levels and one of all ids."""
-    steps = np.diff(chunk.times).tolist()
-    if steps and len(set(steps)) == 1:
-        times = [0, chunk.times[0], steps[0]]
-    else:
-        times = [1, chunk.times[0], *steps]
     counts = np.concatenate([part.reshape(-1) for part in chunk.assignment])
     ranks = np.searchsorted(np.array(header.levels), counts)
     bits = np.concatenate(
@@ -168,7 +164,14 @@ def video_payload(header: Header, chunk: Chunk) -> bytes:
             pack_fields(chunk.ids, bit_width(header.codebook_size)),
         ]
     )
-    return write_varints([len(chunk.times), *times]) + np.packbits(bits).tobytes()
+    return times_bytes(chunk.times) + np.packbits(bits).tobytes()
+
+
+def times_bytes(times: Sequence[int]) -> bytes:
+    """How many frames a chunk has, whether their times are uneven, the first, the step or steps."""
+    steps = np.diff(times).tolist()
+    is_even = len(set(steps)) == 1
+    return write_varints([len(times), not is_even, times[0], *(steps[:1] if is_even else steps)])
 
 
 def parse_video(header: Header, first: int, payload: bytes) -> Chunk:

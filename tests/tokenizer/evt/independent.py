@@ -63,9 +63,7 @@ def read(path):
             if uneven:
                 step, p = varint(payload, p)
             ticks.append(ticks[-1] + step)
-        clips = [
-            min(head["num_frames"], frames - i) for i in range(0, frames, head["num_frames"])
-        ]
+        clips = [min(head["num_frames"], frames - i) for i in range(0, frames, head["num_frames"])]
         blocks = [-(-clip // head["frames_per_block"]) for clip in clips]
         bits = np.unpackbits(np.frombuffer(payload[p:], np.uint8))
         ranks, q = fields(bits, 0, tiles * sum(blocks), level_bits)
