@@ -20,6 +20,7 @@ from evatok.cli_generate import predict_command, sample_command
 from evatok.cli_leaderboard import leaderboard_app
 from evatok.cli_scores import evaluate_command, fvd_command
 from evatok.cli_text import text_app
+from evatok.cli_token_file import decode_command, encode_command, show_command
 from evatok.cli_weights import weights_command
 from evatok.errors import message_for_user
 from evatok.numbers import check_numbers
@@ -316,6 +317,9 @@ def plan_command(
 
 app.command("fvd")(fvd_command)
 app.command("evaluate")(evaluate_command)
+app.command("encode")(encode_command)
+app.command("decode")(decode_command)
+app.command("show")(show_command)
 app.command("sample")(sample_command)
 app.command("predict")(predict_command)
 app.command("export-llama")(export_llama_command)

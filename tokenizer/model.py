@@ -143,7 +143,7 @@ class Places(nn.Module):
     def pool(self, rank: int) -> Tensor:
         """(k, N) the means that make k cells of a block's N."""
         shape = grid(self.levels.values[rank], *self.cells)
-        return resample_matrix(self.cells, shape).to(self.position.device)
+        return resample_matrix(self.cells, shape).to(self.position)
 
     def spread(self, rank: int, start: str) -> Tensor:
         """(N, k) where each of a block's N positions starts: its first token, or its own."""
@@ -153,7 +153,7 @@ class Places(nn.Module):
             matrix[:, 0] = 1
         else:
             matrix = resample_matrix(grid(tokens, *self.cells), self.cells)
-        return matrix.to(self.position.device)
+        return matrix.to(self.position)
 
 
 class VideoTokenizer(

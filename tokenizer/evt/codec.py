@@ -1,0 +1,152 @@
+"""Frames to chunks of tokens, and back.
+
+Shape letters: F frames, N tiles, T blocks, H W pixels of the picture, S side of a tile.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from fractions import Fraction
+from typing import cast
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from tokenizer.evt.format import Chunk, EvtError, Header
+from tokenizer.evt.pictures import Fit, to_coded
+from tokenizer.exact import ExactEncoder
+from tokenizer.model import VideoTokenizer
+from tokenizer.search import model_hash
+from tokenizer.tokens import Tokens
+from video.clips import pad_last, resize, to_clip
+
+# clips (B, 3, F, S, S) in [−1, 1] → (B, T) int64 token counts
+Assign = Callable[[Tensor], Tensor]
+Timed = tuple[Fraction, np.ndarray]  # seconds, (H, W, 3) uint8
+
+
+def ticks_of(
+    times: Iterable[Fraction], header: Header, previous: int | None = None
+) -> tuple[int, ...]:
+    """Times in the header's ticks; each at least one tick after the one before.
+
+    Args:
+        times: seconds.
+        header: of the file.
+        previous: tick of the frame before; None: there is none.
+    """
+    ticks: list[int] = []
+    for time in times:
+        tick = round(time / header.tick)
+        previous = tick if previous is None else max(tick, previous + 1)
+        ticks.append(previous)
+    return tuple(ticks)
+
+
+def clips_of_chunk(frames: Tensor, header: Header) -> list[Tensor]:
+    """Coded frames (F, H, W, 3) uint8 → for each clip its tiles (N, 3, F', S, S) in [−1, 1].
+
+    The last clip is filled up by repeating its last frame.
+    """
+    out = []
+    for part in frames.split(header.num_frames):
+        tiles = header.grid.cut(pad_last(part, header.num_frames))
+        out.append(torch.stack([to_clip(tile) for tile in tiles]))
+    return out
+
+
+class ChunkEncoder:
+    """Encodes runs of frames, many tiles at once."""
+
+    def __init__(
+        self, header: Header, encoder: ExactEncoder, assign: Assign, batch_size: int = 32
+    ) -> None:
+        """Args: assign: of whole clips; batch_size: tiles computed at once, of no effect on ids."""
+        self.header, self.encoder, self.assign = header, encoder, assign
+        self.batch_size = batch_size
+
+    def encode(self, frames: list[Timed], first: int, previous: int | None = None) -> Chunk:
+        """Encode one chunk.
+
+        Args:
+            frames: 1 to `frames_per_chunk`.
+            first: number of the first one.
+            previous: tick of the frame before it, if there is one.
+        """
+        header = self.header
+        pictures = torch.from_numpy(np.stack([picture for _, picture in frames]))
+        coded = to_coded(pictures, cast(Fit, header.fit), header.size)
+        clips, blocks = clips_of_chunk(coded, header), header.blocks(len(frames))
+        tiles = torch.cat(clips)
+        chosen = torch.cat([self.assign(part) for part in tiles.split(self.batch_size)])
+        assignment, ids = [], []
+        for clip, levels, count in zip(clips, chosen.split(len(header.grid)), blocks, strict=True):
+            # blocks behind the last frame are left out: no block depends on a later one
+            levels, clip = levels[:, :count], clip[:, :, : count * header.frames_per_block]
+            for rows, part in zip(
+                levels.split(self.batch_size), clip.split(self.batch_size), strict=True
+            ):
+                ids.append(self.encoder.encode(part, rows).ids)
+            assignment.append(levels.cpu().numpy())
+        times = ticks_of((time for time, _ in frames), header, previous)
+        return Chunk(first, times, tuple(assignment), torch.cat(ids).cpu().numpy())
+
+
+class ChunkDecoder:
+    """Decodes chunks with the tokenizer that made them."""
+
+    def __init__(self, header: Header, model: VideoTokenizer, batch_size: int = 32) -> None:
+        """Take the model if it is the file's.
+
+        Raises:
+            EvtError: it is another one.
+        """
+        found = model_hash(model)
+        if found != header.weights:
+            raise EvtError(
+                f"the file was encoded with {header.model!r}, weights {header.weights}; "
+                f"this model has weights {found}: give the file's own by --model"
+            )
+        self.header, self.model, self.batch_size = header, model, batch_size
+
+    @torch.no_grad()
+    def decode(self, chunk: Chunk, native: bool = False) -> Tensor:
+        """Frames of a chunk.
+
+        Args:
+            chunk: of a file with this header.
+            native: leave them at their coded size.
+
+        Returns:
+            (F, H, W, 3) uint8.
+        """
+        header, frames, position = self.header, [], 0
+        device = self.model.quantizer.codebook.device
+        left = len(chunk.times)
+        for part in chunk.assignment:
+            levels = torch.from_numpy(np.ascontiguousarray(part))
+            tiles = []
+            for rows in levels.split(self.batch_size):
+                count = int(rows.sum())
+                ids = torch.from_numpy(chunk.ids[position : position + count])
+                position += count
+                clips = self.model.decode(Tokens(ids, rows).to(device)).float().clamp(-1, 1)
+                tiles.append(clips.cpu().add(1).mul(127.5).permute(0, 2, 3, 4, 1))
+            count = min(header.num_frames, left)
+            left -= count
+            frames.append(header.grid.blend(torch.cat(tiles)[:, :count]))
+        out = torch.cat(frames)
+        return out if native else resize(out, header.shown)
+
+
+def runs(frames: Iterable[Timed], count: int) -> Iterator[list[Timed]]:
+    """Lists of `count` frames, the last one shorter."""
+    run: list[Timed] = []
+    for frame in frames:
+        run.append(frame)
+        if len(run) == count:
+            yield run
+            run = []
+    if run:
+        yield run

@@ -1,0 +1,226 @@
+"""The bytes of a token file (docs/format.md): a header, independent chunks, an index.
+
+    "EVT1"  u32 length  header (JSON)  u32 CRC-32
+    chunk*                             a run of frames each, then sound, then the index
+    u32 bytes from the index to the end of the file   "EVTi"
+
+A chunk is `"EV"  u8 kind  u24 length  u32 number  u32 CRC-32  payload`: what is damaged is found by
+its checksum, and the next chunk by its two letters and its own. All numbers are little-endian.
+"""
+
+from __future__ import annotations
+
+import json
+import struct
+import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import Annotated, BinaryIO, Literal
+
+import numpy as np
+from pydantic import Field, ValidationError, model_validator
+
+from tokenizer.assignment import Levels
+from tokenizer.evt.bits import (
+    bit_width,
+    pack_fields,
+    read_varints,
+    unpack_fields,
+    write_varints,
+)
+from training.config import Config
+from video.tiles import TileGrid
+
+MAGIC, END = b"EVT1", b"EVTi"
+SYNC = b"EV"
+CHUNK = struct.Struct("<2sB3sI I".replace(" ", ""))
+VIDEO, SOUND, INDEX = 1, 2, 3
+MAX_HEADER = 1 << 20
+MAX_PAYLOAD = (1 << 24) - 1
+MAX_SIDE = 1 << 15
+
+Count = Annotated[int, Field(ge=1, le=1 << 24)]
+
+
+class EvtError(ValueError):
+    """A file that is no token file, or not one that can be read here."""
+
+
+class Header(Config):
+    """What a decoder must know; the JSON object at the start of a file."""
+
+    format: Literal[1] = 1
+    model: str  # name by which the model was loaded
+    weights: str  # `tokenizer.search.model_hash` of the tokenizer
+    levels: tuple[Count, ...]
+    codebook_size: Count
+    num_frames: Count  # of a clip
+    frames_per_block: Count
+    size: Annotated[int, Field(ge=1, le=MAX_SIDE)]  # side of a tile
+    overlap: Annotated[int, Field(ge=0)]
+    height: Annotated[int, Field(ge=1, le=MAX_SIDE)]  # of the coded picture
+    width: Annotated[int, Field(ge=1, le=MAX_SIDE)]
+    shown: tuple[Count, Count]  # height and width to show it at
+    time_base: tuple[Count, Count]  # seconds of one tick, a fraction
+    frames_per_chunk: Count
+    fit: Literal["tile", "crop", "pad", "stretch"] = "tile"
+    assignment: str = ""  # how the tokens were chosen, for people
+    source: str = ""  # name of the file that was encoded
+    sound: str = ""  # container of the sound, such as "matroska"; empty: none
+
+    @model_validator(mode="after")
+    def _agree(self) -> Header:
+        Levels(self.levels)
+        if self.num_frames % self.frames_per_block or self.frames_per_chunk % self.num_frames:
+            raise ValueError(
+                f"{self.frames_per_chunk} frames of a chunk, {self.num_frames} of a clip and "
+                f"{self.frames_per_block} of a block do not divide each other"
+            )
+        _ = self.grid
+        return self
+
+    @property
+    def grid(self) -> TileGrid:
+        """The tiles of the coded picture."""
+        return TileGrid(self.height, self.width, self.size, self.overlap)
+
+    @property
+    def tick(self) -> Fraction:
+        """Seconds of one unit of time."""
+        return Fraction(*self.time_base)
+
+    def blocks(self, frames: int) -> list[int]:
+        """Blocks of each clip of a chunk of so many frames."""
+        clips = [
+            min(self.num_frames, frames - start) for start in range(0, frames, self.num_frames)
+        ]
+        return [-(-clip // self.frames_per_block) for clip in clips]
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """Some consecutive frames.
+
+    Attributes:
+        first: number of its first frame in the video.
+        times: ticks of its frames, ascending.
+        assignment: for each clip an (N tiles, T blocks) int64 array of token counts.
+        ids: packed by clip, then tile, then block.
+    """
+
+    first: int
+    times: tuple[int, ...]
+    assignment: tuple[np.ndarray, ...]
+    ids: np.ndarray
+
+
+def write_header(file: BinaryIO, header: Header) -> None:
+    """Begin a file."""
+    text = json.dumps(header.model_dump(mode="json"), separators=(",", ":")).encode()
+    file.write(MAGIC + struct.pack("<I", len(text)) + text + struct.pack("<I", zlib.crc32(text)))
+
+
+def read_header(file: BinaryIO, name: str) -> Header:
+    """Read the header and stand behind it.
+
+    Raises:
+        EvtError: not a token file, of a later version, or its header is damaged.
+    """
+    start = file.read(8)
+    if len(start) < 8 or start[:3] != MAGIC[:3]:
+        raise EvtError(f"{name}: no token file (.evt)")
+    if start[:4] != MAGIC:
+        raise EvtError(f"{name}: format {start[3:4]!r} is not one that this version reads: b'1'")
+    length = struct.unpack("<I", start[4:])[0]
+    if length > MAX_HEADER:
+        raise EvtError(f"{name}: the header is damaged ({length} bytes long)")
+    text, check = file.read(length), file.read(4)
+    if len(check) < 4 or struct.unpack("<I", check)[0] != zlib.crc32(text):
+        raise EvtError(f"{name}: the header is damaged: encode the video again")
+    try:
+        return Header.model_validate_json(text)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise EvtError(f"{name}: header {where}: {first['msg']}") from None
+
+
+def chunk_bytes(kind: int, number: int, payload: bytes) -> bytes:
+    """A chunk of a kind: `VIDEO` (number = first frame), `SOUND` (its place), `INDEX`."""
+    if len(payload) > MAX_PAYLOAD:
+        raise EvtError(f"a chunk of {len(payload)} bytes is longer than {MAX_PAYLOAD}: use fewer")
+    start = struct.pack("<2sB3sI", SYNC, kind, len(payload).to_bytes(3, "little"), number)
+    return start + struct.pack("<I", zlib.crc32(payload, zlib.crc32(start))) + payload
+
+
+def video_payload(header: Header, chunk: Chunk) -> bytes:
+    """Frame count and times, then a bit field of all levels and one of all ids."""
+    counts = np.concatenate([part.reshape(-1) for part in chunk.assignment])
+    ranks = np.searchsorted(np.array(header.levels), counts)
+    bits = np.concatenate(
+        [
+            pack_fields(ranks, bit_width(len(header.levels))),
+            pack_fields(chunk.ids, bit_width(header.codebook_size)),
+        ]
+    )
+    return times_bytes(chunk.times) + np.packbits(bits).tobytes()
+
+
+def times_bytes(times: Sequence[int]) -> bytes:
+    """How many frames a chunk has, whether their times are uneven, the first, the step or steps."""
+    steps = np.diff(times).tolist()
+    is_even = len(set(steps)) == 1
+    return write_varints([len(times), not is_even, times[0], *(steps[:1] if is_even else steps)])
+
+
+def parse_video(header: Header, first: int, payload: bytes) -> Chunk:
+    """The inverse of `video_payload`.
+
+    Raises:
+        ValueError: the payload does not fit the header.
+    """
+    (frames, is_uneven, start), position = read_varints(payload, 0, 3)
+    if not 1 <= frames <= header.frames_per_chunk or is_uneven not in (0, 1):
+        raise ValueError(f"a chunk of {frames} frames")
+    if is_uneven:
+        steps, position = read_varints(payload, position, frames - 1)
+    else:
+        (step,), position = read_varints(payload, position, 1)
+        steps = [step] * (frames - 1)
+    times = (start, *(start + total for total in np.cumsum(steps, dtype=object).tolist()))
+    tiles, blocks = len(header.grid), header.blocks(frames)
+    fields = tiles * sum(blocks)
+    bits = np.unpackbits(np.frombuffer(payload, np.uint8, offset=position))
+    width = bit_width(len(header.levels))
+    ranks = unpack_fields(bits, fields, width)
+    if ranks.size and ranks.max() >= len(header.levels):
+        raise ValueError("a level that does not exist")
+    counts = np.array(header.levels)[ranks]
+    ids = unpack_fields(bits[fields * width :], int(counts.sum()), bit_width(header.codebook_size))
+    if ids.size and ids.max() >= header.codebook_size:
+        raise ValueError("a code that does not exist")
+    ends = np.cumsum([tiles * count for count in blocks])[:-1]
+    parts = [part.reshape(tiles, -1) for part in np.split(counts, ends)]
+    return Chunk(first, times, tuple(parts), ids)
+
+
+def index_payload(chunks: list[tuple[int, int, int]], complete: bool) -> bytes:
+    """Whether all of the source is there, then (byte, first frame, tick) of each video chunk."""
+    rows = np.array(chunks, dtype=object).reshape(-1, 3)
+    steps = np.diff(rows, axis=0, prepend=np.zeros((1, 3), dtype=object))
+    return write_varints([int(complete), len(rows), *(int(value) for value in steps.reshape(-1))])
+
+
+def parse_index(payload: bytes) -> tuple[bool, list[tuple[int, int, int]]]:
+    """The inverse of `index_payload`.
+
+    Raises:
+        ValueError: no such numbers.
+    """
+    (complete, count), position = read_varints(payload, 0, 2)
+    if not 0 <= count <= len(payload):
+        raise ValueError("an index with more rows than bytes")
+    steps, _ = read_varints(payload, position, 3 * count)
+    rows = np.cumsum(np.array(steps, dtype=object).reshape(-1, 3), axis=0)
+    return bool(complete), [(int(a), int(b), int(c)) for a, b, c in rows]

@@ -1,0 +1,128 @@
+"""Videos with the time of every frame and with their sound: the writing side of a copy.
+
+Shape letters: H W pixels.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import av.container
+import numpy as np
+from av.audio.stream import AudioStream
+
+from video.io import VideoError, open_video
+
+SUFFIXES = (".mp4", ".mov", ".mkv")
+SOUND_FORMAT = "matroska"  # takes every codec
+
+
+def time_base_of(path: Path | str) -> Fraction:
+    """Seconds of one tick of a video's frame times."""
+    container, stream = open_video(Path(path))
+    with container:
+        return stream.time_base or Fraction(1, 90_000)
+
+
+def copy_sound(source: Path, target: Path) -> bool:
+    """Copy the first sound track of a file, undecoded, into a Matroska file.
+
+    Returns:
+        Whether there is one.
+    """
+    with av.open(str(source)) as container:
+        if not container.streams.audio:
+            return False
+        stream = container.streams.audio[0]
+        with av.open(str(target), "w", format=SOUND_FORMAT) as output:
+            copy = output.add_stream_from_template(stream)
+            for packet in container.demux(stream):
+                if packet.dts is not None:
+                    packet.stream = copy
+                    output.mux(packet)
+    return True
+
+
+def write_timed(
+    path: Path,
+    frames: Iterable[tuple[int, np.ndarray]],
+    tick: Fraction,
+    sound: Path | None = None,
+    crf: int = 18,
+) -> int:
+    """Write H.264 with given frame times, and sound as it is.
+
+    A picture with an odd side is written in 4:4:4, which keeps its size.
+
+    Args:
+        path: ends in .mp4, .mov or .mkv.
+        frames: (ticks, (H, W, 3) uint8 RGB), times ascending, one size.
+        tick: seconds of one tick.
+        sound: a file whose sound track is copied, undecoded.
+        crf: quality of H.264, 0 (lossless) to 51.
+
+    Returns:
+        Number of frames written.
+
+    Raises:
+        VideoError: an unknown suffix, no frames, or a sound codec that the container cannot take.
+    """
+    if path.suffix.lower() not in SUFFIXES:
+        raise VideoError(f"{path}: write {', '.join(SUFFIXES)}")
+    partial = path.with_name(f".{path.stem}.{os.getpid()}.partial{path.suffix}")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    count, track = 0, None
+    try:
+        with av.open(str(partial), "w", container_options={"fflags": "+bitexact"}) as container:
+            stream = None
+            for ticks, picture in frames:
+                if stream is None:
+                    stream = container.add_stream("libx264")
+                    height, width = picture.shape[:2]
+                    stream.height, stream.width = height, width
+                    is_odd = height % 2 or width % 2
+                    stream.pix_fmt = "yuv444p" if is_odd else "yuv420p"
+                    stream.codec_context.time_base = tick
+                    stream.time_base = tick
+                    stream.codec_context.thread_count = 1  # more threads change the bytes
+                    stream.options = {"crf": str(crf), "mbtree": "0", "flags": "+bitexact"}
+                    if sound is not None:
+                        track = _sound_track(container, sound, path)
+                frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(picture), format="rgb24")
+                frame.pts, frame.time_base = ticks, tick
+                container.mux(stream.encode(frame))
+                count += 1
+            if stream is None:
+                raise VideoError(f"{path}: there are no frames to write")
+            container.mux(stream.encode())
+            if sound is not None and track is not None:
+                _mux_sound(container, sound, track)
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
+    return count
+
+
+def _sound_track(container: av.container.OutputContainer, sound: Path, path: Path) -> AudioStream:
+    with av.open(str(sound)) as source:
+        template = source.streams.audio[0]
+        name = template.codec_context.name
+        try:
+            return container.add_stream_from_template(template)
+        except ValueError as error:
+            raise VideoError(
+                f"{path}: {path.suffix} cannot hold sound of codec {name} ({error}); write .mkv, "
+                "or leave the sound out with --no-sound"
+            ) from error
+
+
+def _mux_sound(container: av.container.OutputContainer, sound: Path, track: AudioStream) -> None:
+    with av.open(str(sound)) as source:
+        for packet in source.demux(source.streams.audio[0]):
+            if packet.dts is not None:
+                packet.stream = track
+                container.mux(packet)
