@@ -5,11 +5,13 @@ from __future__ import annotations
 import csv
 import html
 import io
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 from evaluation.records import Key, Record, read_records, write_records
+from training.paths import printable
 
 PUBLISHED = Path(__file__).resolve().parent / "published.json"
 Format = Literal["table", "md", "csv", "html"]
@@ -109,14 +111,20 @@ def _columns(table: Sequence[dict[str, Any]]) -> list[str]:
 
 
 def _text(value: Any) -> str:
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
+    return f"{value:.4g}" if isinstance(value, float) else printable(value)
+
+
+def _markdown_text(value: Any) -> str:
+    """A cell: nothing in it can end the row, or become a tag, a link or a picture."""
+    text = _text(value).replace("&", "&amp;").replace("<", "&lt;")
+    return re.sub(r"([\\|`]|(?<=\])\()", r"\\\1", text)
 
 
 def _markdown(name: str, table: Sequence[dict[str, Any]]) -> str:
     columns = _columns(table)
-    lines = [f"## {name}", "", " | ".join(columns), " | ".join("---" for _ in columns)]
-    lines += [" | ".join(_text(row.get(c, "")).replace("|", "\\|") for c in columns)
-              for row in table]  # fmt: skip
+    heads = [" | ".join(map(_markdown_text, columns)), " | ".join("---" for _ in columns)]
+    lines = [f"## {_markdown_text(name)}", "", *heads]
+    lines += [" | ".join(_markdown_text(row.get(c, "")) for c in columns) for row in table]
     return "\n".join(lines[:2] + [f"| {line} |" for line in lines[2:]]) + "\n"
 
 
@@ -125,9 +133,15 @@ def _csv(found: dict[str, list[dict[str, Any]]]) -> str:
     columns += [n for n in _columns([row for t in found.values() for row in t]) if n != "table"]
     text = io.StringIO()
     writer = csv.DictWriter(text, columns, lineterminator="\n")
-    writer.writeheader()
+    writer.writerow({column: printable(column) for column in columns})
     for name, table in found.items():
-        writer.writerows({"table": name, **row} for row in table)
+        writer.writerows(
+            {
+                key: printable(value) if isinstance(value, str) else value
+                for key, value in row.items()
+            }
+            for row in ({"table": name, **row} for row in table)
+        )
     return text.getvalue()
 
 
@@ -140,10 +154,10 @@ def _html(found: dict[str, list[dict[str, Any]]]) -> str:
     )
     for name, table in found.items():
         columns = _columns(table)
-        head = "".join(f"<th>{html.escape(c)}" for c in columns)
+        head = "".join(f"<th>{html.escape(printable(c))}" for c in columns)
         body = "".join(
             "<tr>" + "".join(f"<td>{html.escape(_text(row.get(c, '')))}" for c in columns)
             for row in table
         )
-        parts.append(f"<h2>{html.escape(name)}</h2><table><tr>{head}{body}</table>")
+        parts.append(f"<h2>{html.escape(printable(name))}</h2><table><tr>{head}{body}</table>")
     return "\n".join(parts) + "\n"

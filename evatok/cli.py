@@ -40,7 +40,7 @@ from evatok.options import (
     note,
     placed,
 )
-from evatok.output import naming_stdout, show
+from evatok.output import Once, naming_stdout, show
 from evatok.process import (
     INTERRUPTED,
     PIPE_CLOSED,
@@ -362,7 +362,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     import logging
 
     open_standard_streams()
-    logging.basicConfig(format="%(message)s", stream=sys.stderr, level=logging.INFO)
+    handler = logging.StreamHandler(sys.stderr)
+    handler.addFilter(Once())
+    logging.basicConfig(format="%(message)s", handlers=[handler], level=logging.INFO)
     logging.getLogger("httpx").setLevel(logging.WARNING)
     words = list(sys.argv[1:] if arguments is None else arguments)
     try:

@@ -7,8 +7,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from evatok.errors import message_for_user
 from evatok.options import AsJson, Device, Model, Trust, feature_networks, note
 from evatok.output import show
+from training.errors import EvatokError
 
 if TYPE_CHECKING:
     from evaluation.feature_cache import FeatureCache
@@ -34,7 +36,11 @@ def open_cache(path: Path | None, without: bool) -> FeatureCache | None:
         if path is not None:
             raise ValueError("--cache and --no-cache contradict each other")
         return None
-    return FeatureCache(path or default_cache())
+    try:
+        return FeatureCache(path or default_cache())
+    except OSError as error:
+        reason = message_for_user(error) or error
+        raise EvatokError(f"{reason}: give --cache FILE, or --no-cache") from error
 
 
 def fvd_command(

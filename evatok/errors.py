@@ -9,6 +9,7 @@ from types import TracebackType
 import pydantic
 
 from training.errors import EvatokError
+from training.paths import printable
 
 PACKAGES = ("video", "training", "evaluation", "tokenizer", "generator", "evatok")
 RAISE = dis.opmap["RAISE_VARARGS"]
@@ -54,12 +55,6 @@ def _of_system(error: OSError) -> str:
     name = "" if error.filename is None else f"{printable(error.filename)}: "
     remedy = REMEDIES.get(error.errno or 0)
     return _one_line(f"{name}{error.strerror}{f' ({remedy})' if remedy else ''}")
-
-
-def printable(name: object) -> str:
-    """A file name as text; bytes of another encoding show as `\\udcXX`."""
-    text = name.decode("utf-8", "surrogateescape") if isinstance(name, bytes) else str(name)
-    return text.encode("utf-8", "backslashreplace").decode()
 
 
 def _one_line(error: object) -> str:

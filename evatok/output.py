@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -13,6 +14,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from evatok.process import drop_stdout
+from training.paths import printable
 
 
 def show(result: Mapping[str, Any], as_json: bool) -> None:
@@ -60,6 +62,23 @@ def _show_text(result: Mapping[str, Any]) -> None:
             console.print(f"{name}: {_text(value)}", markup=False, soft_wrap=True)
 
 
+class Once(logging.Filter):
+    """Lets each warning through once."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._seen: set[str] = set()
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Whether a record is shown: not a warning that was shown before."""
+        if record.levelno < logging.WARNING:
+            return True
+        text = record.getMessage()
+        is_new = text not in self._seen
+        self._seen.add(text)
+        return is_new
+
+
 class _Console(Console):
     def on_broken_pipe(self) -> None:
         """Leave it to the command line; rich would end the process here."""
@@ -71,7 +90,7 @@ def _is_table(value: Any) -> bool:
 
 
 def _table(title: str, rows: list[Mapping[str, Any]]) -> Table:
-    table = Table(title=escape(title), title_justify="left")
+    table = Table(title=escape(printable(title)), title_justify="left")
     columns = list(dict.fromkeys(key for row in rows for key in row))
     for column in columns:
         numeric = all(isinstance(row.get(column, 0), (int, float)) for row in rows)
@@ -88,4 +107,4 @@ def _text(value: Any) -> str:
         return " ".join(_text(item) for item in value)
     if isinstance(value, int) and not isinstance(value, bool):
         return f"{value:,}"
-    return "–" if value is None else str(value)
+    return "–" if value is None else printable(value)

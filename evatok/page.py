@@ -6,8 +6,10 @@ import html
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from training.files import write_text
+from training.paths import printable
 
 STYLE = """
 :root { color-scheme: light dark; --ground: #f6f7f9; --card: #fff; --ink: #1d2129;
@@ -106,7 +108,7 @@ class Page:
         """
         shape = f"--shape: {100 * size[1] / size[0]:.3f}%"
         figures = [
-            f'<figure><div class="player" style="{shape}"><video src="{_escape(path)}" controls '
+            f'<figure><div class="player" style="{shape}"><video src="{_link(path)}" controls '
             f'loop muted playsinline preload="metadata"></video></div><figcaption>'
             f"{_escape(caption)}<span>{_escape(detail)}</span></figcaption></figure>"
             for path, caption, detail in items
@@ -116,7 +118,7 @@ class Page:
     def plots(self, items: Sequence[tuple[str, str]], min_width: int = 420) -> None:
         """A grid of pictures: (path relative to the page, caption)."""
         figures = [
-            f'<figure><img src="{_escape(path)}" alt="{_escape(caption)}">'
+            f'<figure><img src="{_link(path)}" alt="{_escape(caption)}">'
             f"<figcaption>{_escape(caption)}</figcaption></figure>"
             for path, caption in items
         ]
@@ -158,5 +160,10 @@ def _is_number(value: Any) -> bool:
     return value is None or (isinstance(value, (int, float)) and not isinstance(value, bool))
 
 
+def _link(path: str) -> str:
+    """A relative path as the address that a browser looks for: `#?%` and spaces quoted."""
+    return html.escape(quote(path.encode("utf-8", "surrogateescape")), quote=True)
+
+
 def _escape(text: str) -> str:
-    return html.escape(str(text), quote=True)
+    return html.escape(printable(text), quote=True)

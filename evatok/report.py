@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
+from urllib.parse import quote
 
 from pydantic import Field
 
@@ -181,7 +182,7 @@ def write_report(
     for name, rows in tables.items():
         text += [f"## {TITLES[name]}", "", markdown(rows), ""]
     for path, caption in plots:
-        text += [f"![{caption}](figures/{path.name})", ""]
+        text += [f"![{caption}](figures/{quote(path.name)})", ""]
     text += ["```json", json.dumps(about, indent=1), "```", ""]
     write_text(folder / "report.md", "\n".join(text))
     write_text(folder / "report.json", json.dumps({"about": about, "tables": tables}, indent=1))

@@ -27,6 +27,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from training.files import naming
 from training.loading.records import RecordError, first_mistake, read_object
 
 FORMAT = 1
@@ -105,13 +106,16 @@ def save(run_dir: Path, checkpoint: Checkpoint, keep: int) -> Path:
         tensors = getattr(checkpoint, name)
         if tensors:
             file = partial / f"{name}.safetensors"
-            save_file(_independent(tensors), file)
+            with naming(file):
+                save_file(_independent(tensors), file)
+            file.chmod(partial.stat().st_mode & 0o666)  # safetensors writes private files
             _sync(file)
             sums[file.name] = _sha256(file)
     nothing = {"seconds": 0.0, "metrics": {}, "sums": {}}
     written = {"format": FORMAT, "step": checkpoint.step, "files": sums}
     state = nothing | checkpoint.state | written
-    (partial / "state.json").write_text(json.dumps(state, indent=1), encoding="utf-8")
+    with naming(partial / "state.json"):
+        (partial / "state.json").write_text(json.dumps(state, indent=1), encoding="utf-8")
     _sync(partial / "state.json")
     _sync(partial)
     if final.exists():  # a damaged one of the same step

@@ -19,6 +19,7 @@ from training.errors import EvatokError
 MAX_NAME = 160  # bytes of a name that comes from data: numbers and a suffix are added to it
 
 AWKWARD = re.compile(r'[\x00-\x1f\x7f/\\:*?"<>|]|[. ]+$|^\.+')
+CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]+")
 DEVICES = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?", re.IGNORECASE)  # of Windows
 
 
@@ -100,6 +101,15 @@ def safe_names(names: Sequence[str]) -> list[str]:
         stem if stem == name and first[folded[index]] == index else f"{stem}-{_hash(name)}"
         for index, (name, stem) in enumerate(zip(names, stems, strict=True))
     ]
+
+
+def printable(name: object) -> str:
+    """A name that comes from data or from the disk, on one line of a message, table or page.
+
+    Control characters (line breaks, ESC) become spaces, bytes of another encoding `\\udcXX`.
+    """
+    text = os.fsdecode(name) if isinstance(name, bytes) else str(name)
+    return CONTROL.sub(" ", text).encode("utf-8", "backslashreplace").decode()
 
 
 def short_name(stem: str, room: int) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 from pathlib import Path
 
@@ -48,11 +49,24 @@ def test_formats(tmp_path: Path) -> None:
     rows = [record("a|<b>", 1.25, interval=(0.5, 1.5), extra={"tokens": 70}), record("c", 2.0)]
     markdown = render(rows, "md")
     assert "## arcade-rfvd: fvd[nano], 100 clips" in markdown
-    assert "| a\\|<b> | 1.25 | 0.5 to 1.5 | 70 |" in markdown
+    assert "| a\\|&lt;b> | 1.25 | 0.5 to 1.5 | 70 |" in markdown
     assert "<td>a|&lt;b&gt;" in render(rows, "html")
     assert render(rows, "csv").splitlines()[0] == "table,name,fvd,95 %,tokens"
     with pytest.raises(ValueError, match=f"not one of {', '.join(FORMATS)}"):
         render(rows, "pdf")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("name", ["a\nb", "a\r\n| x |", "\x1b[31mred\x9b", "[x](evil)", "`x\\|`"])
+def test_names_stay_in_their_cell(name: str) -> None:
+    """Line breaks, ESC and marks of Markdown in a name that a record brings."""
+    plain = render([record("plain", 1.0)], "md").count("\n")
+    for form in ("md", "csv", "html"):
+        text = render([record(name, 1.0, protocol=name)], form)  # type: ignore[arg-type]
+        assert not any(letter in text for letter in "\r\x1b\x9b")
+    markdown = render([record(name, 1.0, protocol=name)], "md")
+    assert markdown.count("\n") == plain and "](evil)" not in markdown
+    (row,) = list(csv.reader(render([record(name, 1.0)], "csv").splitlines()))[1:]
+    assert len(row) == 3
 
 
 def test_published_rows_are_marked() -> None:

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
+import logging
 from pathlib import Path
 
 import pydantic
 import pytest
 
+from evatok.cli_scores import open_cache
 from evatok.errors import message_for_user
-from evatok.output import show
+from evatok.output import Once, show
 from tokenizer.assignment import Levels
+from training.errors import EvatokError
 
 
 class Strict(pydantic.BaseModel):
@@ -50,6 +53,32 @@ def test_json_is_one_object_on_the_last_line(capsys: pytest.CaptureFixture[str])
     print("progress")
     show(result, as_json=True)
     assert json.loads(capsys.readouterr().out.splitlines()[-1]) == result
+
+
+def test_a_warning_is_shown_once() -> None:
+    once = Once()
+
+    def shown(level: int, text: str) -> bool:
+        return once.filter(logging.LogRecord("x", level, "x.py", 1, text, (), None))
+
+    assert [shown(logging.WARNING, "few vectors") for _ in range(40)] == [True] + 39 * [False]
+    assert shown(logging.WARNING, "another") and not shown(logging.WARNING, "another")
+    assert shown(logging.INFO, "step 1") and shown(logging.INFO, "step 1")
+
+
+def test_tables_hold_no_control_characters(capsys: pytest.CaptureFixture[str]) -> None:
+    show({"clips": [{"name": "a\x1b[31m\nb"}], "file": "c\x1b]0;x\x07", "n": {"k": "\x9b"}}, False)
+    out = capsys.readouterr().out
+    assert not any(letter in out for letter in "\x1b\x07\x9b") and "a [31m b" in out
+
+
+def test_a_cache_that_cannot_be_made_names_the_option(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("EVATOK_CACHE", str(tmp_path / "file"))
+    with pytest.raises(EvatokError, match=r"file.*: give --cache FILE, or --no-cache"):
+        open_cache(None, without=False)
 
 
 def test_people_get_tables(capsys: pytest.CaptureFixture[str]) -> None:

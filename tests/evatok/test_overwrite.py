@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import resource
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -147,3 +148,32 @@ def test_one_bad_file_among_good_ones(
     assert line.startswith("evatok: 3 of 5 files not read: ") and "bad.mp4" in line
     assert "set: is a folder, not a video" in line and "no: no such file" in line
     assert sorted(p.name for p in (here / "out").iterdir()) == ["clip.mp4", "other.mp4"]
+
+
+@pytest.mark.parametrize(
+    ("words", "file"),
+    [
+        ("sample --class Left -n 1 -o {here}/out --model {toy}", "out/Left-0-000.mp4"),
+        ("sample -n 1 --format npz -o {here}/out --model {toy}", "out/samples-00000.npz"),
+        ("reconstruct {here}/set/clip.mp4 -o {here}/out --model {toy}", "out/clip.mp4"),
+        ("predict {here}/set/clip.mp4 -n 1 -o {here}/out --model {toy}", "out/clip-0-000.mp4"),
+        ("text train {here}/captions.txt -o {here}/out/text", "out/text"),
+    ],
+)
+def test_a_full_disk_is_one_line_and_keeps_what_was_there(
+    words: str, file: str, here: Path, toy_dir: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A limit on the size of files plays the full disk."""
+    (here / "captions.txt").write_text("a bright clip of left\na dark clip of right\n" * 20)
+    command = words.format(here=here, toy=toy_dir).split()
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limits[1]))
+    try:
+        status = main(command)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert status == 2 and last.startswith(f"evatok: {here / file}: File too large (")
+    assert not list(here.rglob("*partial*")) and not (here / file).exists()
+    assert main(command) == 0
+    assert (here / file).exists()

@@ -44,7 +44,7 @@ def test_page_is_self_contained(tmp_path: Path) -> None:
     parser = Closed()
     parser.feed(text)
     assert parser.open == []
-    assert parser.sources == ["#section-1", "#section-2", "videos/a b.mp4", "figures/x.svg"]
+    assert parser.sources == ["#section-1", "#section-2", "videos/a%20b.mp4", "figures/x.svg"]
     assert "://" not in text and "--shape: 67.308%" in text
     assert "<angle>" not in text and "&lt;angle&gt;" in text
     assert re.search(r'<td class="number">27\.12</td>', text) and "1,200" in text and "–" in text
@@ -70,3 +70,14 @@ def test_plot_is_deterministic(tmp_path: Path) -> None:
     first, second = ((tmp_path / name / "plot.svg").read_bytes() for name in ("a", "b"))
     assert first == second and b"<svg" in first
     assert not list(tmp_path.rglob("partial-*"))
+
+
+def test_links_and_text_of_any_names(tmp_path: Path) -> None:
+    """A browser asks for the file that is meant; nothing in a caption controls a terminal."""
+    page = Page("t", "")
+    page.videos([("videos/50% #1?.mp4", "a\x1b[31m\nb", "")], (64, 64))
+    page.plots([("figures/caf\udce9 x.svg", "")])
+    page.write(tmp_path / "index.html", "")
+    text = (tmp_path / "index.html").read_text(encoding="utf-8")
+    assert 'src="videos/50%25%20%231%3F.mp4"' in text and 'src="figures/caf%E9%20x.svg"' in text
+    assert "\x1b" not in text

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 from pathlib import Path
 
 import pytest
@@ -40,6 +41,16 @@ def test_round_trip(tmp_path: Path) -> None:
         ours, theirs = getattr(saved, part), getattr(read, part)
         assert ours.keys() == theirs.keys()
         assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+
+
+def test_others_may_read_it(tmp_path: Path) -> None:
+    """As the umask has it; safetensors itself writes files for the owner alone."""
+    old = os.umask(0o022)
+    try:
+        folder = save(tmp_path, make(1), keep=1)
+    finally:
+        os.umask(old)
+    assert {path.stat().st_mode & 0o777 for path in folder.iterdir()} == {0o644}
 
 
 def test_weights_to_use(tmp_path: Path) -> None:
