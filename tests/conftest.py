@@ -55,3 +55,9 @@ def shared() -> Path:
     if not SHARED.is_dir():
         pytest.skip("the folder ../shared with real files is not here")
     return SHARED
+
+
+@pytest.fixture(scope="session")
+def assets() -> Path:
+    """Golden values and odd files, see its README."""
+    return ROOT / "tests" / "assets"
