@@ -23,6 +23,7 @@ from evatok.cli_text import text_app
 from evatok.cli_weights import weights_command
 from evatok.errors import message_for_user
 from evatok.options import (
+    AllowDamaged,
     AsJson,
     Bar,
     Config,
@@ -211,9 +212,7 @@ def reconstruct_command(
     ] = None,
     features: Annotated[str, typer.Option(help="Score with these: nano,i3d.")] = "",
     plain: Plain = False,
-    allow_damaged: Annotated[
-        bool, typer.Option("--allow-damaged", help="Take a broken file up to its damage.")
-    ] = False,
+    allow_damaged: AllowDamaged = False,
     as_json: AsJson = False,
 ) -> None:
     """Encode and decode videos; writes original and reconstruction side by side.
@@ -223,7 +222,7 @@ def reconstruct_command(
         evatok reconstruct holiday.mp4 -o out/videos --quality 1.4
     """
     from evatok.models import load
-    from evatok.reconstruct import reconstruct_files
+    from evatok.reconstruct import reconstruct_files, require_all_read
     from tokenizer.codec import Codec
 
     models = load(model)
@@ -245,6 +244,7 @@ def reconstruct_command(
         for row in result["files"]:
             row["clips"] = len(row["clips"])
     show(result, as_json)
+    require_all_read(result)
 
 
 @app.command("info")

@@ -32,6 +32,9 @@ Trust = Annotated[
     bool, typer.Option("--trust", help="Run a TorchScript file that is not the published one.")
 ]
 Plain = Annotated[bool, typer.Option("--plain", help="The clip alone, without bars, for scoring.")]
+AllowDamaged = Annotated[
+    bool, typer.Option("--allow-damaged", help="Take what can be decoded of a damaged file.")
+]
 
 
 def device_of(name: str) -> Any:

@@ -15,7 +15,6 @@ import pytest
 import torch
 
 ROOT = Path(__file__).resolve().parent.parent
-SHARED = ROOT.parent / "shared"
 
 # Each entry says whose warning it is and why nothing here can mend it.
 ALLOWED_WARNINGS = [
@@ -47,14 +46,6 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def root() -> Path:
     """The repository."""
     return ROOT
-
-
-@pytest.fixture(scope="session")
-def shared() -> Path:
-    """The folder of real files and golden values beside the repository; skips where absent."""
-    if not SHARED.is_dir():
-        pytest.skip("the folder ../shared with real files is not here")
-    return SHARED
 
 
 @pytest.fixture(scope="session")

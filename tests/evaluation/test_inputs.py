@@ -11,7 +11,7 @@ import torch
 from imageio.v3 import imwrite
 
 from evaluation.inputs import find_videos
-from video.io import VideoError
+from video.decoding.container import VideoError
 
 
 def noise(*shape: int) -> np.ndarray:
@@ -68,5 +68,5 @@ def test_refusals(tmp_path: Path) -> None:
         find_videos(tmp_path / "notes.txt")
     (tmp_path / "frames").mkdir()
     (tmp_path / "frames" / "0.png").write_bytes(b"no picture")
-    with pytest.raises(VideoError, match=r"0\.png is no picture"):
+    with pytest.raises(VideoError, match=r"0\.png: no readable picture"):
         find_videos(tmp_path / "frames")[0].read(None, 8)
