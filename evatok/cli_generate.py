@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 import typer
 
 from evatok.options import (
+    AllowDamaged,
     AsJson,
     Bar,
     LengthBias,
@@ -134,6 +135,7 @@ def predict_command(
     quality: LengthBias = 0.0,
     model: Model = "nano",
     plain: Plain = False,
+    allow_damaged: AllowDamaged = False,
     as_json: AsJson = False,
 ) -> None:
     """Generate what follows the first frames of a video.
@@ -166,6 +168,7 @@ def predict_command(
             num_frames=frames,
             start=start,
             plain=plain,
+            allow_damaged=allow_damaged,
             progress=bar,
         )
     show(result, as_json)
