@@ -1,7 +1,7 @@
 """The Fréchet distance beside the usual way: numpy.cov and SciPy's sqrtm of the product.
 
     python -m benchmarks.frechet --json
-    python -m benchmarks.frechet --golden ../shared/golden
+    python -m benchmarks.frechet --golden
 
 Both ways get the same float32 features in one process, in turn, with the same threads. Two times
 are compared: `whole` from features to the number, `distance` from moments (here R factors, there
@@ -30,6 +30,7 @@ import numpy as np
 import torch
 
 from evaluation.frechet import Moments, StreamingMoments, distance_between, frechet_distance
+from tests.evaluation.golden import features, load_golden
 
 BATCH = 256  # vectors of an update
 
@@ -124,15 +125,10 @@ def memory(count: int, dim: int) -> dict[str, float]:
     return {"count": count, "dim": dim, "stream_mib": float(done.stdout), "features_mib": kept}
 
 
-def golden_rows(folder: Path) -> Iterator[dict[str, Any]]:
+def golden_rows() -> Iterator[dict[str, Any]]:
     """Each golden pair: the truth, and what both ways give. Errors are shares of the scale."""
-    spec = importlib.util.spec_from_file_location("golden_distances", folder / "distances.py")
-    if spec is None or spec.loader is None or not (folder / "distances.json").is_file():
-        raise SystemExit(f"no golden values in {folder}; name their folder with --golden")
-    script = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(script)
-    for name, case in json.loads((folder / "distances.json").read_text())["cases"].items():
-        x, y = script.features(name)
+    for name, case in load_golden().items():
+        x, y = features(case)
         truth = float(case.get("fd_unbiased_mp50", case["fd_unbiased"]))
         ours = frechet_distance(x, y, biased=False)
         usual = usual_distance(usual_moments(x), usual_moments(y))
@@ -158,7 +154,7 @@ def main() -> None:
     parser.add_argument("--dims", type=int, nargs="+", default=[400, 1408])
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--streams", type=int, nargs="*", default=[10_000, 100_000])
-    parser.add_argument("--golden", type=Path, help="folder of the golden pairs")
+    parser.add_argument("--golden", action="store_true", help="also the golden pairs")
     parser.add_argument("--json", action="store_true", help="one object as the last line")
     parser.add_argument("--stream", type=int, nargs=2, metavar=("N", "D"), help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -171,7 +167,7 @@ def main() -> None:
     result: dict[str, list[dict[str, Any]]] = {
         "speed": [speed(options.count, dim, options.repeats) for dim in options.dims],
         "memory": [memory(count, options.dims[0]) for count in options.streams],
-        "golden": list(golden_rows(options.golden)) if options.golden else [],
+        "golden": list(golden_rows()) if options.golden else [],
     }
     if options.json:
         print(json.dumps({"threads": torch.get_num_threads(), **result}))

@@ -2,7 +2,7 @@
 
 | given | gives |
 | --- | --- |
-| a folder | every video file in it, and every subfolder of pictures alone as one video |
+| a folder | its video files (see `video.folder`); each subfolder of pictures alone as one video |
 | a video file | that video |
 | `.npz` | each of its arrays: uint8 (F, H, W, 3), or (N, F, H, W, 3) for N videos |
 | `.pt` | a tensor likewise, or (N, 3, F, H, W) of either kind |
@@ -28,9 +28,10 @@ from torch import Tensor
 from evaluation.fetch import file_sha256
 from training.loading.arrays import iter_npz, read_torch
 from video.clips import resize_crop, to_frames
-from video.io import SUFFIXES, VideoError, read_frames
+from video.decoding.stills import PICTURES, read_picture
+from video.folder import SUFFIXES, files_under, is_video
+from video.io import read_frames
 
-PICTURES = (".png", ".jpg", ".jpeg", ".bmp", ".webp")
 ARRAYS = (".npz", ".pt")
 
 
@@ -64,23 +65,23 @@ def find_videos(path: str | Path) -> list[Video]:
         suffix = path.suffix.lower()
         if suffix in ARRAYS:
             return list(_of_arrays(path, path.stem))
-        if suffix in SUFFIXES:
+        if is_video(path):
             return [_of_file(path, path.name)]
         known = ", ".join(sorted((*SUFFIXES, *ARRAYS)))
         raise ValueError(f"{path} is none of {known}, nor a folder")
     found: list[Video] = []
     pictures: dict[Path, list[Path]] = {}
-    for file in sorted(path.rglob("*")):
+    beside: set[Path] = set()
+    for file in sorted(files_under(path)):
         name, suffix = file.relative_to(path).as_posix(), file.suffix.lower()
-        if suffix in SUFFIXES:
+        if is_video(file) or suffix in ARRAYS:
+            beside.add(file.parent)
+        if is_video(file):
             found.append(_of_file(file, name))
         elif suffix in ARRAYS:
             found += _of_arrays(file, name)
         elif suffix in PICTURES:
             pictures.setdefault(file.parent, []).append(file)
-    beside = {
-        file.parent for file in path.rglob("*") if file.suffix.lower() in (*SUFFIXES, *ARRAYS)
-    }
     for folder, files in pictures.items():
         if folder in beside:  # a poster, not frames
             continue
@@ -106,16 +107,8 @@ def _of_file(path: Path, name: str) -> Video:
 
 def _of_pictures(files: list[Path], name: str) -> Video:
     def read(count: int | None, size: int) -> Tensor:
-        from imageio.v3 import imread
-
-        frames = []
-        for file in files[:count]:
-            try:
-                picture = np.asarray(imread(file, plugin="pillow", mode="RGB"))
-            except (OSError, ValueError, SyntaxError) as error:
-                raise VideoError(f"{file} is no picture ({error})") from None
-            frames.append(resize_crop(torch.from_numpy(picture.copy())[None], size))
-        return torch.cat(frames)
+        pictures = (torch.from_numpy(np.ascontiguousarray(read_picture(f))) for f in files[:count])
+        return torch.cat([resize_crop(picture[None], size) for picture in pictures])
 
     def digest() -> str:
         whole = hashlib.sha256()

@@ -20,7 +20,8 @@ from evaluation.features.base import resize_frames
 from evaluation.inputs import Video, find_videos
 from training.config import Config
 from video.clips import pad_last, to_clip, window_starts
-from video.io import VideoError
+from video.decoding.container import VideoError
+from video.io import READING
 
 logger = logging.getLogger(__name__)
 
@@ -125,10 +126,14 @@ class VideoClips:
             yield clip
 
     def fingerprint(self) -> str:
-        """sha256 in hex over the content of all videos and the way they are cut."""
+        """sha256 in hex over the content of all videos and the way they are cut.
+
+        Of a damaged one, once the clips were gone through, its name alone.
+        """
         whole = hashlib.sha256(self.cut.model_dump_json().encode())
         for video in self.videos:
-            whole.update(f"{video.name} {video.digest()}\n".encode())
+            digest = "damaged" if video.name in self.damaged else video.digest()
+            whole.update(f"{video.name} {digest}\n".encode())
         return whole.hexdigest()
 
     def walk(
@@ -140,7 +145,9 @@ class VideoClips:
         for number, video in enumerate(self.videos):
             if drawn is not None and number not in drawn:
                 continue
-            digest = video.digest() if cache is not None else video.name
+            digest = self._digest(video, cache)
+            if digest is None:
+                continue
             starts = self._known(video, digest, cache)
             if drawn is not None:
                 starts = drawn[number]
@@ -161,7 +168,7 @@ class VideoClips:
     def _key(self, digest: str, start: int) -> str:
         cut = self.cut
         shrunk = f" {cut.shrink_by} {cut.shrink}" if cut.shrink else ""
-        return f"{digest} {start}+{cut.num_frames} {cut.size}{shrunk}"
+        return f"{digest} {READING} {start}+{cut.num_frames} {cut.size}{shrunk}"
 
     def _read(self, video: Video, digest: str, cache: FeatureCache | None) -> Tensor | None:
         """All frames that may be wanted: a video that breaks later gives nothing."""
@@ -169,13 +176,27 @@ class VideoClips:
         try:
             frames = video.read(wanted, self.cut.size)  # (F', size, size, 3)
         except (VideoError, OSError) as error:
-            self.damaged[video.name] = str(error)
-            logger.warning("skipped a damaged video: %s", error)
+            self._skip(video, error)
             return None
         if cache is not None:
             cache.put_note(self._length_note(digest), len(frames))
         self._tell(video, len(frames))
         return frames
+
+    def _digest(self, video: Video, cache: FeatureCache | None) -> str | None:
+        """Return a video's identity in the cache (without one its name); None if it is damaged."""
+        if cache is None:
+            return video.name
+        try:
+            return video.digest()
+        except OSError as error:
+            self._skip(video, error)
+            return None
+
+    def _skip(self, video: Video, error: VideoError | OSError) -> None:
+        if video.name not in self.damaged:
+            logger.warning("skipped a damaged video: %s", error)
+        self.damaged[video.name] = str(error)
 
     def _tell(self, video: Video, length: int) -> None:
         if length < self.cut.num_frames and video.name not in self.padded:
@@ -183,7 +204,7 @@ class VideoClips:
 
     def _length_note(self, digest: str) -> str:
         part = f" first {self.cut.num_frames}" if self.cut.window == "first" else ""
-        return f"frames of {digest}{part}"
+        return f"frames of {digest} {READING}{part}"
 
     def _known(self, video: Video, digest: str, cache: FeatureCache | None) -> list[int] | None:
         """Windows of a video whose length a cache knows."""
@@ -208,7 +229,9 @@ class VideoClips:
         assert self.cut.count is not None
         windows: list[tuple[int, int]] = []
         for number, video in enumerate(self.videos):
-            digest = video.digest() if cache is not None else video.name
+            digest = self._digest(video, cache)
+            if digest is None:
+                continue
             starts = self._known(video, digest, cache)
             if starts is None:
                 frames = self._read(video, digest, cache)

@@ -25,6 +25,7 @@ from evatok.cli_weights import weights_command
 from evatok.errors import message_for_user
 from evatok.numbers import check_numbers
 from evatok.options import (
+    AllowDamaged,
     AsJson,
     Bar,
     Config,
@@ -49,7 +50,6 @@ from evatok.process import (
     open_standard_streams,
     stoppable,
 )
-from training.errors import EvatokError
 
 # Everything heavy is imported by the command that needs it, so that --help answers at once.
 
@@ -236,9 +236,7 @@ def reconstruct_command(
     ] = None,
     features: Annotated[str, typer.Option(help="Score with these: nano,i3d.")] = "",
     plain: Plain = False,
-    allow_damaged: Annotated[
-        bool, typer.Option("--allow-damaged", help="Take a broken file up to its damage.")
-    ] = False,
+    allow_damaged: AllowDamaged = False,
     device: Device = "auto",
     as_json: AsJson = False,
 ) -> None:
@@ -249,7 +247,7 @@ def reconstruct_command(
         evatok reconstruct holiday.mp4 -o out/videos --quality 1.4
     """
     from evatok.models import load
-    from evatok.reconstruct import reconstruct_files
+    from evatok.reconstruct import reconstruct_files, require_all_read
     from tokenizer.codec import Codec
     from training.devices import resolve_device
 
@@ -272,9 +270,7 @@ def reconstruct_command(
         for row in result["files"]:
             row["clips"] = len(row["clips"])
     show(result, as_json)
-    if result["unread"]:
-        reasons = "; ".join(row["reason"] for row in result["unread"])
-        raise EvatokError(f"{len(result['unread'])} of {len(files)} files not read: {reasons}")
+    require_all_read(result)
 
 
 @app.command("info")

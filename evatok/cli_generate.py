@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 import typer
 
 from evatok.options import (
+    AllowDamaged,
     AsJson,
     Bar,
     Device,
@@ -132,6 +133,7 @@ def predict_command(
     model: Model = "nano",
     device: Device = "auto",
     plain: Plain = False,
+    allow_damaged: AllowDamaged = False,
     as_json: AsJson = False,
 ) -> None:
     """Generate what follows the first frames of a video.
@@ -165,6 +167,7 @@ def predict_command(
             num_frames=frames,
             start=start,
             plain=plain,
+            allow_damaged=allow_damaged,
             progress=bar,
         )
     show(result, as_json)

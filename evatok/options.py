@@ -39,6 +39,9 @@ DeviceOfSettings = Annotated[
     str | None, typer.Option("--device", help="Instead of the settings': auto, cpu, cuda, cuda:1 …")
 ]
 Plain = Annotated[bool, typer.Option("--plain", help="The clip alone, without bars, for scoring.")]
+AllowDamaged = Annotated[
+    bool, typer.Option("--allow-damaged", help="Take what can be decoded of a damaged file.")
+]
 
 
 def placed(overrides: list[str] | None, key: str, device: str | None) -> list[str]:

@@ -11,6 +11,7 @@ from typing import Any
 
 from training.files import write_text
 from training.paths import refuse_overwrite
+from video.lists import read_list
 from video.official import FOLDS, Entry, Survey, survey
 from video.prepare import Recipe, check_file, in_processes, prepare, prepared_name
 
@@ -134,7 +135,7 @@ def _of_fold(root: Path, split: str, fold: int, kept: Sequence[Entry]) -> list[s
         path = folder / f"{split}list{fold:02d}.txt"
         if path.is_file():
             there = {entry.file for entry in kept}
-            words = [line.split()[0] for line in path.read_text("utf-8").splitlines() if line]
+            words = [line.split()[0] for line in read_list(path).splitlines() if line.strip()]
             return [word for word in words if word in there]
     return None
 

@@ -7,8 +7,13 @@ Shape letters: F frames, N clips, T blocks, H W pixels.
 
 from __future__ import annotations
 
+import copy
+import logging
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +30,10 @@ from tokenizer.rate import Rate
 from training.errors import EvatokError
 from training.paths import refuse_overwrite, short_name
 from video.clips import resize_crop, to_clip
-from video.io import VideoError, iter_frames, probe, write_video
+from video.decoding.container import Damage, VideoError
+from video.io import OnDamage, frame_times, iter_timed, probe, write_video
+
+logger = logging.getLogger(__name__)
 
 CLIPS_AT_ONCE = 16
 
@@ -53,12 +61,16 @@ class ClipScores:
         self.real.append([network(real) for network in self.networks])
         self.fake.append([network(fake) for network in self.networks])
 
-    def merge(self, other: ClipScores) -> None:
-        """Take in what is known of other clips."""
-        self.rate.merge(other.rate)
-        self.quality.merge(other.quality)
-        self.real += other.real
-        self.fake += other.fake
+    @contextmanager
+    def whole_file(self) -> Iterator[None]:
+        """Take in all clips of a file, or none if it turns out to be damaged."""
+        before = copy.deepcopy((self.rate, self.quality)), len(self.real)
+        try:
+            yield
+        except VideoError:
+            (self.rate, self.quality), count = before
+            del self.real[count:], self.fake[count:]
+            raise
 
     def compute(self) -> dict[str, float | None]:
         """Quality and rate; `fvd[name]` of each network, None of fewer than two clips."""
@@ -89,43 +101,52 @@ def reconstruct_files(
 
     Args:
         codec: tokenizer and assigner.
-        files: videos; one that cannot be read does not stop the others.
+        files: one that cannot be read is named, and the others are reconstructed.
         output: folder; a file is written whole or not at all.
         networks: Fréchet distances over all clips are added for these.
         plain: write the reconstruction alone, at the tokenizer's size.
-        allow_damaged: reconstruct the frames before the damage of a file that breaks off.
+        allow_damaged: reconstruct every frame that can be decoded of a damaged file.
         progress: told after every few clips.
 
     Returns:
-        JSON-able: `files` (each with frames, psnr, tokens and every clip's assignment), `unread`
-        (file and reason of those that could not be read), totals over the files that were written.
+        JSON-able: `files` (each with frames, psnr, tokens and every clip's assignment), totals;
+        `damaged` has the files that were left out, and those that have lost frames, with a reason.
         `psnr` is the mean of the values of clips, `psnr_frame` of frames, `psnr_pooled` that of the
         mean error (see `evaluation.quality`; moving_psnr, ssim and flicker too); bits and use of
         the codebook are those of `tokenizer.rate`.
 
     Raises:
-        VideoError: no file can be read; all are named.
+        VideoError: no file could be read; the first is named.
         EvatokError: two files would be written under one name, or one over an input.
     """
     targets = _targets(files, output)
     refuse_overwrite(targets, files)
     config = codec.model.config
-
-    def no_scores() -> ClipScores:
-        return ClipScores(networks, Rate(config.codebook_size, len(codec.model.levels)))
-
-    scores, results, unread = no_scores(), [], []
+    scores = ClipScores(networks, Rate(config.codebook_size, len(codec.model.levels)))
+    results: list[dict[str, Any]] = []
+    damaged: list[dict[str, Any]] = []
+    first: VideoError | None = None
     for file, target in zip(files, targets, strict=True):
-        mine = no_scores()  # a file that breaks off counts nowhere
+        lost: list[Damage] = []
         try:
-            result = _reconstruct_file(codec, file, target, mine, plain, allow_damaged, progress)
+            on_damage = lost.append if allow_damaged else None
+            with scores.whole_file():
+                row = _reconstruct_file(codec, file, target, scores, plain, on_damage, progress)
         except VideoError as error:
-            unread.append({"file": str(file), "reason": str(error)})
+            first = first or error
+            logger.warning("left out: %s", error)
+            damaged.append({"file": str(file), "frames": 0, "reason": str(error)})
             continue
-        scores.merge(mine)
-        results.append(result)
+        results.append(row)
+        for damage in lost:
+            logger.warning("%s: %s", file, damage)
+            damaged.append(
+                {"file": str(file), "frames": damage.decoded, "expected": damage.expected,
+                 "reason": str(damage)}
+            )  # fmt: skip
     if not results:
-        raise VideoError("; ".join(row["reason"] for row in unread))
+        assert first is not None
+        raise first
     clips = [clip for result in results for clip in result["clips"]]
     summary = {
         "num_files": len(results),
@@ -135,7 +156,19 @@ def reconstruct_files(
         "tokens": sum(clip["tokens"] for clip in clips),
         "tokens_per_clip": sum(clip["tokens"] for clip in clips) / len(clips),
     }
-    return {"files": results, "unread": unread, **summary, **scores.compute()}
+    return {"files": results, "damaged": damaged, **summary, **scores.compute()}
+
+
+def require_all_read(result: dict[str, Any]) -> None:
+    """Check that a result of `reconstruct_files` leaves no file out.
+
+    Raises:
+        VideoError: it does; they are named.
+    """
+    out = [row["file"] for row in result["damaged"] if not row["frames"]]
+    if out:
+        total = len(out) + result["num_files"]
+        raise VideoError(f"{len(out)} of {total} files could not be read: {', '.join(out)}")
 
 
 def _targets(files: Sequence[Path], output: Path) -> list[Path]:
@@ -157,22 +190,24 @@ def _reconstruct_file(
     target: Path,
     scores: ClipScores,
     plain: bool,
-    allow_damaged: bool,
+    on_damage: OnDamage | None,
     progress: Progress | None,
 ) -> dict[str, Any]:
-    info = probe(file)
+    info, timing = probe(file), frame_times(file)
+    times: deque[Fraction] = deque()  # of the frames that are read and not yet written
     clips: list[dict[str, Any]] = []
 
     def pictures() -> Iterator[np.ndarray]:
         done = 0
-        for chunk in _chunks(codec, file, allow_damaged):
+        for chunk in _chunks(codec, file, on_damage, times):
             for picture in _reconstruct_chunk(codec, chunk, clips, scores, plain):
                 yield from picture
             done += len(chunk)
             if progress is not None:
                 progress(file.name, done, info.num_frames)
 
-    write_video(target, pictures(), info.fps)
+    kept = None if timing.is_even else iter(times.popleft, None)
+    write_video(target, pictures(), info.fps, times=kept)
     return {
         "file": str(file),
         "output": str(target),
@@ -185,12 +220,18 @@ def _reconstruct_file(
     }
 
 
-def _chunks(codec: Codec, file: Path, allow_damaged: bool) -> Iterator[Tensor]:
-    """Frames (F, S, S, 3) uint8 of some whole clips at a time; the last one may be short."""
+def _chunks(
+    codec: Codec, file: Path, on_damage: OnDamage | None, times: deque[Fraction]
+) -> Iterator[Tensor]:
+    """Frames (F, S, S, 3) uint8 of some whole clips at a time; the last one may be short.
+
+    Their times are added to `times` before.
+    """
     size = codec.model.config.size
     wanted = codec.model.config.num_frames * CLIPS_AT_ONCE
     frames: list[Tensor] = []
-    for frame in iter_frames(file, allow_damaged=allow_damaged):
+    for time, frame in iter_timed(file, on_damage):
+        times.append(time)
         frames.append(resize_crop(torch.from_numpy(np.ascontiguousarray(frame))[None], size))
         if len(frames) == wanted:
             yield torch.cat(frames)

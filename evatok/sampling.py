@@ -23,7 +23,8 @@ from tokenizer.model import VideoTokenizer
 from tokenizer.tokens import Tokens
 from training.paths import refuse_overwrite, short_name
 from video.clips import to_clip, to_frames
-from video.io import probe, read_frames, write_video
+from video.decoding.container import Damage
+from video.io import damage_of, probe, read_frames, write_video
 
 BATCH = 32
 
@@ -208,6 +209,7 @@ def predict_file(
     num_frames: int | None = None,
     start: int = 0,
     plain: bool = False,
+    allow_damaged: bool = False,
     progress: Callable[[int, int], None] | None = None,
 ) -> dict[str, Any]:
     """Predict the frames that follow the first ones of a video, and write one mp4 a prediction.
@@ -223,11 +225,13 @@ def predict_file(
             are predicted window by window, see `generator.sliding`.
         start: frame at which the condition begins.
         plain: the prediction alone, at the tokenizer's size.
+        allow_damaged: take the frames that can be decoded of a damaged file.
         progress: told the windows done and all.
 
     Returns:
         JSON-able: `predictions` with file, tokens, assignment (window after window) and, where the
-        video goes on long enough to compare with, PSNR of the frames that were not given.
+        video goes on long enough to compare with, PSNR of the frames that were not given;
+        `damaged`, what the file has lost, if it was allowed.
     """
     if count < 1 or start < 0:
         raise ValueError(f"count {count} must be at least 1 and start {start} at least 0")
@@ -237,7 +241,10 @@ def predict_file(
     refuse_overwrite([output, *paths], [file, models.directory])
     length = num_frames or model.config.num_frames
     info = probe(file)
-    frames = read_frames(file, start, length, size=model.config.size)
+    lost = damage_of(file) if allow_damaged else None
+    told: list[Damage] = []  # only of the frames up to the last that is wanted
+    on_damage = None if lost is None else told.append
+    frames = read_frames(file, start, length, size=model.config.size, on_damage=on_damage)
     if len(frames) < condition.num_frames:
         raise ValueError(
             f"{file} has {len(frames)} frames from {start} on; "
@@ -283,6 +290,7 @@ def predict_file(
         "predictions": rows,
         "mean_tokens": sum(row["tokens"] for row in rows) / len(rows),
         "seed": seed,
+        **({} if lost is None else {"damaged": str(lost)}),
     }
 
 

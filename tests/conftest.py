@@ -15,7 +15,6 @@ import pytest
 import torch
 
 ROOT = Path(__file__).resolve().parent.parent
-SHARED = ROOT.parent / "shared"
 
 # Each entry says whose warning it is and why nothing here can mend it.
 ALLOWED_WARNINGS = [
@@ -50,8 +49,6 @@ def root() -> Path:
 
 
 @pytest.fixture(scope="session")
-def shared() -> Path:
-    """The folder of real files and golden values beside the repository; skips where absent."""
-    if not SHARED.is_dir():
-        pytest.skip("the folder ../shared with real files is not here")
-    return SHARED
+def assets() -> Path:
+    """Golden values and odd files, see its README."""
+    return ROOT / "tests" / "assets"

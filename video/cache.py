@@ -34,7 +34,8 @@ from torch import Tensor
 
 from training.files import atomic_folder
 from video.clips import pad_last
-from video.io import VideoError, read_frames
+from video.decoding.container import VideoError, damaged_allowed
+from video.io import READING, read_frames
 from video.lists import VideoItem
 from video.seek import count_frames, read_window
 
@@ -221,7 +222,8 @@ class VideoFiles(Store):
 
 
 def _fingerprint(items: Sequence[VideoItem], size: int, max_frames: int | None) -> str:
-    digest = hashlib.sha256(f"{VERSION} {size} {max_frames}".encode())
+    classes = items[0].classes if items else ()
+    digest = hashlib.sha256(f"{VERSION} {READING} {size} {max_frames} {classes}".encode())
     for item in items:
         stat = item.path.stat() if item.path.is_file() else None
         mark = f"{item.id} {item.label} {stat and (stat.st_size, stat.st_mtime_ns)}\n"
@@ -270,7 +272,7 @@ def _each(
         if isinstance(result, VideoError):
             damaged.append(item.id)
             log.warning("skipped %s", result)
-            if len(damaged) > max_damaged * len(items):
+            if len(damaged) > damaged_allowed(max_damaged, len(items)):
                 raise VideoError(
                     f"{len(damaged)} of {len(items)} videos are damaged or missing, more than "
                     f"max_damaged {max_damaged:g} allows: {', '.join(damaged[:3])} …"
@@ -284,13 +286,12 @@ def _each(
         raise VideoError("no readable video in the list")
     if damaged:
         log.warning("%d of %d videos are damaged and left out", len(damaged), len(items))
-    names = {item.label: item.class_name for item in items if item.label >= 0}
     return {
         "version": VERSION,
         "lengths": lengths,
         "labels": [item.label for item in kept],
         "ids": [item.id for item in kept],
-        "class_names": [names[label] for label in sorted(names)],
+        "class_names": list(items[0].classes),
         "damaged": damaged,
     }
 

@@ -55,7 +55,8 @@ class SourceConfig(Settings):
         path = self.train_csv if split == "train" else self.test_csv
         if path is None:
             raise VideoError(f"{self.root}: a kinetics source needs {split}_csv")
-        return read_kinetics_csv(path, self.root)
+        others = [p for p in (self.train_csv, self.test_csv) if p is not None and p != path]
+        return read_kinetics_csv(path, self.root, others)
 
 
 class DataConfig(Settings):

@@ -1,18 +1,20 @@
 """Video files to frames and back.
 
-Decoding is PyAV's: anything FFmpeg reads, in presentation order, turned upright. Frames are uint8
-(F, H, W, 3) RGB. Damage is never silent: it raises `VideoError`, or, where the caller allows it,
-ends the video at the damage.
+Decoding is PyAV's (animated WebP: Pillow's), in presentation order; `video.decoding.picture` says
+how a frame becomes a picture. Frames are uint8 (F, H, W, 3) RGB. Damage is never silent: a file
+that has lost frames raises `VideoError`, or is read as far as it can be and its losses told to the
+caller.
 
 Shape letters: F frames, H W pixels.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+import math
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from fractions import Fraction
-from itertools import chain, groupby
+from itertools import chain, groupby, pairwise
 from pathlib import Path
 
 import av
@@ -24,67 +26,38 @@ import torch
 from av.video.stream import VideoStream
 from torch import Tensor
 
-from training.errors import EvatokError
 from training.files import atomic_file
 from video.clips import resize_crop
+from video.decoding.container import (
+    GROUPS,
+    Damage,
+    Survey,
+    VideoError,
+    frame_rate,
+    open_video,
+    pixel_shape,
+    survey,
+)
+from video.decoding.picture import progressive, to_picture
+from video.decoding.stills import is_animation, iter_animation, survey_animation
 
-SUFFIXES = (".mp4", ".avi", ".mov", ".mkv", ".webm", ".gif", ".m4v", ".mpg", ".mpeg")
-GROUPS = "closed groups of frames: "  # then their size: how files for random access are marked
+READING = 2  # changes when a file gives other pixels than before: part of what caches go by
 CHUNK = 32  # frames resized together: bounds the memory of large videos
-
-
-class VideoError(EvatokError):
-    """A file that cannot be read (or written) as video; the message names it and says why."""
+WITH_ALPHA = {"vp8": "libvpx", "vp9": "libvpx-vp9"}  # decoders
+TICKS = 90_000  # a second, of times that are written
+OnDamage = Callable[[Damage], None]
 
 
 @dataclass(frozen=True)
 class VideoInfo:
-    """What a file says of itself, after rotation."""
+    """What a file says of itself, its picture upright and of square pixels."""
 
     path: Path
     width: int
     height: int
-    fps: float
+    fps: float  # the mean where frames come at uneven times
     num_frames: int | None  # None where the container does not tell
     rotation: int  # degrees that the picture was turned by, a multiple of 90
-
-
-def open_video(path: Path) -> tuple[av.container.InputContainer, VideoStream]:
-    """A file and its first video stream.
-
-    Raises:
-        VideoError: not a readable video.
-    """
-    if path.is_dir():
-        raise VideoError(f"{path}: is a folder, not a video: give the files in it")
-    if path.exists() and not path.is_file():
-        raise VideoError(f"{path}: is a pipe or a device: copy it to a file first")
-    if not path.is_file():
-        raise VideoError(f"{path}: no such file")
-    if path.stat().st_size == 0:
-        raise VideoError(f"{path}: the file is empty")
-    try:
-        container = av.open(str(path))
-    except av.error.FFmpegError as error:
-        raise VideoError(f"{path}: not readable as video ({error.strerror})") from error
-    if not container.streams.video:
-        container.close()
-        raise VideoError(f"{path}: has no video stream")
-    stream = container.streams.video[0]
-    stream.thread_type = "AUTO"
-    return container, stream
-
-
-def group_size(container: av.container.InputContainer) -> int | None:
-    """Frames between key frames of a file that was written for random access; None of others."""
-    start, mark, size = container.metadata.get("comment", "").partition(GROUPS)
-    return int(size) if mark and not start and size.isdigit() else None
-
-
-def upright(frame: av.VideoFrame) -> np.ndarray:
-    """One frame as (H, W, 3) uint8 RGB, turned as its metadata asks."""
-    picture = frame.to_ndarray(format="rgb24")
-    return np.rot90(picture, round(frame.rotation / 90) % 4)
 
 
 def probe(path: Path | str) -> VideoInfo:
@@ -94,55 +67,172 @@ def probe(path: Path | str) -> VideoInfo:
         VideoError: not a readable video.
     """
     path = Path(path)
+    if is_animation(path):
+        seen, picture = survey_animation(path), next(iter_animation(path))[1]
+        return VideoInfo(path, picture.shape[1], picture.shape[0], seen.mean_rate, seen.packets, 0)
     container, stream = open_video(path)
     with container:
+        shape = pixel_shape(path, stream)
         try:
             frame = next(container.decode(stream), None)
         except av.error.FFmpegError as error:
             raise VideoError(f"{path}: the first frame is damaged ({error.strerror})") from error
         if frame is None:
             raise VideoError(f"{path}: has no frames")
-        height, width = upright(frame).shape[:2]
-        rate = stream.average_rate or stream.base_rate or Fraction(25)
-        return VideoInfo(
-            path, width, height, float(rate), stream.frames or None, int(frame.rotation) % 360
-        )
+        height, width = to_picture(frame, shape).shape[:2]
+        rate, count = frame_rate(stream), stream.frames or None
+        return VideoInfo(path, width, height, float(rate), count, int(frame.rotation) % 360)
 
 
-def iter_frames(path: Path | str, allow_damaged: bool = False) -> Iterator[np.ndarray]:
+def frame_times(path: Path | str) -> Survey:
+    """The times of a file's frames, without decoding them.
+
+    Raises:
+        VideoError: not a readable video.
+    """
+    path = Path(path)
+    return survey_animation(path) if is_animation(path) else survey(path)
+
+
+def iter_frames(path: Path | str, on_damage: OnDamage | None = None) -> Iterator[np.ndarray]:
     """Frames (H, W, 3) uint8 RGB one by one, in presentation order.
 
     Args:
         path: a video file.
-        allow_damaged: end at the damage instead of raising.
+        on_damage: told what a damaged file has lost, after its last frame; every frame that can be
+            decoded is given. Without it a damaged file raises.
 
     Raises:
-        VideoError: not a video, no frame at all, or damaged on the way.
+        VideoError: not a video, no frame at all, or damaged: as far as its packets tell before the
+            first frame, else where a frame cannot be decoded.
     """
-    for _, picture in iter_timed(path, allow_damaged):
+    for _, picture in iter_timed(path, on_damage):
         yield picture
 
 
 def iter_timed(
-    path: Path | str, allow_damaged: bool = False
+    path: Path | str, on_damage: OnDamage | None = None
 ) -> Iterator[tuple[Fraction, np.ndarray]]:
     """As `iter_frames`, each with its time in seconds; where none is told, at the mean rate."""
     path = Path(path)
+    if is_animation(path):
+        yield from iter_animation(path)
+        return
+    seen = survey(path)
+    if seen.reason and on_damage is None:
+        raise VideoError(f"{path}: {_damage(path, seen)}")
+    errors, count = _Errors(), 0
     container, stream = open_video(path)
-    count = 0
-    rate = stream.average_rate or stream.base_rate or Fraction(25)
     with container:
-        try:
-            for frame in container.decode(stream):
-                pts, unit = frame.pts, frame.time_base
-                time = count / rate if pts is None or unit is None else pts * unit
-                count += 1
-                yield time, upright(frame)
-        except (av.error.FFmpegError, ValueError) as error:
-            if count == 0 or not allow_damaged:
-                raise VideoError(f"{path}: damaged after {count} frames ({error})") from error
+        shape, rate = pixel_shape(path, stream), frame_rate(stream)
+        frames = progressive(_decoded(container, stream, errors, on_damage is not None), stream)
+        for frame in frames:
+            if errors.reason and on_damage is None:
+                break
+            pts, unit = frame.pts, frame.time_base
+            time = count / rate if pts is None or unit is None else pts * unit
+            count += 1
+            yield Fraction(time), to_picture(frame, shape)
+    if (errors.reason or seen.reason) and count:
+        if on_damage is None:
+            raise VideoError(f"{path}: {_damage(path, seen)}")
+        on_damage(_of(seen, count, errors))
     if count == 0:
-        raise VideoError(f"{path}: has no frames")
+        raise VideoError(f"{path}: has no frames{errors.reason and f' ({errors.reason})'}")
+
+
+@dataclass
+class _Errors:
+    """What a decoder could not do."""
+
+    packets: int = 0
+    patched: int = 0  # frames that the decoder filled up
+    broken: str = ""  # why the container could not be read on
+
+    @property
+    def reason(self) -> str:
+        parts = [
+            f"{self.packets} could not be decoded" if self.packets else "",
+            f"{self.patched} only in part" if self.patched else "",
+            self.broken,
+        ]
+        return ", ".join(part for part in parts if part)
+
+
+def _decoded(
+    container: av.container.InputContainer, stream: VideoStream, errors: _Errors, one_by_one: bool
+) -> Iterator[av.VideoFrame]:
+    """Every frame that can be decoded; what cannot be is counted.
+
+    Args:
+        container: open.
+        stream: its video.
+        errors: is filled.
+        one_by_one: decode with one thread: with more a damaged file loses more frames, and not
+            always the same.
+    """
+    decoder: av.VideoCodecContext = stream.codec_context
+    if stream.metadata.get("alpha_mode") == "1" and decoder.name in WITH_ALPHA:
+        # FFmpeg's own decoders leave alpha out.
+        with_alpha = av.CodecContext.create(WITH_ALPHA[decoder.name], "r")
+        assert isinstance(with_alpha, av.VideoCodecContext)
+        decoder = with_alpha
+    if one_by_one:
+        stream.thread_type = "NONE"
+        decoder.thread_count = 1
+    packets = container.demux(stream)
+    while True:
+        try:
+            packet = next(packets)
+        except StopIteration:
+            return
+        except (av.error.FFmpegError, ValueError) as error:
+            errors.broken = f"the container breaks off: {error}"
+            packet = None
+        is_last = packet is None or (packet.size == 0 and packet.dts is None)
+        try:
+            frames = decoder.decode(None if is_last else packet)
+        except EOFError:
+            return
+        except (av.error.FFmpegError, ValueError):
+            errors.packets += 1
+            continue
+        for frame in frames:
+            assert isinstance(frame, av.VideoFrame)
+            errors.patched += frame.is_corrupt
+            if frame.time_base is None and stream.time_base is not None:
+                frame.time_base = stream.time_base
+            yield frame
+        if is_last:
+            return
+
+
+def _of(seen: Survey, decoded: int, errors: _Errors) -> Damage:
+    reason = ", ".join(part for part in (seen.reason, errors.reason) if part)
+    return Damage(decoded, max(seen.packets + seen.missing, decoded), reason)
+
+
+def _damage(path: Path, seen: Survey) -> Damage:
+    """What a damaged file has lost: decodes all of it."""
+    errors = _Errors()
+    container, stream = open_video(path)
+    with container:
+        decoded = sum(1 for _ in _decoded(container, stream, errors, True))
+    return _of(seen, decoded, errors)
+
+
+def damage_of(path: Path | str) -> Damage | None:
+    """What a file has lost, after decoding all of it; None of a whole one.
+
+    Raises:
+        VideoError: not a readable video.
+    """
+    path = Path(path)
+    if is_animation(path):
+        survey_animation(path)
+        return None
+    damage = _damage(path, survey(path))
+    return damage if damage.reason else None
 
 
 def read_frames(
@@ -150,7 +240,7 @@ def read_frames(
     start: int = 0,
     count: int | None = None,
     size: int | None = None,
-    allow_damaged: bool = False,
+    on_damage: OnDamage | None = None,
 ) -> Tensor:
     """Frames of a video.
 
@@ -159,7 +249,7 @@ def read_frames(
         start: first frame wanted.
         count: how many at most; all the rest if None.
         size: resize the short side to this and crop the centre, while reading.
-        allow_damaged: see `iter_frames`.
+        on_damage: see `iter_frames`; not told of damage behind the frames wanted.
 
     Returns:
         (F, H, W, 3) uint8 RGB; F ≥ 1.
@@ -179,7 +269,7 @@ def read_frames(
                     raise VideoError(f"{path}: changes its size on the way; read it with a size")
             chunk.clear()
 
-    for number, picture in enumerate(iter_frames(path, allow_damaged)):
+    for number, picture in enumerate(iter_frames(path, on_damage)):
         if number < start:
             continue
         if count is not None and number >= start + count:
@@ -200,6 +290,7 @@ def write_video(
     crf: int = 18,
     keyframe_every: int | None = None,
     preset: str = "medium",
+    times: Iterable[Fraction] | None = None,
 ) -> None:
     """Write frames as H.264 mp4 (plays everywhere) or GIF, by suffix; the same bytes every time.
 
@@ -214,9 +305,11 @@ def write_video(
         crf: quality of H.264, 0 (lossless) to 51.
         keyframe_every: exactly one key frame in so many, for random access; None = x264's choice.
         preset: of x264: how long it looks for a smaller file.
+        times: of each frame in seconds, growing; without them frames come at `fps`. One is taken
+            after each frame, so they may become known with the frames.
 
     Raises:
-        VideoError: wrong shape or type of frames, or an unknown suffix.
+        VideoError: wrong shape or type of frames, an unknown suffix, or a rate that is none.
     """
     path = Path(path)
     if isinstance(frames, Tensor):
@@ -225,6 +318,7 @@ def write_video(
         raise VideoError(f"{path}: frames {frames.shape} are not (F, H, W, 3)")
     if path.suffix.lower() not in (".mp4", ".avi", ".mov", ".mkv", ".gif"):
         raise VideoError(f"{path}: write .mp4, .avi, .mov, .mkv or .gif")
+    rate = exact_rate(fps)
     pictures = _checked(path, frames)
     first = next(pictures, None)  # before anything is made on disk
     if first is None:
@@ -232,13 +326,35 @@ def write_video(
     pictures = chain([first], pictures)
     with atomic_file(path) as partial:
         if path.suffix.lower() == ".gif":
-            iio.imwrite(partial, np.stack(list(pictures)), duration=1000 / fps, loop=0)
+            still = list(pictures)
+            lengths = 1000 / fps if times is None else _lengths(list(times), len(still), fps)
+            iio.imwrite(partial, np.stack(still), duration=lengths, loop=0)
         else:
             options = {"crf": str(crf), "preset": preset}
             if keyframe_every is not None:
                 every = str(keyframe_every)
                 options |= {"g": every, "keyint_min": every, "sc_threshold": "0"}
-            _write_h264(partial, pictures, first.shape[0], first.shape[1], fps, options)
+            _write_h264(partial, pictures, first.shape[0], first.shape[1], rate, options, times)
+
+
+def exact_rate(fps: float) -> Fraction:
+    """Frames a second as a fraction, also where a frame stands for minutes.
+
+    Raises:
+        VideoError: not a finite number above 0.
+    """
+    if not (math.isfinite(fps) and fps > 0):
+        raise VideoError(f"{fps:g} frames a second: give a finite number above 0")
+    if fps < 1:
+        return 1 / Fraction(1 / fps).limit_denominator(1001)
+    return Fraction(fps).limit_denominator(1001)
+
+
+def _lengths(times: list[Fraction], count: int, fps: float) -> list[float]:
+    """Milliseconds of each of some frames; the last takes as long as one at the mean rate."""
+    times = times[:count]
+    gaps = [float(1000 * (after - before)) for before, after in pairwise(times)]
+    return [*gaps, 1000 / fps]
 
 
 def _checked(path: Path, pictures: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
@@ -255,25 +371,38 @@ def _checked(path: Path, pictures: Iterable[np.ndarray]) -> Iterator[np.ndarray]
         yield picture
 
 
+# The same bytes every time: x264's macroblock tree reads memory that nobody has written.
+REPEATABLE = {"mbtree": "0", "flags": "+bitexact"}
+
+
 def _write_h264(
     path: Path,
     pictures: Iterable[np.ndarray],
     height: int,
     width: int,
-    fps: float,
+    rate: Fraction,
     options: dict[str, str],
+    times: Iterable[Fraction] | None,
 ) -> None:
     margin = ((0, height % 2), (0, width % 2), (0, 0))
+    moments = None if times is None else iter(times)
+    start: Fraction | None = None
     with av.open(str(path), "w", container_options={"fflags": "+bitexact"}) as container:
         if "g" in options:
             container.metadata["comment"] = GROUPS + options["g"]
-        stream = container.add_stream("libx264", rate=Fraction(fps).limit_denominator(1001))
+        stream = container.add_stream("libx264", rate=rate)
         stream.height, stream.width = height + height % 2, width + width % 2
         stream.pix_fmt = "yuv420p"
         stream.codec_context.thread_count = 1  # more threads change the bytes
-        # x264's macroblock tree reads memory that nobody has written: other bytes now and then
-        stream.options = {**options, "mbtree": "0", "flags": "+bitexact"}
+        stream.options = {**options, **REPEATABLE}
+        if moments is not None:
+            stream.codec_context.time_base = Fraction(1, TICKS)
         for picture in pictures:
             even = np.ascontiguousarray(np.pad(picture, margin, mode="edge"))
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(even, format="rgb24")))
+            frame = av.VideoFrame.from_ndarray(even, format="rgb24")
+            if moments is not None:
+                time = next(moments)
+                start = time if start is None else start
+                frame.pts, frame.time_base = round((time - start) * TICKS), Fraction(1, TICKS)
+            container.mux(stream.encode(frame))
         container.mux(stream.encode())

@@ -1,13 +1,21 @@
-"""Lists of videos: the formats of UCF-101 and Kinetics, and plain folders."""
+"""Lists of videos: the formats of UCF-101 and Kinetics, and plain folders.
+
+Lists are UTF-8, with or without a byte order mark. What cannot be read is named with its file, line
+and column.
+"""
 
 from __future__ import annotations
 
 import csv
-from dataclasses import dataclass
+import io
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from video.io import SUFFIXES, VideoError
+from video.decoding.container import VideoError
+from video.folder import SUFFIXES, videos_under
 
 Split = Literal["train", "test"]
 
@@ -18,15 +26,75 @@ class VideoItem:
 
     Attributes:
         path: of the file; it may be missing.
-        label: index among the list's class names, −1 without classes.
-        class_name: "" without classes.
+        label: index among `classes`, −1 without classes.
+        classes: the names of the data set's classes, of all its lists; () without classes.
         id: unique in its list, stable across machines.
     """
 
     path: Path
     label: int
-    class_name: str
+    classes: tuple[str, ...] = field(repr=False)
     id: str
+
+    @property
+    def class_name(self) -> str:
+        """Its class, "" without classes."""
+        return self.classes[self.label] if self.label >= 0 else ""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One row of a csv.
+
+    Attributes:
+        path: of the file.
+        line: on which the row ends.
+        cells: by column.
+    """
+
+    path: Path
+    line: int
+    cells: dict[str, str]
+
+    def text(self, column: str) -> str:
+        """A cell that must hold something.
+
+        Raises:
+            VideoError: it is empty.
+        """
+        if not self.cells[column].strip():
+            raise self.wrong(column, "is empty")
+        return self.cells[column]
+
+    def seconds(self, column: str) -> int:
+        """A time in whole seconds, as file names have it.
+
+        Raises:
+            VideoError: no time.
+        """
+        text = self.text(column)
+        try:
+            value = float(text)
+        except ValueError:
+            value = math.nan
+        if not 0 <= value < 1e6:
+            raise self.wrong(column, f"is no time in seconds: {text!r}")
+        return int(value)
+
+    def number(self, column: str) -> int:
+        """A whole number from 0 on.
+
+        Raises:
+            VideoError: none.
+        """
+        text = self.text(column).strip()
+        if not (text.isascii() and text.isdigit()):
+            raise self.wrong(column, f"is no whole number: {text!r}")
+        return int(text)
+
+    def wrong(self, column: str, what: str) -> VideoError:
+        """The error to raise for a cell."""
+        return VideoError(f"{self.path}, line {self.line}: column {column} {what}")
 
 
 def read_list(path: Path) -> str:
@@ -36,20 +104,38 @@ def read_list(path: Path) -> str:
         VideoError: it is not readable, or no text.
     """
     try:
-        return path.read_text(encoding="utf-8")
+        return path.read_bytes().decode("utf-8-sig")  # spreadsheets write a byte order mark
     except OSError as error:
         raise VideoError(f"{path}: list not readable ({error.strerror})") from error
     except UnicodeDecodeError as error:
         raise VideoError(f"{path}: list is not text ({error.reason})") from error
 
 
-def videos_under(root: Path) -> list[Path]:
-    """All video files under a folder, sorted; hidden ones are those of an unfinished download."""
-    return sorted(
-        path
-        for path in root.rglob("*")
-        if path.suffix.lower() in SUFFIXES and path.is_file() and not path.name.startswith(".")
-    )
+def read_table(path: Path) -> list[Row]:
+    """The rows of a csv, without empty ones; a quoted cell may hold line breaks.
+
+    Raises:
+        VideoError: it is not readable, no csv, or a row has more or fewer cells than the first.
+    """
+    reader = csv.reader(io.StringIO(read_list(path), newline=""), strict=True)
+    rows: list[Row] = []
+    columns: list[str] = []
+    try:
+        for cells in reader:
+            if not any(cell.strip() for cell in cells):
+                continue
+            if not columns:
+                columns = [cell.strip() for cell in cells]
+                continue
+            if len(cells) != len(columns):
+                raise VideoError(
+                    f"{path}, line {reader.line_num}: {len(cells)} cells, but the first row names "
+                    f"{len(columns)} columns: {','.join(columns)}"
+                )
+            rows.append(Row(path, reader.line_num, dict(zip(columns, cells, strict=True))))
+    except csv.Error as error:
+        raise VideoError(f"{path}, line {reader.line_num}: {error}") from error
+    return rows
 
 
 def _lines(path: Path) -> list[str]:
@@ -84,45 +170,100 @@ def read_ucf101(root: Path | str, split: Split = "train", fold: int = 1) -> list
     used = {name.split("/")[0] for names in entries.values() for name in names}
     if not used <= known:
         raise VideoError(f"{folder}: classes {sorted(used - known)[:3]} are not in classInd.txt")
-    names = sorted(used)
+    names = tuple(sorted(used))
     index = {name: label for label, name in enumerate(names)}
     items = []
     for entry in entries[split]:
         name = entry.split("/")[0]
-        items.append(VideoItem(root / entry, index[name], name, entry))
+        items.append(VideoItem(root / entry, index[name], names, entry))
     return items
 
 
-def read_kinetics_csv(path: Path | str, root: Path | str) -> list[VideoItem]:
+def read_kinetics_csv(
+    path: Path | str, root: Path | str, others: Sequence[Path | str] = ()
+) -> list[VideoItem]:
     """Videos of a Kinetics list.
 
     Two formats: `id,path,action,label` (paths as they stand below `root`), and the official
     `label,youtube_id,time_start,time_end,split` (files `<id>_<start>_<end>.mp4`, six digits each,
-    in `root` or in a folder of the class).
+    in `root` or in a folder of the class). Labels are those of the column `label` of the first
+    format; without them they count the sorted classes of all lists.
+
+    Args:
+        path: the list.
+        root: of the files.
+        others: the data set's other lists: classes belong to the set, not to one list of it.
 
     Raises:
-        VideoError: no such list, or columns of neither format.
+        VideoError: no such list, columns of neither format, a cell that cannot be read, or lists
+            that disagree about a label.
     """
-    path, root = Path(path), Path(root)
-    rows = list(csv.DictReader(_lines(path)))
-    columns = set(rows[0]) if rows else set()
+    root = Path(root)
+    entries = list(_kinetics(Path(path), root))
+    known = [*entries, *(e for other in others for e in _kinetics(Path(other), root))]
+    classes = _classes(known)
+    index = {name: label for label, name in enumerate(classes)}
+    return [VideoItem(root / e.file, index[e.name], classes, e.file) for e in entries]
+
+
+@dataclass(frozen=True)
+class _Entry:
+    row: Row
+    name: str
+    file: str
+    label: int | None
+
+
+def _kinetics(path: Path, root: Path) -> Iterator[_Entry]:
+    rows = read_table(path)
+    columns = set(rows[0].cells) if rows else set()
     if {"path", "action"} <= columns:
-        pairs = [(row["action"], row["path"]) for row in rows]
-    elif {"label", "youtube_id", "time_start", "time_end"} <= columns:
-        pairs = []
         for row in rows:
-            span = f"{int(row['time_start']):06d}_{int(row['time_end']):06d}"
-            name = f"{row['youtube_id']}_{span}.mp4"
-            inside = Path(row["label"]) / name
-            pairs.append((row["label"], str(inside if (root / inside).exists() else name)))
+            label = row.number("label") if "label" in columns else None
+            yield _Entry(row, row.text("action"), row.text("path"), label)
+    elif {"label", "youtube_id", "time_start", "time_end"} <= columns:
+        for row in rows:
+            name, file = row.text("label"), kinetics_file(row)
+            inside = Path(name) / file
+            yield _Entry(row, name, str(inside if (root / inside).exists() else file), None)
+    elif not rows:
+        raise VideoError(f"{path}: the list has no rows")
     else:
         raise VideoError(
             f"{path}: columns {sorted(columns)} are neither id,path,action,label nor "
             "label,youtube_id,time_start,time_end"
         )
-    names = sorted({name for name, _ in pairs})
-    index = {name: label for label, name in enumerate(names)}
-    return [VideoItem(root / file, index[name], name, file) for name, file in pairs]
+
+
+def kinetics_file(row: Row) -> str:
+    """The name under which Kinetics files are kept.
+
+    Raises:
+        VideoError: a cell of the row cannot be read.
+    """
+    start, end = row.seconds("time_start"), row.seconds("time_end")
+    return f"{row.text('youtube_id')}_{start:06d}_{end:06d}.mp4"
+
+
+def _classes(entries: Sequence[_Entry]) -> tuple[str, ...]:
+    """Names by label; a label that no list uses keeps its place."""
+    if not entries or any(entry.label is None for entry in entries):
+        return tuple(sorted({entry.name for entry in entries}))
+    names: dict[int, str] = {}
+    labels: dict[str, int] = {}
+    for entry in entries:
+        assert entry.label is not None
+        name = names.setdefault(entry.label, entry.name)
+        label = labels.setdefault(entry.name, entry.label)
+        if name != entry.name:
+            raise entry.row.wrong("label", f"{entry.label} is {entry.name!r}, elsewhere {name!r}")
+        if label != entry.label:
+            raise entry.row.wrong("label", f"of {name!r} is {entry.label}, elsewhere {label}")
+    most = max(10_000, 10 * len(names))
+    if max(names) >= most:
+        entry = max(entries, key=lambda e: e.label or 0)
+        raise entry.row.wrong("label", f"{entry.label} is beyond {most}, for {len(names)} classes")
+    return tuple(names.get(label, f"label {label}") for label in range(max(names) + 1))
 
 
 def read_folder(root: Path | str) -> list[VideoItem]:
@@ -135,7 +276,6 @@ def read_folder(root: Path | str) -> list[VideoItem]:
     if not root.is_dir():
         raise VideoError(f"{root}: no such folder")
     paths = videos_under(root)
-    paths = [p for p in paths if not p.name.startswith(".")]
     if not paths:
         raise VideoError(f"{root}: no videos ({', '.join(SUFFIXES)}) in this folder")
-    return [VideoItem(p, -1, "", p.relative_to(root).as_posix()) for p in paths]
+    return [VideoItem(p, -1, (), p.relative_to(root).as_posix()) for p in paths]

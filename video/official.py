@@ -12,7 +12,6 @@ years, so that its counts are told and nothing insists on them.
 
 from __future__ import annotations
 
-import csv
 import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -20,8 +19,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from video.io import VideoError
-from video.lists import read_list, videos_under
+from video.decoding.container import VideoError
+from video.folder import videos_under
+from video.lists import Row, kinetics_file, read_list, read_table
 
 UCF_COUNTS = {"train": 9537, "test": 3783}
 UCF_CLASSES = 101
@@ -175,7 +175,7 @@ def survey_kinetics(root: Path) -> Survey:
     Raises:
         VideoError: no list, or columns of neither format.
     """
-    tables = _tables(root, ("youtube_id", "path"))
+    tables = _tables(root, (("youtube_id", "label", "time_start", "time_end"), ("path", "action")))
     if not tables:
         raise VideoError(
             f"{root}: no list: put train.csv and val.csv (label,youtube_id,time_start,time_end,"
@@ -189,11 +189,10 @@ def survey_kinetics(root: Path) -> Survey:
     for table, rows in tables:
         for row in rows:
             split = _split_of(table, row)
-            if "youtube_id" in row:
-                span = f"{int(float(row['time_start'])):06d}_{int(float(row['time_end'])):06d}"
-                name, action = f"{row['youtube_id']}_{span}.mp4", row["label"]
+            if "youtube_id" in row.cells:
+                name, action = kinetics_file(row), row.text("label")
             else:
-                name, action = Path(row["path"]).name, row["action"]
+                name, action = Path(row.text("path")).name, row.text("action")
             places = by_name.get(name, [])
             inside = [place for place in places if split in place.split("/")[0]]
             file = (inside or places or [f"{split}/{name}"])[0]
@@ -212,7 +211,7 @@ def survey_webvid(root: Path) -> Survey:
     Raises:
         VideoError: no list.
     """
-    tables = _tables(root, ("videoid",))
+    tables = _tables(root, (("videoid", "name"),))
     if not tables:
         raise VideoError(
             f"{root}: no list: put a csv with videoid,name here, such as results_2M_val.csv"
@@ -222,10 +221,10 @@ def survey_webvid(root: Path) -> Survey:
     entries = []
     for table, rows in tables:
         for row in rows:
-            number = row["videoid"]
-            expected = "/".join(part for part in (row.get("page_dir"), f"{number}.mp4") if part)
+            number, page = row.text("videoid"), row.cells.get("page_dir", "")
+            expected = "/".join(part for part in (page, f"{number}.mp4") if part)
             split = "val" if "val" in table.stem.lower() else "train"
-            entries.append(Entry(by_stem.get(number, expected), row.get("name", ""), split, number))
+            entries.append(Entry(by_stem.get(number, expected), row.cells["name"], split, number))
     return _compared(Survey("webvid", root, entries), there)
 
 
@@ -254,19 +253,29 @@ def _videos(root: Path) -> list[str]:
     return [path.relative_to(root).as_posix() for path in videos_under(root)]
 
 
-def _tables(root: Path, columns: Iterable[str]) -> list[tuple[Path, list[dict[str, str]]]]:
-    """The csv files that have one of these columns."""
+def _tables(root: Path, layouts: Iterable[Sequence[str]]) -> list[tuple[Path, list[Row]]]:
+    """The csv files of some layouts, each told by its first column.
+
+    Raises:
+        VideoError: a file has the first column of a layout, but not the others.
+    """
     out = []
     for folder in (root, root / "annotations"):
-        for path in sorted(folder.glob("*.csv")):
-            rows = list(csv.DictReader(read_list(path).splitlines()))
-            if rows and set(columns) & set(rows[0]):
-                out.append((path, rows))
+        for path in sorted(folder.glob("[!.]*.csv")):
+            rows = read_table(path)
+            columns = set(rows[0].cells) if rows else set()
+            layout = next((layout for layout in layouts if layout[0] in columns), None)
+            if layout is None:
+                continue
+            missing = [column for column in layout if column not in columns]
+            if missing:
+                raise VideoError(f"{path}: has no column {missing[0]}, only {','.join(columns)}")
+            out.append((path, rows))
     return out
 
 
-def _split_of(table: Path, row: dict[str, str]) -> str:
-    told = row.get("split", "")
+def _split_of(table: Path, row: Row) -> str:
+    told = row.cells.get("split", "").strip()
     if told in SPLITS:
         return SPLITS[told]
     found = next((split for word, split in SPLITS.items() if word in table.stem.lower()), None)

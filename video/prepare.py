@@ -25,13 +25,18 @@ from pydantic import TypeAdapter, ValidationError
 
 from training.files import naming, write_text
 from video.clips import covering, resize
-from video.io import VideoError, iter_timed, probe, write_video
+from video.decoding.container import VideoError, damaged_allowed
+from video.io import exact_rate, frame_times, iter_timed, probe, write_video
 from video.seek import count_frames
 
 log = logging.getLogger(__name__)
 
 JOURNAL = "prepared.jsonl"
 CHUNK = 32  # frames resized together
+PRESETS = (
+    "ultrafast", "superfast", "veryfast", "faster", "fast", "medium", "slow", "slower", "veryslow",
+    "placebo",
+)  # fmt: skip
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -46,7 +51,11 @@ class Recipe:
         keyframe_every: frames from one key frame to the next.
         crf: quality of H.264, 0 (lossless) to 51.
         preset: of x264.
-        fps: frames a second, by nearest time; None = as they are.
+        fps: frames a second, by nearest time; None = as they are, or of a file whose frames come
+            at uneven times its mean rate.
+
+    Raises:
+        VideoError: a value that nothing can be written with.
     """
 
     size: int = 128
@@ -54,6 +63,12 @@ class Recipe:
     crf: int = 18
     preset: str = "medium"
     fps: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.fps is not None:
+            exact_rate(self.fps)
+        if self.preset not in PRESETS:
+            raise VideoError(f"preset {self.preset!r} is none of x264's: {', '.join(PRESETS)}")
 
 
 @dataclass(frozen=True)
@@ -75,7 +90,7 @@ def resampled(frames: Iterable[tuple[Fraction, np.ndarray]], fps: float) -> Iter
         frames: (time in seconds, picture), in order of time.
         fps: frames a second that come out, up to the time of the last frame.
     """
-    step = 1 / Fraction(fps).limit_denominator(1001)
+    step = 1 / exact_rate(fps)
     start: Fraction | None = None
     before: tuple[Fraction, np.ndarray] | None = None
     number = 0
@@ -98,17 +113,17 @@ def rewrite(source: Path, target: Path, recipe: Recipe) -> int:
         VideoError: the source is damaged, anywhere.
     """
     info = probe(source)
+    # Copies are of one rate: a window of frames is found by its time.
+    timing = frame_times(source)
+    is_even = recipe.fps is None and timing.is_even
+    rate = recipe.fps or (info.fps if is_even else timing.mean_rate)
     height, width = covering(info.height, info.width, recipe.size)
     written = 0
 
     def pictures() -> Iterator[np.ndarray]:
         nonlocal written
         timed = iter_timed(source)
-        plain = (
-            (picture for _, picture in timed)
-            if recipe.fps is None
-            else resampled(timed, recipe.fps)
-        )
+        plain = (picture for _, picture in timed) if is_even else resampled(timed, rate)
         while chunk := list(islice(plain, CHUNK)):
             for _, run in groupby(chunk, key=np.shape):  # a file may change its size on the way
                 for frame in resize(torch.from_numpy(np.stack(list(run))), (height, width)).numpy():
@@ -117,7 +132,6 @@ def rewrite(source: Path, target: Path, recipe: Recipe) -> int:
                     # its centre crop where it was.
                     yield frame[: height // 2 * 2, : width // 2 * 2]
 
-    rate = info.fps if recipe.fps is None else recipe.fps
     write_video(target, pictures(), rate, recipe.crf, recipe.keyframe_every, recipe.preset)
     found = count_frames(target)
     if found != written:
@@ -148,7 +162,7 @@ def prepare(
         root: of the originals.
         output: folder of the copies, of its journal.
         recipe: the same for all of a folder.
-        max_damaged: share of damaged files above which to stop.
+        max_damaged: share of damaged files above which to stop; see `damaged_allowed`.
         workers: processes; no change to the bytes.
         progress: called with files done and their number.
 
@@ -184,7 +198,7 @@ def prepare(
             log.write(json.dumps(asdict(done)) + "\n")
             log.flush()
             count, damaged = count + 1, damaged + bool(done.error)
-            if damaged > max_damaged * len(files):
+            if damaged > damaged_allowed(max_damaged, len(files)):
                 raise VideoError(
                     f"{damaged} of {len(files)} videos are damaged, more than max_damaged "
                     f"{max_damaged:g} allows; {journal} names them, the last: {done.error}"

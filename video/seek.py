@@ -17,7 +17,10 @@ import torch
 from torch import Tensor
 
 from video.clips import resize_crop
-from video.io import VideoError, group_size, open_video, read_frames, upright
+from video.decoding.container import VideoError, group_size, open_video
+from video.decoding.picture import to_picture
+from video.decoding.stills import is_animation
+from video.io import iter_frames, read_frames
 
 
 def count_frames(path: Path | str) -> int:
@@ -27,6 +30,8 @@ def count_frames(path: Path | str) -> int:
         VideoError: not a readable video.
     """
     path = Path(path)
+    if is_animation(path):
+        return sum(1 for _ in iter_frames(path))
     container, stream = open_video(path)
     with container:
         if group_size(container) is not None:
@@ -34,7 +39,7 @@ def count_frames(path: Path | str) -> int:
                 return sum(packet.size > 0 for packet in container.demux(stream))
             except (av.error.FFmpegError, ValueError) as error:
                 raise VideoError(f"{path}: damaged ({error})") from error
-    return len(read_frames(path, size=1))
+    return sum(1 for _ in iter_frames(path))
 
 
 def read_window(path: Path | str, start: int, count: int, size: int | None = None) -> Tensor:
@@ -47,6 +52,8 @@ def read_window(path: Path | str, start: int, count: int, size: int | None = Non
         VideoError: not a readable video, damaged before the window's end, or over before `start`.
     """
     path = Path(path)
+    if is_animation(path):
+        return read_frames(path, start, count, size)
     container, stream = open_video(path)
     with container:
         group = group_size(container)
@@ -61,7 +68,7 @@ def read_window(path: Path | str, start: int, count: int, size: int | None = Non
                 if frame.pts != round(number / rate / unit):
                     raise VideoError(f"{path}: frame {number} is not where it should be")
                 if number >= start:
-                    pictures.append(upright(frame))
+                    pictures.append(to_picture(frame))
                 number += 1
                 if len(pictures) == count:
                     break

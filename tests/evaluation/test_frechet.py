@@ -5,8 +5,6 @@ from __future__ import annotations
 import logging
 import math
 import random
-from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -17,7 +15,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from evaluation.frechet import FrechetDistance, StreamingMoments, frechet_distance
-from tests.evaluation.golden import load_golden
+from tests.evaluation.golden import checksum, features, load_golden
 
 CASES = (
     *("iso16", "corr32", "corr64", "full400", "uneq400", "decay400", "rankdef400", "rankdef256"),
@@ -27,12 +25,14 @@ CASES = (
 
 
 @pytest.fixture(scope="module")
-def golden(shared: Path) -> tuple[ModuleType, dict[str, dict[str, Any]]]:
-    return load_golden(shared)
+def golden() -> dict[str, dict[str, Any]]:
+    return load_golden()
 
 
-def test_golden_cases_are_all_here(golden: Any) -> None:
-    assert set(golden[1]) == set(CASES)
+def test_golden_cases_are_all_here(golden: dict[str, Any]) -> None:
+    assert set(golden) == set(CASES)
+    for case in golden.values():
+        assert checksum(*features(case)) == case["sha256"]
 
 
 def check(distance: float, truth: dict[str, Any], biased: bool) -> None:
@@ -48,31 +48,29 @@ def check(distance: float, truth: dict[str, Any], biased: bool) -> None:
 
 @pytest.mark.parametrize("biased", [True, False])
 @pytest.mark.parametrize("name", CASES)
-def test_golden(golden: Any, name: str, biased: bool) -> None:
-    x, y = golden[0].features(name)
-    check(frechet_distance(x, y, biased), golden[1][name], biased)
-    check(
-        frechet_distance(torch.from_numpy(y), torch.from_numpy(x), biased), golden[1][name], biased
-    )
+def test_golden(golden: dict[str, Any], name: str, biased: bool) -> None:
+    x, y = features(golden[name])
+    check(frechet_distance(x, y, biased), golden[name], biased)
+    check(frechet_distance(torch.from_numpy(y), torch.from_numpy(x), biased), golden[name], biased)
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_golden_streaming(golden: Any, name: str) -> None:
+def test_golden_streaming(golden: dict[str, Any], name: str) -> None:
     """Shards in random order, empty ones too, give what the whole gives."""
     rng = random.Random(name)
     sides = []
-    for features in golden[0].features(name):
-        shards = np.array_split(features, 5)
-        states = [StreamingMoments(features.shape[1]) for _ in range(3)]
+    for side in features(golden[name]):
+        shards = np.array_split(side, 5)
+        states = [StreamingMoments(side.shape[1]) for _ in range(3)]
         for shard in rng.sample(shards, len(shards)):
             rng.choice(states).update(shard)
         rng.shuffle(states)
         for state in states[1:]:
             states[0].merge(state)
-        assert states[0].count == len(features)
+        assert states[0].count == len(side)
         sides.append(states[0])
     for biased in (True, False):
-        check(sides[0].distance(sides[1], biased), golden[1][name], biased)
+        check(sides[0].distance(sides[1], biased), golden[name], biased)
 
 
 def draw(seed: int, count: int, dim: int, offset: float = 0.0) -> Tensor:

@@ -15,7 +15,7 @@ from imageio.v3 import imwrite
 
 from evaluation.inputs import find_videos
 from evatok.errors import message_for_user
-from video.io import VideoError
+from video.decoding.container import VideoError
 
 
 def noise(*shape: int) -> np.ndarray:
@@ -72,7 +72,7 @@ def test_refusals(tmp_path: Path) -> None:
         find_videos(tmp_path / "notes.txt")
     (tmp_path / "frames").mkdir()
     (tmp_path / "frames" / "0.png").write_bytes(b"no picture")
-    with pytest.raises(VideoError, match=r"0\.png is no picture"):
+    with pytest.raises(VideoError, match=r"0\.png: no readable picture"):
         find_videos(tmp_path / "frames")[0].read(None, 8)
 
 

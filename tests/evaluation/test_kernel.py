@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -21,12 +20,12 @@ from evaluation.kernel import (
     kernel_distance_of_subsets,
 )
 from evaluation.metric import FeatureMetric
-from tests.evaluation.golden import load_golden
+from tests.evaluation.golden import features, load_golden
 
 
 @pytest.fixture(scope="module")
-def golden(shared: Path) -> tuple[Any, dict[str, dict[str, Any]]]:
-    return load_golden(shared)
+def golden() -> dict[str, dict[str, Any]]:
+    return load_golden()
 
 
 def gaussian(count: int, dim: int, seed: int, shift: float = 0.0) -> torch.Tensor:
@@ -34,9 +33,9 @@ def gaussian(count: int, dim: int, seed: int, shift: float = 0.0) -> torch.Tenso
     return torch.randn(count, dim, generator=generator) + shift
 
 
-def test_golden_kernel_distances(golden: Any) -> None:
-    for name, truth in golden[1].items():
-        x, y = golden[0].features(name)
+def test_golden_kernel_distances(golden: dict[str, Any]) -> None:
+    for name, truth in golden.items():
+        x, y = features(golden[name])
         size = max(1.0, float(np.abs(x.astype(np.float64)).max()) ** 2)  # of the kernel's terms
         assert kernel_distance(x, y) == pytest.approx(
             truth["kvd_poly3_unbiased"], rel=1e-9, abs=1e-12 * size**3
@@ -46,13 +45,13 @@ def test_golden_kernel_distances(golden: Any) -> None:
         ), name
 
 
-def test_golden_precision_and_recall(golden: Any) -> None:
+def test_golden_precision_and_recall(golden: dict[str, Any]) -> None:
     seen = 0
-    for name, truth in golden[1].items():
+    for name, truth in golden.items():
         for k in (3, 5):
             if f"prdc_k{k}" in truth:
                 seen += 1
-                found = coverage(*golden[0].features(name), k=k)
+                found = coverage(*features(golden[name]), k=k)
                 assert found._asdict() == pytest.approx(truth[f"prdc_k{k}"], abs=1e-12), (name, k)
     assert seen >= 10
 

@@ -9,15 +9,18 @@ import sqlite3
 from contextlib import closing
 from pathlib import Path
 
+import av
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch import Tensor
 
 from evaluation.feature_cache import FeatureCache
 from evaluation.presets import PRESETS, preset
 from evaluation.protocols import score_folders
 from evaluation.sources import Cut, VideoClips, legacy_resize
+from video.decoding.stills import read_picture
 from video.io import write_video
 
 
@@ -117,15 +120,23 @@ def test_folder_refusals(tmp_path: Path) -> None:
         score_folders(tmp_path, tmp_path, [Means()])
 
 
-def test_real_and_awkward_files(shared: Path, tmp_path: Path) -> None:
-    """Ten-bit, rotated and disordered files give clips; one that breaks half-way gives none."""
-    for name in ("h264_10bits.mp4", "video_90.mov", "unordered.mov", "corrupted.mp4"):
-        (tmp_path / name).symlink_to(shared / "data" / "odd" / name)
-    odd = clips_of(tmp_path, size=16, window="all")
-    assert len(list(odd)) >= 3 and odd.padded == ["video_90.mov"]  # three frames
-    assert list(odd.damaged) == ["corrupted.mp4"] and "damaged" in odd.damaged["corrupted.mp4"]
-    start = clips_of(tmp_path, size=16, window="first")
-    assert len(list(start)) == 4  # its first frames are whole
+def test_real_and_awkward_files(assets: Path, tmp_path: Path) -> None:
+    """Awkward files give clips; damaged ones and cover pictures none, however few frames count."""
+    for path in (assets / "odd").iterdir():
+        (tmp_path / path.name).symlink_to(path)
+    shutil.copy(tmp_path / "cover.m4a", tmp_path / "cover.mp4")
+    for window in ("first", "all"):
+        odd = clips_of(tmp_path, size=16, window=window)
+        clips = list(odd)
+        damaged = {name: reason.partition(": ")[2] for name, reason in odd.damaged.items()}
+        assert damaged == {
+            "cover.mp4": "has no video stream, a cover picture only",
+            "dmg.webm": "damaged: 30 of 40 frames (a hole in the file)",
+            "trunc.avi": "damaged: 25 of 40 frames (the file ends early, 1 only in part)",
+            "trunc_fast.mp4":
+                "damaged: 20 of 40 frames (the file ends early, 1 could not be decoded)",
+        }  # fmt: skip
+        assert len(clips) == 7 if window == "first" else len(clips) > 40
 
 
 def test_a_second_run_makes_nothing(folder: Path, tmp_path: Path) -> None:
@@ -225,3 +236,64 @@ def test_shrinking(folder: Path) -> None:
     assert torch.equal(legacy_resize(row, 6), row)
     grown = legacy_resize(row, 12)[0, 0, 0, 0]
     assert torch.equal(grown, torch.tensor([0, 0.5, 1, 1.5, 2, 2.5, 3, 3.5, 4, 4.5, 5, 5]))
+
+
+def pixels(seed: int, frames: int = 6) -> list[Image.Image]:
+    noise = np.random.default_rng(seed).integers(0, 256, (frames, 24, 32, 3), dtype=np.uint8)
+    return [Image.fromarray(picture) for picture in noise]
+
+
+def test_what_a_folder_holds(tmp_path: Path) -> None:
+    """The same with and without a cache: links, a system's notes, animations, streams, frames."""
+    root, elsewhere = tmp_path / "set", tmp_path / "elsewhere"
+    film(root / "a" / "one.mp4", 1, 6)
+    film(elsewhere / "two.mp4", 2, 6)
+    (root / "linked").symlink_to(elsewhere)
+    (elsewhere / "back").symlink_to(root)  # a loop
+    (root / "gone.mp4").symlink_to(tmp_path / "nothing.mp4")
+    (root / "a" / "._one.mp4").write_bytes(b"notes of a system")
+    for suffix in ("ts", "h264"):
+        with av.open(str(root / f"s.{suffix}"), "w") as container:
+            stream = container.add_stream("libx264", rate=10)
+            stream.width, stream.height, stream.pix_fmt = 32, 24, "yuv420p"
+            for picture in pixels(3):
+                container.mux(stream.encode(av.VideoFrame.from_image(picture)))
+            container.mux(stream.encode())
+    for number in range(2):
+        first, *rest = pixels(4 + number)
+        first.save(root / f"w{number}.webp", save_all=True, append_images=rest, lossless=True)
+    frames = root / "x.avi"  # a folder of frames, whatever it is called
+    frames.mkdir()
+    for number, picture in enumerate(pixels(6)):
+        picture.save(frames / f"{number}.png")
+        (frames / f"._{number}.png").write_bytes(b"notes of a system")
+    for cache in (None, FeatureCache(tmp_path / "features.sqlite")):
+        found = clips_of(root)
+        clips = [clip for _, clip in found.walk(lambda key: True, cache)]
+        names = [video.name for video in found.videos]
+        assert names == [
+            "a/one.mp4", "gone.mp4", "linked/two.mp4", "s.h264", "s.ts", "w0.webp", "w1.webp",
+            "x.avi",
+        ]  # fmt: skip
+        assert len(clips) == 7 and list(found.damaged) == ["gone.mp4"]
+        assert found.fingerprint()
+
+
+def test_pictures_of_many_kinds(tmp_path: Path) -> None:
+    """Sixteen bits, transparency and EXIF's orientation."""
+    grey = np.linspace(0, 65535, 32 * 32).reshape(32, 32).astype(np.uint16)
+    Image.fromarray(grey).save(tmp_path / "16.png")
+    got = read_picture(tmp_path / "16.png")
+    assert np.abs(got.astype(int) - np.rint(grey / 257).astype(int)[..., None]).max() <= 1
+    hidden = np.full((8, 8, 4), (255, 0, 255, 0), np.uint8)
+    hidden[:, :4] = (200, 100, 50, 255)
+    Image.fromarray(hidden).save(tmp_path / "alpha.png")
+    got = read_picture(tmp_path / "alpha.png")
+    assert not got[:, 4:].any() and (got[:, :4] == (200, 100, 50)).all()
+    turned = Image.fromarray(np.arange(12, dtype=np.uint8).reshape(3, 4).repeat(8, 0).repeat(8, 1))
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    turned.save(tmp_path / "turned.png", exif=exif)
+    assert np.array_equal(
+        read_picture(tmp_path / "turned.png")[..., 0], np.rot90(np.asarray(turned), -1)
+    )

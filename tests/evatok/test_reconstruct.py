@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,12 +16,12 @@ from evaluation.features.nano import NanoFeatures
 from evaluation.frechet import frechet_distance
 from evaluation.quality import flicker, mean_where_moving, moving_psnr, psnr, ssim
 from evatok.models import Models
-from evatok.reconstruct import ClipScores, reconstruct_files
+from evatok.reconstruct import reconstruct_files, require_all_read
 from tokenizer.codec import Codec
-from tokenizer.rate import Rate
 from tokenizer.strategies import make_assigner
 from video.clips import resize_crop, to_clip
-from video.io import VideoError, probe, read_frames, write_video
+from video.decoding.container import VideoError
+from video.io import frame_times, probe, read_frames, write_video
 
 Square = Callable[[int, int, int, int], np.ndarray]
 
@@ -106,47 +108,61 @@ def test_files_of_one_name(codec: Codec, square: Square, tmp_path: Path) -> None
     assert not (tmp_path / "again").exists()
 
 
-def test_unreadable_file_does_not_stop_the_others(
-    codec: Codec, square: Square, tmp_path: Path
+def test_a_file_that_cannot_be_read_costs_only_itself(
+    codec: Codec, square: Square, assets: Path, tmp_path: Path
 ) -> None:
-    good = [tmp_path / "a.mp4", tmp_path / "c.mp4"]
-    for seed, path in enumerate(good):
-        write_video(path, square(20, 32, 32, seed), 10)
-    bad = tmp_path / "bad.mp4"
-    bad.write_text("no video")
-    out = tmp_path / "out"
-    expected = reconstruct_files(codec, good, tmp_path / "alone")
-    result = reconstruct_files(codec, [good[0], bad, good[1]], out)
-    assert sorted(p.name for p in out.iterdir()) == ["a.mp4", "c.mp4"]
-    assert [row["file"] for row in result["unread"]] == [str(bad)]
-    for key in expected.keys() - {"files", "unread"}:
-        assert result[key] == expected[key], key
+    """Named and left out, also of all scores, whether it breaks at once or in the middle."""
+    for name, seed in (("good.mp4", 0), ("also.mp4", 1)):
+        write_video(tmp_path / name, square(40, 32, 32, seed), 10)
+    (tmp_path / "bad.mp4").write_text("no video")
+    late = tmp_path / "late.mp4"
+    write_video(late, square(300, 64, 64, 3), 10, crf=1, keyframe_every=16)
+    content = bytearray(late.read_bytes())
+    middle = len(content) * 9 // 10
+    content[middle : middle + 200] = bytes(200)
+    late.write_bytes(content)
+    files = [tmp_path / name for name in ("good.mp4", "bad.mp4", "late.mp4", "also.mp4")]
+    result = reconstruct_files(codec, files, tmp_path / "out")
+    alone = reconstruct_files(codec, [files[0], files[3]], tmp_path / "alone")
+    assert [row["file"] for row in result["damaged"]] == [str(files[1]), str(late)]
+    assert re.search(r"late\.mp4: damaged: \d+ of 300 frames", result["damaged"][1]["reason"])
+    for key in ("num_files", "frames", "psnr", "psnr_pooled", "ssim", "bits_per_pixel"):
+        assert result[key] == alone[key]
+    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["also.mp4", "good.mp4"]
+    with pytest.raises(VideoError, match=r"2 of 4 files could not be read: .*bad\.mp4, .*late"):
+        require_all_read(result)
+    require_all_read(alone)
     with pytest.raises(VideoError, match=r"bad\.mp4"):
-        reconstruct_files(codec, [bad], tmp_path / "none")
+        reconstruct_files(codec, [tmp_path / "bad.mp4"], tmp_path / "none")
     assert not (tmp_path / "none").exists()
 
 
-def test_scores_merge(toy: Models) -> None:
-    """Scores of files put together are the scores of all their clips."""
-    levels = len(toy.final.levels)
-    whole, parts = (ClipScores([], Rate(16, levels)) for _ in range(2))
-    for seed in range(3):
-        generator = torch.Generator().manual_seed(seed)
-        real, fake = (torch.rand(2, 3, 16, 32, 32, generator=generator) * 2 - 1 for _ in range(2))
-        tokens = toy.final.encode(real, torch.tensor([[4, 2, 1, 1]] * 2))
-        mine = ClipScores([], Rate(16, levels))
-        for scores in (whole, mine):
-            scores.quality.update(fake, real)
-            scores.rate.update(tokens, 2 * 16 * 32 * 32)
-        parts.merge(mine)
-    assert parts.compute() == whole.compute()
-
-
-def test_damaged_file(codec: Codec, shared: Path, tmp_path: Path) -> None:
-    """Broken half-way: refused by default, taken up to the damage on request."""
-    path = shared / "data" / "odd" / "corrupted.mp4"
-    with pytest.raises(VideoError, match=r"corrupted\.mp4"):
+@pytest.mark.parametrize(
+    ("name", "frames"), [("trunc_fast.mp4", 20), ("trunc.avi", 25), ("dmg.webm", 30)]
+)
+def test_damaged_file(
+    codec: Codec, assets: Path, tmp_path: Path, name: str, frames: int, caplog: Any
+) -> None:
+    """Refused by default; on request all that can be decoded, and what is lost is told."""
+    path = assets / "odd" / name
+    with pytest.raises(VideoError, match=rf"{name}: damaged: {frames} of 40 frames"):
         reconstruct_files(codec, [path], tmp_path / "out")
     assert not (tmp_path / "out").exists()
+    caplog.clear()
     result = reconstruct_files(codec, [path], tmp_path / "out", allow_damaged=True)
-    assert result["frames"] == 28
+    assert result["frames"] == frames
+    (row,) = result["damaged"]
+    assert (row["file"], row["frames"], row["expected"]) == (str(path), frames, 40)
+    assert f"damaged: {frames} of 40 frames" in row["reason"] and row["reason"] in caplog.text
+    require_all_read(result)
+
+
+@pytest.mark.parametrize("name", ["vfr.mp4", "durs.gif"])
+def test_times_of_frames_are_kept(codec: Codec, assets: Path, tmp_path: Path, name: str) -> None:
+    """A video that slows down slows down in its reconstruction too."""
+    path = assets / "odd" / name
+    (row,) = reconstruct_files(codec, [path], tmp_path / "out")["files"]
+    there, here = frame_times(path).times, frame_times(row["output"]).times
+    assert len(here) == len(there)
+    for time, told in zip(here, there, strict=True):
+        assert float(time - here[0]) == pytest.approx(float(told - there[0]), abs=1e-4)

@@ -21,6 +21,7 @@ from evatok.sampling import (
 )
 from generator.engine import SamplingConfig
 from tokenizer.tokens import Tokens
+from video.decoding.container import VideoError
 from video.io import read_frames, write_video
 
 Square = Callable[[int, int, int, int], np.ndarray]
@@ -78,6 +79,18 @@ def test_predict_file(toy: Models, square: Square, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"has 2 frames from 4 on; .* starts from 5"):
         predict_file(toy, tmp_path / "short.mp4", 1, 0, SamplingConfig(), tmp_path / "no", start=4)
     assert not (tmp_path / "no").exists()
+
+
+def test_predicting_a_damaged_file(toy: Models, assets: Path, tmp_path: Path) -> None:
+    """Refused, although the frames that are needed are there; or told beside the predictions."""
+    path, free = assets / "odd" / "trunc_fast.mp4", SamplingConfig()
+    with pytest.raises(VideoError, match="damaged: 20 of 40 frames"):
+        predict_file(toy, path, 1, 0, free, tmp_path / "no")
+    assert not (tmp_path / "no").exists()
+    result = predict_file(toy, path, 1, 0, free, tmp_path / "out", allow_damaged=True)
+    assert "damaged: 20 of 40 frames" in result["damaged"]
+    whole = predict_file(toy, assets / "odd" / "vfr.mp4", 1, 0, free, tmp_path / "out")
+    assert "damaged" not in whole
 
 
 def test_predictions_of_any_length(toy: Models, square: Square, tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,7 +13,8 @@ import torch
 
 from video.cache import ClipCache
 from video.dataset import ClipSampler, DataConfig, SourceConfig
-from video.io import VideoError, write_video
+from video.decoding.container import VideoError
+from video.io import write_video
 from video.lists import read_folder, read_kinetics_csv, read_ucf101
 
 
@@ -70,11 +72,6 @@ def test_ucf101_lists_of_a_subset(ucf: Path) -> None:
         read_ucf101(ucf / "Surfing")
 
 
-def test_the_real_subset_of_ucf101(shared: Path) -> None:
-    root = shared / "data" / "ucf6"
-    assert len(read_ucf101(root, "train")) == 228 and len(read_ucf101(root, "test")) == 75
-
-
 def test_kinetics_lists(tmp_path: Path) -> None:
     larp = tmp_path / "larp.csv"
     larp.write_text("id,path,action,label\n1,val/abc_000001_000011.mp4,archery,3\n")
@@ -86,6 +83,87 @@ def test_kinetics_lists(tmp_path: Path) -> None:
     official.write_text("a,b\n1,2\n")
     with pytest.raises(VideoError, match="are neither"):
         read_kinetics_csv(official, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("id,path,action,label\n1,a.mp4,,0\n", "line 2: column action is empty"),
+        ("id,path,action,label\n1,a.mp4,x,0\n\n2,,x,0\n", "line 4: column path is empty"),
+        ("id,path,action,label\n1,a.mp4,x,one\n", "column label is no whole number: 'one'"),
+        ("id,path,action,label\n1,a.mp4,x\n", "line 2: 3 cells, but the first row names 4"),
+        ("id,path,action,label\n1,a.mp4,x,0\n2,b.mp4,y,0\n", "line 3: column label 0 is 'y'"),
+        ("id,path,action,label\n1,a.mp4,x,0\n2,b.mp4,x,1\n", "line 3: column label of 'x' is 1"),
+        ("id,path,action,label\n1,a.mp4,x,99999999\n", "column label 99999999 is beyond"),
+        ("label,youtube_id,time_start,time_end\nx,a,b,3\n", "column time_start is no time"),
+        ("label,youtube_id,time_start,time_end\nx,a,nan,3\n", "column time_start is no time"),
+        ("label,youtube_id,time_start,time_end\nx,,1,3\n", "column youtube_id is empty"),
+        ('id,path,action,label\n1,a.mp4,"x,0\n', "line 2: unexpected end of data"),
+        ("id,path,action,label\n", "has no rows"),
+        ("", "has no rows"),
+    ],
+)
+def test_cells_that_cannot_be_read_are_named(tmp_path: Path, text: str, told: str) -> None:
+    path = tmp_path / "list.csv"
+    path.write_text(text)
+    with pytest.raises(VideoError, match=rf"list\.csv.*{re.escape(told)}"):
+        read_kinetics_csv(path, tmp_path)
+
+
+def test_lists_with_a_mark_and_line_breaks(assets: Path, tmp_path: Path) -> None:
+    (item,) = read_kinetics_csv(assets / "odd" / "k600_bom.csv", tmp_path)
+    assert item.class_name and item.path.suffix == ".mp4"
+    (tmp_path / "a.csv").write_bytes(b'id,path,action,label\r\n1,a.mp4,"high\njump",0\r\n')
+    assert read_kinetics_csv(tmp_path / "a.csv", tmp_path)[0].class_name == "high\njump"
+
+
+def test_classes_belong_to_the_data_set(tmp_path: Path) -> None:
+    """A list that lacks classes counts as the others do, with labels in it and without."""
+    head = "id,path,action,label\n"
+    (tmp_path / "train.csv").write_text(head + "1,a.mp4,run,0\n2,b.mp4,jump,1\n3,c.mp4,swim,3\n")
+    (tmp_path / "val.csv").write_text(head + "1,d.mp4,swim,3\n")
+    (alone,) = read_kinetics_csv(tmp_path / "val.csv", tmp_path)
+    assert alone.label == 3 and len(alone.classes) == 4
+    for name in ("a", "b", "c", "d"):
+        write_video(tmp_path / f"{name}.mp4", picture(9, 8))
+    source = SourceConfig(
+        kind="kinetics",
+        root=tmp_path,
+        train_csv=tmp_path / "train.csv",
+        test_csv=tmp_path / "val.csv",
+    )
+    for how in ("decoded", "files"):
+        config = DataConfig(
+            sources=(source,), num_frames=8, size=16, cache_dir=tmp_path / "cache", read=how
+        )
+        train, test = (ClipSampler(config, split) for split in ("train", "test"))
+        assert train.class_names == test.class_names == ["run", "jump", "label 2", "swim"]
+        assert [test.label(w) for w in test.eval_clips()] == [3]
+    head = "label,youtube_id,time_start,time_end\n"
+    (tmp_path / "train.csv").write_text(head + "run,a,1,2\njump,b,1,2\n")
+    (tmp_path / "val.csv").write_text(head + "run,c,1,2\n")
+    (item,) = source.items("test")
+    assert item.label == 1 and item.classes == ("jump", "run")
+
+
+def test_a_class_without_test_videos_keeps_its_label(
+    ucf: Path, config: Callable[..., DataConfig]
+) -> None:
+    lines = (ucf / "testlist01.txt").read_text().splitlines()
+    (ucf / "testlist01.txt").write_text("\n".join(x for x in lines if "HorseRace" not in x))
+    test = ClipSampler(config(), "test")
+    assert test.class_names == ["Archery", "HorseRace", "Surfing"]
+    assert {test.label(w) for w in test.eval_clips()} == {0, 2}
+
+
+def test_one_damaged_file_does_not_stop_a_small_set(
+    ucf: Path, config: Callable[..., DataConfig]
+) -> None:
+    next(ucf.glob("Archery/*_g01_*.avi")).write_bytes(b"no video")
+    test = ClipSampler(config(), "test")  # one of six, more than max_damaged 0.05
+    assert test.num_videos == 5 and len(test.caches[0].damaged) == 1
+    with pytest.raises(VideoError, match="1 of 6 videos are damaged or missing"):
+        ClipSampler(config(max_damaged=0.0, size=8), "test")
 
 
 def test_cached_clips_are_the_decoded_ones(
@@ -182,7 +260,7 @@ def test_batches_are_functions_of_their_arguments(config: Callable[..., DataConf
 
 @pytest.mark.parametrize("setting", [{"flip": True}, {"color_permute": True}, {"zoom": 2.0}])
 def test_every_augmentation_changes_clips_alike_in_all_frames(
-    shared: Path, tmp_path: Path, setting: dict[str, object]
+    tmp_path: Path, setting: dict[str, object]
 ) -> None:
     folder = tmp_path / "one"
     still = torch.randint(0, 256, (1, 24, 24, 3), dtype=torch.uint8).expand(16, -1, -1, -1)

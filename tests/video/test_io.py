@@ -3,29 +3,14 @@
 from __future__ import annotations
 
 import wave
+from fractions import Fraction
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 
-from video.io import VideoError, iter_frames, probe, read_frames, write_video
-
-COUNTS = {  # frames, width, height as shown
-    "odd/av1_video.mkv": (125, 640, 360),
-    "odd/bt709_full_range.mp4": (30, 1280, 720),
-    "odd/h264_10bits.mp4": (30, 200, 200),
-    "odd/h265_10bits.mp4": (30, 200, 200),
-    "odd/h265_video.mp4": (10, 128, 128),
-    "odd/unordered.mov": (4, 50, 50),
-    "odd/video_0.mov": (3, 568, 320),
-    "odd/video_90.mov": (3, 320, 568),
-    "odd/video_180.mov": (3, 568, 320),
-    "odd/video_270.mov": (3, 320, 568),
-    "natural/newtonscradle.gif": (36, 200, 150),
-    "natural/mma_test.avi": (164, 320, 240),
-    "natural/part_0.mp4": (32, 340, 256),
-}
+from video.decoding.container import VideoError
+from video.io import exact_rate, frame_times, probe, read_frames, write_video
 
 
 def moving(frames: int, height: int, width: int) -> torch.Tensor:
@@ -35,47 +20,6 @@ def moving(frames: int, height: int, width: int) -> torch.Tensor:
         (torch.sin((a * x + b * y + 3 * t) / 9) + 1) * 120 for a, b in ((1, 0), (0, 1), (1, 1))
     ]
     return torch.stack(waves, -1).to(torch.uint8)
-
-
-@pytest.mark.parametrize("name", COUNTS)
-def test_real_files_have_exactly_their_frames(shared: Path, name: str) -> None:
-    frames, width, height = COUNTS[name]
-    info = probe(shared / "data" / name)
-    assert (info.width, info.height) == (width, height)
-    pictures = list(iter_frames(shared / "data" / name))
-    assert len(pictures) == frames
-    assert all(p.shape == (height, width, 3) and p.dtype == np.uint8 for p in pictures)
-
-
-def test_rotation_turns_the_picture_upright(shared: Path) -> None:
-    """The four files show one scene: once turned, they must agree when made equally small."""
-    folder = shared / "data" / "odd"
-    upright = {angle: read_frames(folder / f"video_{angle}.mov", size=32) for angle in (0, 180)}
-    turned = {angle: read_frames(folder / f"video_{angle}.mov", size=32) for angle in (90, 270)}
-    for angle, expected in ((180, 180), (90, 270), (270, 90)):
-        assert probe(folder / f"video_{angle}.mov").rotation == expected
-    assert upright[0].shape == upright[180].shape == turned[90].shape == (3, 32, 32, 3)
-
-
-@pytest.mark.parametrize("turns", [1, 2, 3])
-def test_display_matrix_is_honoured(shared: Path, turns: int) -> None:
-    """The stored picture, turned counter-clockwise by the metadata, is what we give."""
-    import av
-
-    angle = {1: 270, 2: 180, 3: 90}[turns]
-    path = shared / "data" / "odd" / f"video_{angle}.mov"
-    with av.open(str(path)) as container:
-        stored = next(container.decode(video=0))
-        raw, told = stored.to_ndarray(format="rgb24"), stored.rotation
-    assert np.array_equal(next(iter_frames(path)), np.rot90(raw, told // 90))
-
-
-def test_a_file_damaged_half_way(shared: Path) -> None:
-    path = shared / "data" / "odd" / "corrupted.mp4"
-    with pytest.raises(VideoError, match=r"corrupted\.mp4: damaged after 28 frames"):
-        read_frames(path)
-    assert len(read_frames(path, allow_damaged=True)) == 28
-    assert len(read_frames(path, count=16)) == 16  # what lies before the damage is fine
 
 
 def test_files_that_are_no_videos(tmp_path: Path) -> None:
@@ -126,4 +70,23 @@ def test_writing_refuses_what_is_no_video(tmp_path: Path) -> None:
         write_video(tmp_path / "a.mp4", torch.zeros(2, 8, 8, 3))
     with pytest.raises(VideoError, match=r"write \.mp4"):
         write_video(tmp_path / "a.txt", moving(1, 8, 8))
+    for fps in (0, -1, float("nan"), float("inf")):
+        with pytest.raises(VideoError, match="frames a second: give a finite number above 0"):
+            write_video(tmp_path / "a.mp4", moving(1, 8, 8), fps)
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("fps", [1 / 1800, 0.3, 23.976, 30000 / 1001, 240])
+def test_rates_are_written_as_they_are(tmp_path: Path, fps: float) -> None:
+    assert float(exact_rate(fps)) == pytest.approx(fps, rel=1e-6)
+    write_video(tmp_path / "a.mp4", moving(3, 8, 8), fps)
+    assert probe(tmp_path / "a.mp4").fps == pytest.approx(fps, rel=1e-4)
+
+
+@pytest.mark.parametrize("suffix", ["mp4", "gif"])
+def test_times_are_written_as_they_are(tmp_path: Path, suffix: str) -> None:
+    path, times = tmp_path / f"a.{suffix}", [Fraction(n, 100) for n in (5, 7, 20, 100, 104, 300)]
+    write_video(path, moving(6, 16, 16), 2, times=times)
+    told = frame_times(path)
+    assert [t - told.times[0] for t in told.times] == [t - times[0] for t in times]
+    assert not told.is_even and len(read_frames(path)) == 6

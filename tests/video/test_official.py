@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +13,8 @@ import numpy as np
 import pytest
 
 from evatok.cli import main
-from video.io import VideoError, write_video
+from video.decoding.container import VideoError
+from video.io import write_video
 from video.lists import read_kinetics_csv, read_ucf101
 from video.official import survey
 
@@ -61,6 +64,7 @@ def test_ucf101_by_its_lists(ucf: Path) -> None:
     assert {"class": "Biking", "listed": 2, "there": 1} in result["incomplete_classes"]
     notes = " ".join(result["notes"])
     assert "3 train videos are listed; the whole set has 9537" in notes and "Surfing" in notes
+    assert "2 classes are listed; the whole set has 101" in notes
 
 
 def test_ucf101_without_lists(ucf: Path) -> None:
@@ -72,12 +76,6 @@ def test_ucf101_without_lists(ucf: Path) -> None:
         ("g09_c01.avi", "train"),
     }
     assert "split 1 is told from the file names" in found.notes[0]
-
-
-def test_ucf6_is_told_to_be_a_part(shared: Path) -> None:
-    result = survey("ucf101", shared / "data" / "ucf6").summary()
-    assert result["missing"] == 0 and result["classes"] == 6
-    assert any("6 classes are listed; the whole set has 101" in note for note in result["notes"])
 
 
 def test_ucf101_prepared_is_read_by_the_loader(
@@ -125,15 +123,15 @@ def test_webvid_keeps_its_captions(tmp_path: Path, capsys: pytest.CaptureFixture
     root = tmp_path / "webvid"
     video(root / "000001_000050" / "17.mp4", 50)
     (root / "results_2M_val.csv").write_text(
-        'videoid,contentUrl,duration,page_dir,name\n17,x,PT2S,000001_000050,"A cat, asleep"\n'
+        'videoid,contentUrl,duration,page_dir,name\n17,x,PT2S,000001_000050,"A cat,\n asleep"\n'
         "18,x,PT2S,000001_000050,Rain\n"
     )
     out = tmp_path / "out"
     result = run(capsys, "data", "webvid", str(root), "--out", str(out), "--size", "16")
     assert result["first_missing"] == ["000001_000050/18.mp4"]
     assert result["prepared"]["frames"] == 6  # 0 to 1.96 s at 3 a second
-    (row,) = csv.DictReader((out / "val.csv").read_text().splitlines())
-    assert row["caption"] == "A cat, asleep" and (out / row["path"]).is_file()
+    (row,) = csv.DictReader(io.StringIO((out / "val.csv").read_bytes().decode(), newline=""))
+    assert row["caption"] == "A cat,\n asleep" and (out / row["path"]).is_file()
     assert read_kinetics_csv(out / "val.csv", out)[0].path.is_file()
 
 
@@ -142,9 +140,47 @@ def test_damage_is_named_in_the_check(ucf: Path, capsys: pytest.CaptureFixture[s
     broken.write_bytes(broken.read_bytes()[:200])
     result = run(capsys, "data", "ucf101", str(ucf), "--full", "--workers", "1")
     assert [row["file"] for row in result["damaged"]] == ["Archery/v_Archery_g09_c01.avi"]
-    assert main(["data", "ucf101", str(ucf), "--out", str(ucf.parent / "out")]) == 2
+    out = str(ucf.parent / "out")
+    assert main(["data", "ucf101", str(ucf), "--out", out, "--max-damaged", "0"]) == 2
     error = capsys.readouterr().err
-    assert "1 of 3 videos are damaged, more than max_damaged 0.05" in error
+    assert "1 of 3 videos are damaged, more than max_damaged 0 " in error
+
+
+def test_a_cut_file_is_damaged_in_the_check(
+    ucf: Path, assets: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copy(assets / "odd" / "trunc.avi", ucf / "Archery" / "v_Archery_g09_c01.avi")
+    result = run(capsys, "data", "ucf101", str(ucf), "--full", "--workers", "1")
+    (row,) = result["damaged"]
+    assert "damaged: 25 of 40 frames" in row["reason"]
+
+
+@pytest.mark.parametrize(
+    ("option", "told"),
+    [("--fps=0", "finite number above 0"), ("--fps=-1", "finite number above 0"),
+     ("--fps=nan", "finite number above 0"), ("--preset=bogus", "none of x264's")],
+)  # fmt: skip
+def test_settings_of_copies_are_one_line(
+    ucf: Path, capsys: pytest.CaptureFixture[str], option: str, told: str
+) -> None:
+    out = ucf.parent / "out"
+    assert main(["data", "ucf101", str(ucf), "--workers", "1", "--out", str(out), option]) == 2
+    assert told in capsys.readouterr().err.splitlines()[-1] and not out.exists()
+
+
+def test_lists_of_spreadsheets(
+    assets: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A byte order mark is read over; a cell that cannot be read is named."""
+    shutil.copy(assets / "odd" / "k600_bom.csv", tmp_path / "val.csv")
+    assert run(capsys, "data", "k600", str(tmp_path))["missing"] == 1
+    shutil.copy(assets / "odd" / "k600_no_start.csv", tmp_path / "val.csv")
+    assert main(["data", "k600", str(tmp_path)]) == 2
+    error = capsys.readouterr().err
+    assert "val.csv, line 2: column time_start is empty" in error
+    (tmp_path / "val.csv").write_text("label,youtube_id,time_start\nyoga,abc,1\n")
+    assert main(["data", "k600", str(tmp_path)]) == 2
+    assert "val.csv: has no column time_end" in capsys.readouterr().err
 
 
 def test_wrong_folders_are_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -9,6 +9,7 @@ import sys
 import time
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import av
 import numpy as np
@@ -17,7 +18,8 @@ import torch
 
 from evaluation.quality import psnr
 from video.clips import covering, to_clip
-from video.io import VideoError, probe, read_frames, write_video
+from video.decoding.container import VideoError
+from video.io import frame_times, probe, read_frames, write_video
 from video.prepare import JOURNAL, Recipe, prepare, prepared_name, resampled, rewrite
 from video.seek import read_window
 
@@ -48,9 +50,11 @@ def test_sizes_keep_the_aspect() -> None:
     assert covering(100, 100, 64) == (64, 64)
 
 
-def test_copies_hold_the_loaders_pixels(shared: Path, tmp_path: Path) -> None:
+def test_copies_hold_the_loaders_pixels(tmp_path: Path) -> None:
     """Loaded from the copy, a clip is nearly the one loaded from the original."""
-    source = sorted((shared / "data" / "ucf6").rglob("*.avi"))[3]
+    source = tmp_path / "in.avi"
+    large = drifting(40, 24, 32).repeat(10, 1).repeat(10, 2)  # squares of ten pixels
+    write_video(source, (large // 4) + 90, 30000 / 1001)
     count = rewrite(source, tmp_path / "copy.mp4", Recipe(size=64, crf=10))
     whole = read_frames(source, size=64)
     assert count == len(whole)
@@ -61,12 +65,28 @@ def test_copies_hold_the_loaders_pixels(shared: Path, tmp_path: Path) -> None:
     assert probe(tmp_path / "copy.mp4").fps == pytest.approx(probe(source).fps)
 
 
-def test_rotation_is_carried_out(shared: Path, tmp_path: Path) -> None:
-    source = shared / "data" / "odd" / "video_90.mov"
-    rewrite(source, tmp_path / "copy.mp4", Recipe(size=64))
-    told, copied = probe(source), probe(tmp_path / "copy.mp4")
-    assert (told.height > told.width) == (copied.height > copied.width)
-    assert copied.rotation == 0
+def test_a_copy_of_uneven_times_is_of_one_rate(assets: Path, tmp_path: Path) -> None:
+    """Each frame of the copy shows what the original shows at that time."""
+    source = assets / "odd" / "vfr.mp4"
+    count = rewrite(source, tmp_path / "copy.mp4", Recipe(size=96, crf=4))
+    told, rate = frame_times(source), probe(tmp_path / "copy.mp4").fps
+    assert rate == pytest.approx(told.mean_rate, rel=1e-3) and count == len(told.times)
+    whole, copy = read_frames(source).float(), read_frames(tmp_path / "copy.mp4").float()
+    times = [float(t - told.times[0]) for t in told.times]
+    for number in (0, 5, 15, 30, 39):
+        errors = (whole - copy[number]).abs().mean((1, 2, 3))
+        nearest = min(range(len(times)), key=lambda n: abs(times[n] - number / rate))
+        assert int(errors.argmin()) == nearest
+
+
+@pytest.mark.parametrize(
+    ("setting", "told"),
+    [({"fps": 0}, "finite"), ({"fps": -1}, "finite"), ({"fps": float("nan")}, "finite"),
+     ({"preset": "bogus"}, "none of x264's: ultrafast")],
+)  # fmt: skip
+def test_recipes_that_nothing_can_be_written_with(setting: dict[str, Any], told: str) -> None:
+    with pytest.raises(VideoError, match=told):
+        Recipe(**setting)
 
 
 def test_processes_change_no_byte(originals: Path, tmp_path: Path) -> None:
@@ -153,8 +173,13 @@ def test_damaged_files_are_named_and_limited(originals: Path, tmp_path: Path) ->
     (originals / "2.avi").write_text("no video")
     done = prepare(FILES, originals, tmp_path / "out", SMALL, max_damaged=0.2)
     assert "2.avi: not readable" in done[2].error and not (tmp_path / "out" / "2.mp4").exists()
-    with pytest.raises(VideoError, match=r"1 of 5 videos are damaged, more than max_damaged 0\.1"):
-        prepare(FILES, originals, tmp_path / "strict", SMALL, max_damaged=0.1)
+    few = prepare(FILES, originals, tmp_path / "few", SMALL, max_damaged=0.1)
+    assert [bool(row.error) for row in few] == [False, False, True, False, False]
+    with pytest.raises(VideoError, match=r"1 of 5 videos are damaged, more than max_damaged 0 "):
+        prepare(FILES, originals, tmp_path / "strict", SMALL, max_damaged=0)
+    (originals / "3.avi").write_text("no video either")
+    with pytest.raises(VideoError, match=r"2 of 5 videos are damaged, more than max_damaged 0\.1"):
+        prepare(FILES, originals, tmp_path / "two", SMALL, max_damaged=0.1)
     assert not list((tmp_path / "out").glob(".*"))
     with pytest.raises(VideoError, match=r"two files become 0\.mp4"):
         prepare(["0.avi", "0.mov"], originals, tmp_path / "out", SMALL)
