@@ -36,6 +36,7 @@ from tokenizer.router_stage import RouterTraining
 from tokenizer.stages import FinalConfig, ProxyConfig
 from training.config import Config, ConfigError, load_config
 from training.files import write_text
+from training.loading.records import read_object
 from training.loop import MAY_CHANGE
 from training.rundir import alone
 from video import arcade
@@ -435,7 +436,7 @@ def _flat(data: Any, prefix: str = "") -> dict[str, Any]:
 
 
 def _read(path: Path) -> dict[str, Any]:
-    return json.loads(path.read_text(encoding="utf-8"))
+    return read_object(path, "remove it, and its step is done again", ("inputs", "finished"))
 
 
 def _write(path: Path, record: Mapping[str, Any]) -> None:

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import glob
 import json
+import logging
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
@@ -23,6 +24,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 from torch import Tensor
 
 from evatok.drawing import Panel, compose
@@ -31,9 +33,12 @@ from evatok.sampling import find_classes, request_seed, sample_labels
 from generator.engine import SamplingConfig
 from tokenizer.search import model_hash
 from training.files import write_text
+from training.loading.records import read_object
 from training.processes import Place
 from video.clips import to_frames
 from video.io import write_video
+
+log = logging.getLogger(__name__)
 
 FORMAT = 1
 MANIFEST = "samples.json"
@@ -117,6 +122,20 @@ class Plan:
         return f"{self.names[label]}-{self.seed}-{place:03d}.mp4"
 
 
+class Row(BaseModel):
+    """What a record says of a clip."""
+
+    model_config = ConfigDict(strict=True, extra="forbid")
+
+    class_name: str = Field(alias="class")
+    file: str
+    tokens: int
+    assignment: list[int]
+
+
+ROWS = TypeAdapter(list[Row])
+
+
 def sample_set(
     models: Models,
     class_names: Sequence[str],
@@ -164,11 +183,12 @@ def sample_set(
     total, rows = sum(len(chunks[index]) for index in mine), []
     for index in mine:
         record = output / CHUNKS / f"{index:05d}.json"
-        if not record.is_file():
+        recorded = _recorded(record, chunks[index])
+        if recorded is None:
             _sweep(record)
-            made = _make(models, plan, chunks[index], output)
-            _write_json(record, made)
-        rows += json.loads(record.read_text(encoding="utf-8"))
+            recorded = _make(models, plan, chunks[index], output)
+            _write_json(record, recorded)
+        rows += recorded
         if progress is not None:
             progress(len(rows), total)
     result: dict[str, Any] = {
@@ -181,6 +201,20 @@ def sample_set(
     if place.world > 1:
         result |= {"rank": place.rank, "processes": place.world}
     return result
+
+
+def _recorded(record: Path, chunk: Sequence[Sample]) -> list[dict[str, Any]] | None:
+    """The rows of a chunk that is done; None where it is not, told where the record is damaged."""
+    if not record.is_file():
+        return None
+    try:
+        rows = ROWS.validate_json(record.read_bytes())
+    except ValidationError:
+        rows = []
+    if [row.file for row in rows] != [sample.file for sample in chunk]:
+        log.warning("%s is damaged: its clips are generated again", record)
+        return None
+    return [row.model_dump(by_alias=True) for row in rows]
 
 
 def _claim(plan: Plan, models: Models, output: Path) -> None:
@@ -206,7 +240,7 @@ def _claim(plan: Plan, models: Models, output: Path) -> None:
                 f"{output / foreign[0]} is there without {MANIFEST}; name a new folder"
             )
         _write_json(path, manifest)
-    found = json.loads(path.read_text(encoding="utf-8"))
+    found = read_object(path, "remove it with the files it lists, or name a new folder")
     wrong = [key for key in manifest if found.get(key) != manifest[key]]
     if "command" in wrong and isinstance(found.get("command"), dict):
         command = manifest["command"]
