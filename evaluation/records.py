@@ -16,6 +16,7 @@ from typing import Any, Literal, NamedTuple
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from training.files import write_text
+from training.loading.records import read_json
 
 PACKAGES = ("torch", "numpy", "torchmetrics", "av")
 
@@ -105,11 +106,9 @@ def read_records(path: Path | str) -> list[Record]:
     """
     path = Path(path)
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
+        data = read_json(path, "write it anew, or name another file")
         rows = data if isinstance(data, list) else [data]
         return [Record.model_validate(row) for row in rows]
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} is no JSON ({error})") from None
     except ValidationError as error:
         first = error.errors()[0]
         place = ".".join(map(str, first["loc"]))

@@ -17,12 +17,14 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 from torch import Tensor
 
 from evatok.drawing import Panel, compose
@@ -32,10 +34,13 @@ from generator.engine import SamplingConfig
 from tokenizer.search import model_hash
 from training.errors import EvatokError
 from training.files import atomic_file, sweep, write_text
+from training.loading.records import read_object
 from training.paths import refuse_overwrite, safe_names
 from training.processes import Place
 from video.clips import to_frames
 from video.io import write_video
+
+log = logging.getLogger(__name__)
 
 FORMAT = 1
 MANIFEST = "samples.json"
@@ -119,6 +124,21 @@ class Plan:
         """The clips in the parts in which they are made."""
         samples = self.samples()
         return [samples[start : start + self.chunk] for start in range(0, len(samples), self.chunk)]
+
+
+class Row(BaseModel):
+    """What a record says of a clip."""
+
+    model_config = ConfigDict(strict=True, extra="forbid")
+
+    class_name: str = Field(alias="class")
+    file: str
+    tokens: int
+    assignment: list[int]
+    mark: list[int | str]  # bytes and SHA-256 of the file
+
+
+ROWS = TypeAdapter(list[Row])
 
 
 def sample_set(
@@ -215,9 +235,7 @@ def _claim(plan: Plan, models: Models, output: Path) -> None:
                 f"{output / foreign[0]} is there without {MANIFEST}; name a new folder"
             )
         _write_json(path, manifest)
-    found = _read_json(path)
-    if not isinstance(found, dict):
-        raise EvatokError(f"{path} is damaged; remove it and the samples, or name a new folder")
+    found = read_object(path, "remove it with the files it lists, or name a new folder")
     wrong = [key for key in manifest if found.get(key) != manifest[key]]
     if "command" in wrong and isinstance(found.get("command"), dict):
         command = manifest["command"]
@@ -232,17 +250,19 @@ def _recorded(
     record: Path, chunk: Sequence[Sample], output: Path
 ) -> tuple[list[dict[str, Any]] | None, set[str]]:
     """The record of a chunk, None unless its files are as they were written; those that are."""
-    rows = _read_json(record) if record.is_file() else None
+    if not record.is_file():
+        return None, set()
+    try:
+        rows = [row.model_dump(by_alias=True) for row in ROWS.validate_json(record.read_bytes())]
+    except ValidationError:
+        rows = []
     files = [sample.file for sample in chunk]
-    if not isinstance(rows, list) or [_file_of(row) for row in rows] != files:
+    if [row["file"] for row in rows] != files:
+        log.warning("%s is damaged: its clips are generated again", record)
         return None, set()
     marks = _marks(files, output)
     whole = {row["file"] for row in rows if marks[row["file"]] == row["mark"]}
     return (rows if whole == set(files) else None), whole
-
-
-def _file_of(row: Any) -> str | None:
-    return row["file"] if isinstance(row, dict) and row.keys() == {*SHOWN, "mark"} else None
 
 
 def _marks(files: Sequence[str], output: Path) -> dict[str, list[Any] | None]:
@@ -301,14 +321,6 @@ def _write_npz(path: Path, clips: Tensor, chunk: Sequence[Sample], assignment: T
             assignment=assignment.cpu().numpy(),
             numbers=np.array([s.number for s in chunk], np.int64),
         )
-
-
-def _read_json(path: Path) -> Any:
-    """What a file holds, None if it is no JSON."""
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except ValueError:
-        return None
 
 
 def _write_json(path: Path, content: object) -> None:

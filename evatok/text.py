@@ -22,6 +22,7 @@ from generator.shards import Describe
 from generator.text import MODEL_FILE, TextTokenizer, train_text_tokenizer
 from training.config import Config, load_config
 from training.files import atomic_file, atomic_folder
+from training.loading.records import read_record
 from training.paths import refuse_overwrite
 from video.dataset import ClipSampler, DataConfig
 
@@ -82,7 +83,7 @@ class Captioner:
         pieces = TextTokenizer.load(directory)
         if not path.is_file():
             raise FileNotFoundError(f"{path} is missing: `evatok text train` makes it")
-        about = CaptionsFile.model_validate_json(path.read_text(encoding="utf-8"))
+        about = read_record(CaptionsFile, path, "make it anew with `evatok text train`")
         if about.digest != pieces.digest:
             raise ValueError(f"{path} belongs to another {MODEL_FILE} than lies beside it")
         return cls(pieces, about.thresholds)

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub.errors import StrictDataclassError
 
 from evaluation.features.transformer import load_pretrained, quiet, transformers
 from generator.conditions import longest_sequence
@@ -18,6 +19,7 @@ from generator.gpt import GPT, GPTConfig
 from generator.grammar import Vocabulary
 from generator.llama import VOCABULARY_FILE, Exported, end_token, read_exported, token_table
 from training.files import atomic_folder
+from training.loading.records import read_object
 
 
 def export_llama(gpt: GPT, directory: str | Path) -> None:
@@ -88,14 +90,20 @@ def import_llama(directory: str | Path) -> GPT:
     exported, package = read_exported(directory), _transformers()
     if not (directory / "config.json").is_file():
         raise FileNotFoundError(f"{directory / 'config.json'} is missing: no Transformers model")
-    config = package.AutoConfig.from_pretrained(directory, local_files_only=True)
+    read_object(directory / "config.json", "export the model anew")
+    try:
+        config = package.AutoConfig.from_pretrained(directory, local_files_only=True)
+    except (OSError, ValueError, TypeError, LookupError, AttributeError,
+            StrictDataclassError) as error:  # fmt: skip
+        reason = " ".join(str(error).split())[:200]
+        raise ValueError(f"{directory / 'config.json'}: no Transformers model ({reason})") from None
     if config.model_type != "llama":
         raise ValueError(f"{directory / 'config.json'}: a {config.model_type!r}, not a llama")
     wanted = _shape(exported.size, exported.vocabulary)
     for key, value in wanted.items():
-        found = getattr(config, key)
+        found: Any = getattr(config, key, None)
         if key == "rope_parameters":
-            found = {k: v for k, v in found.items() if k in value or k == "factor"}
+            found = {k: v for k, v in (found or {}).items() if k in value or k == "factor"}
         if found != value:
             raise ValueError(
                 f"{directory / 'config.json'}: {key} is {found!r}; "

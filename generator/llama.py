@@ -21,6 +21,7 @@ from generator.conditions import FrameCondition, TextCondition
 from generator.gpt import GPTConfig
 from generator.grammar import CODE, DONE, LENGTH, Vocabulary
 from training.config import Config
+from training.loading.records import read_record
 
 VOCABULARY_FILE = "vocabulary.json"
 
@@ -72,14 +73,14 @@ def read_exported(directory: str | Path) -> Exported:
 
     Raises:
         FileNotFoundError: there is none.
-        ValidationError: it is of another format.
+        ValueError: it is damaged, or of another format.
     """
     path = Path(directory) / VOCABULARY_FILE
     if not path.is_file():
         raise FileNotFoundError(
             f"{path} is missing; `evatok export-llama` writes it beside the weights"
         )
-    return Exported.model_validate_json(path.read_text(encoding="utf-8"))
+    return read_record(Exported, path, "write it anew with `evatok export-llama`")
 
 
 class GrammarLogitsProcessor:

@@ -74,6 +74,11 @@ class RouterStage(StageBase):
         self.lengths = levels.candidates(blocks).sum(1)
         table = read_table(config.table)
         self.quality = table.quality(config.quality)
+        if self.quality.shape[1] != len(self.lengths):
+            raise ValueError(
+                f"{config.table} has {self.quality.shape[1]} candidates a clip; a router of "
+                f"{blocks} blocks and levels {levels.values} has {len(self.lengths)}"
+            )
         self.standard = standard_of(self.quality, self.lengths)
         torch.manual_seed(config.train.seed)
         router = Router(

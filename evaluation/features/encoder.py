@@ -9,7 +9,6 @@ Shape letters: B batch, F frames, H W pixels, T' H' W' cells of a layer's grid, 
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal, Protocol
@@ -18,6 +17,7 @@ from huggingface_hub import try_to_load_from_cache
 from torch import Tensor
 
 from training.config import Config
+from training.loading.records import read_object
 
 EncoderName = Literal["vjepa2-l", "videomae", "videomae-nano", "i3d"]
 Grid = tuple[int, int, int]  # T', H', W'
@@ -129,7 +129,7 @@ def read_normalisation(folder: Path) -> tuple[tuple[float, ...], tuple[float, ..
             "are from; it says how pixels are normalised"
         )
     try:
-        settings = json.loads(file.read_text(encoding="utf-8"))
+        settings = read_object(file, "copy it anew from where the weights are from")
         mean, std = (tuple(map(float, settings[key])) for key in ("image_mean", "image_std"))
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{file}: no image_mean and image_std ({error!r})") from None

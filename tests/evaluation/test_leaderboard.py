@@ -81,6 +81,8 @@ def test_published_rows_are_marked() -> None:
     ("content", "told"),
     [
         ("{", "is no JSON"),
+        ("[" * 100_000, "is no JSON"),
+        ("", "is no JSON"),
         ('{"name": "a"}', "is no record: protocol: Field required"),
         ('{"name": "a", "protocol": "p", "value": 1, "fvd": 2}', "is no record: fvd: Extra"),
         ('{"name": "a", "protocol": "p", "value": "much"}', "is no record: value"),

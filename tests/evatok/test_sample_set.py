@@ -96,6 +96,24 @@ def test_arrays_hold_the_clips(toy: Models, tmp_path: Path) -> None:
     assert np.concatenate([a["numbers"] for a in arrays]).tolist() == [0, 1, 2, 3]
 
 
+def test_damaged_records(toy: Models, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """A chunk of a damaged record is generated again, and told; a damaged manifest is named."""
+    first = sample_set(toy, (), 2, 0, GUIDED, tmp_path, chunk=2)
+    before = contents(tmp_path)
+    record = tmp_path / "chunks" / "00001.json"
+    whole = record.read_bytes()
+    for content in (b"", b"[]", b"{", b"\xff", b'[{"file": 3}]', whole.replace(b"Right", b"Left")):
+        record.write_bytes(content)
+        caplog.clear()
+        assert sample_set(toy, (), 2, 0, GUIDED, tmp_path, chunk=2) == first
+        assert "00001.json is damaged: its clips are generated again" in caplog.text
+        assert contents(tmp_path) == before
+    for content in (b"", b"[]", b"\xff", b"[" * 10**5):
+        (tmp_path / "samples.json").write_bytes(content)
+        with pytest.raises(ValueError, match=r"samples\.json .*: remove it with the files"):
+            sample_set(toy, (), 2, 0, GUIDED, tmp_path, chunk=2)
+
+
 def test_nothing_is_made_twice(
     toy: Models, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

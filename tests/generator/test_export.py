@@ -270,6 +270,28 @@ def test_what_is_not_an_export_is_refused(gpt: GPT, exported: Path, tmp_path: Pa
         import_llama(other)
 
 
+@needs_transformers
+@pytest.mark.parametrize("file", ["config.json", "vocabulary.json"])
+def test_damaged_exports_are_named(file: str, exported: Path, tmp_path: Path) -> None:
+    other = shutil.copytree(exported, tmp_path / "other")
+    contents = (b"", b"[]", b"\xff", b"{", b"{}", b'{"model_type": "llama", "hidden_size": "x"}',
+                b'{"format": 3}')  # fmt: skip
+    for content in contents:
+        (other / file).write_bytes(content)
+        with pytest.raises(ValueError, match=file.replace(".", r"\.")):
+            import_llama(other)
+
+
+@needs_transformers
+def test_exported_weights_that_are_not_finite(exported: Path, tmp_path: Path) -> None:
+    other = shutil.copytree(exported, tmp_path / "other")
+    weights = load_file(other / "model.safetensors")
+    weights["lm_head.weight"][0, 0] = float("nan")
+    save_file(weights, other / "model.safetensors", {"format": "pt"})
+    with pytest.raises(ValueError, match=r"lm_head\.weight holds values that are not finite"):
+        import_llama(other)
+
+
 def test_without_transformers(gpt: GPT, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "transformers", None)
     with pytest.raises(ImportError, match=r'pip install "evatok\[llama\]"'):

@@ -160,6 +160,9 @@ def test_search_router_and_final_follow_each_other(data: dict[str, Any], tmp_pat
         RouterTraining.model_validate(config.model_dump() | {"model": twice})
     with pytest.raises(ValueError, match="the table has mse, not lpips"):
         RouterStage(RouterTraining.model_validate(config.model_dump() | {"quality": "lpips"}))
+    more = config.model.model_dump() | {"levels": [1, 2, 4]}
+    with pytest.raises(ValueError, match=r"has 8 candidates a clip; a router of .* has 27"):
+        RouterStage(RouterTraining.model_validate(config.model_dump() | {"model": more}))
     with pytest.raises(ValueError, match=r"with model\.preference"):
         RouterTraining.model_validate(config.model_dump() | {"w_q_range": (1.0, 2.0)})
     wishing = {"preference": True} | config.model.model_dump(exclude={"preference"})

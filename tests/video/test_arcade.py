@@ -124,6 +124,13 @@ def test_other_settings_are_an_error(recording: Path) -> None:
         record(recording, PAIR, **{**TINY, "seed": 9})
 
 
+@pytest.mark.parametrize("content", [b"", b"{", b"[]", b"\xff", b"[" * 100_000])
+def test_a_damaged_record_is_an_error(content: bytes, tmp_path: Path) -> None:
+    (tmp_path / "arcade.json").write_bytes(content)
+    with pytest.raises(VideoError, match=r"arcade\.json is damaged .* another folder"):
+        record(tmp_path, PAIR, **TINY)
+
+
 def test_a_foreign_folder_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("mine")
     with pytest.raises(VideoError, match="no arcade recording"):

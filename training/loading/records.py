@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -54,11 +55,14 @@ def read_json(path: Path, remedy: str) -> Any:
     return parse_json(path.read_bytes(), str(path), remedy)
 
 
-def read_object(path: Path, remedy: str) -> dict[str, Any]:
-    """Return the JSON object in a file; see `read_json`."""
+def read_object(path: Path, remedy: str, keys: Iterable[str] = ()) -> dict[str, Any]:
+    """Return the JSON object in a file, which must have these keys; see `read_json`."""
     value = read_json(path, remedy)
     if not isinstance(value, dict):
         raise RecordError(f"{path} should hold a JSON object, not {_kind(value)}: {remedy}")
+    missing = [key for key in keys if key not in value]
+    if missing:
+        raise RecordError(f"{path}: {missing[0]} is missing: {remedy}")
     return value
 
 

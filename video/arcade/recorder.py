@@ -179,7 +179,13 @@ def _check_recorded(root: Path, settings: ArcadeSettings) -> None:
     path = root / "arcade.json"
     if not path.is_file():
         raise VideoError(f"{root} exists and is no arcade recording; choose another folder")
-    found = {"source": "atari"} | json.loads(path.read_text())  # older ones do not name it
+    try:
+        found = json.loads(path.read_bytes())
+    except (ValueError, RecursionError) as error:
+        raise VideoError(f"{path} is damaged ({error}): record into another folder") from None
+    if not isinstance(found, dict):
+        raise VideoError(f"{path} is damaged (no settings): record into another folder")
+    found = {"source": "atari"} | found  # older ones do not name it
     wanted = json.loads(json.dumps(asdict(settings)))
     differ = sorted(key for key in found.keys() | wanted if found.get(key) != wanted.get(key))
     if differ:
