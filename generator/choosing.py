@@ -23,7 +23,7 @@ def choose(
         uniform: (N,) float64 in [0, 1), one random number a row.
         temperature: (N,) float32; 0 takes the most probable token.
         top_k: (N,) int64; 0 = all.
-        top_p: (N,) float32; 1 = all. Of the distribution that top-k leaves, renormalised.
+        top_p: (N,) float32; 1 = all.
 
     Returns:
         (N,) int64.
