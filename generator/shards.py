@@ -218,7 +218,7 @@ def _with_defaults(meta: Mapping[str, Any]) -> dict[str, Any]:
     """META as its reader sees it: what an older writer did not know yet is at its default."""
     plain: dict[str, Any] = json.loads(json.dumps(meta))
     vocabulary = Vocabulary.model_validate(plain["vocabulary"]).model_dump(mode="json")
-    return {"text": None} | plain | {"vocabulary": vocabulary}
+    return {"text": None, "classes": True} | plain | {"vocabulary": vocabulary}
 
 
 Batch = tuple[Tensor, Tensor, Tensor]  # clips, labels, videos; see `write_tokens`

@@ -36,12 +36,14 @@ class Ending:
         stderr: what it said.
         peak: bytes resident at most.
         seconds: that it took.
+        orphans: processes that it had started and that outlived it.
     """
 
     status: int | None
     stderr: str
     peak: int
     seconds: float
+    orphans: int = 0
 
     def outcome(self, good_peak: int | None = None) -> str:
         """Its class, `ok` for any good end.
@@ -71,8 +73,17 @@ def command(words: Sequence[str]) -> Callable[[], int]:
     return lambda: main(list(words))
 
 
-def run(work: Callable[[], int], folder: Path, seconds: float = SECONDS) -> Ending:
-    """Do something in a forked process whose current folder is `folder`."""
+def run(
+    work: Callable[[], int], folder: Path, seconds: float = SECONDS, grace: float = 0.0
+) -> Ending:
+    """Do something in a forked process whose current folder is `folder`.
+
+    Args:
+        work: what to do; returns the exit status.
+        folder: where.
+        seconds: after which the process is killed.
+        grace: seconds in which the processes that it had started must end by themselves.
+    """
     start, said = time.monotonic(), b""
     reader, writer = os.pipe()  # no file: the disk may be full
     pid = os.fork()
@@ -87,14 +98,19 @@ def run(work: Callable[[], int], folder: Path, seconds: float = SECONDS) -> Endi
         if done:
             status = os.waitstatus_to_exitcode(code)
         said += _read(reader)
-    _end(pid)  # also processes that it left behind
     if status is None:
         os.kill(pid, signal.SIGKILL)
         _, _, usage = os.wait4(pid, 0)
+    end = time.monotonic() + grace
+    while (orphans := _members(pid)) and time.monotonic() < end:
+        time.sleep(0.05)
+    with suppress(ProcessLookupError, PermissionError):
+        os.killpg(pid, signal.SIGKILL)
     assert usage is not None
     os.close(reader)
     text = said.decode("utf-8", "replace")
-    return Ending(status, text, usage.ru_maxrss * 1024, time.monotonic() - start)
+    peak, seconds = usage.ru_maxrss * 1024, time.monotonic() - start
+    return Ending(status, text, peak, seconds, orphans)
 
 
 def _read(pipe: int) -> bytes:
@@ -106,9 +122,14 @@ def _read(pipe: int) -> bytes:
     return said
 
 
-def _end(group: int) -> None:
-    with suppress(ProcessLookupError, PermissionError):
-        os.killpg(group, signal.SIGKILL)
+def _members(group: int) -> int:
+    """Living processes of a group."""
+    found = 0
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        with suppress(OSError):  # it has ended since
+            state, _, process_group = path.read_text().rpartition(")")[2].split()[:3]
+            found += int(process_group) == group and state not in "ZX"
+    return found
 
 
 def be(work: Callable[[], int], folder: Path, said: int) -> None:

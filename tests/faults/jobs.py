@@ -94,6 +94,16 @@ JOBS = {
         "made",
         ("squares",),
     ),
+    "data by two workers": Job(
+        ["data", "ucf101", "squares", "--out", "made", "--workers", "2", "--size", "32"],
+        "made",
+        ("squares",),
+    ),
+    "search by two processes": Job(
+        ["search", "toy/search.yaml", "--run-dir", "made", "clips=60", "processes=2"],
+        "made",
+        (*TRAINED, "run/proxy/model"),
+    ),
     "fvd": Job(
         ["fvd", *CLASSES, *FVD, "--window", "all", "--cache", "f.sqlite", "--record", "made.json"],
         "made.json",
@@ -114,7 +124,7 @@ JOBS = {
 if find_spec("ale_py") is not None:
     JOBS["arcade"] = Job(
         ["arcade", "made", "--train-clips", "3", "--test-clips", "1", "--frames", "16", "--size",
-         "32", "--games", "pong,breakout", "--workers", "1"],
+         "32", "--games", "pong,breakout", "--workers", "2"],
         "made",
         (),
     )  # fmt: skip

@@ -21,6 +21,8 @@ import cases
 import fuzz
 from jobs import JOBS, Job
 
+GRACE = 15  # seconds in which the processes of a killed job must end by themselves
+
 
 def lay(good: Path, needs: tuple[str, ...], folder: Path) -> Path:
     """A folder with copies of what a job needs."""
@@ -50,7 +52,9 @@ def killed(name: str, job: Job, good: Path, work: Path, kills: int, draw: random
     folder = lay(good, job.needs, work / f"{name} killed")
     for _ in range(kills):
         moment = draw.uniform(0, 0.9) * ending.seconds
-        end = cases.run(cases.command(job.words), folder, seconds=moment)
+        end = cases.run(cases.command(job.words), folder, seconds=moment, grace=GRACE)
+        if end.orphans:
+            return f"{end.orphans} processes live on {GRACE} s after it was killed"
         if end.status is not None and end.outcome() != "ok":
             return f"after a kill: {end.outcome()}: {end.stderr[-300:]}"
     last = cases.run(cases.command(job.words), folder, seconds=300)
