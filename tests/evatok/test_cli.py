@@ -119,7 +119,7 @@ MODULES = {
         ("sample --class Nobody -o {out} --model {toy}", "no class Nobody"),
         ("sample -n 0 -o {out} --model {toy}", "at least 1"),
         ("sample --seed -1 -o {out} --model {toy}", "'--seed'"),
-        ("sample --device gpu -o {out} --model {toy}", "--device 'gpu': give auto, cpu, cuda"),
+        ("sample --device gpu -o {out} --model {toy}", "device 'gpu': give auto, cpu, cuda"),
         ("sample --graphs -o {out} --model {toy}", "CUDA graphs need a GPU"),
         ("sample --weights int4 -o {out} --model {toy}", "weights 'int4': one of float32"),
         ("predict {video} -o {out} --model {toy} --start 19", "starts from 5"),
