@@ -63,7 +63,13 @@ def test_tests_mirror_packages() -> None:
     for path in modules("tests"):
         assert path.name != "__init__.py", f"{path}: tests are no package"
         parts = path.relative_to(ROOT / "tests").parts
-        assert len(parts) == 1 or parts[0] in (*PACKAGES, "benchmarks", "faults"), path
+        assert len(parts) == 1 or parts[0] in (
+            *PACKAGES,
+            "benchmarks",
+            "devices",
+            "faults",
+            "gpu",
+        ), path
 
 
 def test_layers() -> None:

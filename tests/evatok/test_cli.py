@@ -139,7 +139,7 @@ MODULES = {
         ("reconstruct {video} -o {out} --model {toy} --assignment threshold:nan", "finite"),
         ("reconstruct {video} -o {out} --model {toy} --assignment router:nan", "finite"),
         ("plan {here} --mfu nan", "--mfu nan"),
-        ("sample --device gpu -o {out} --model {toy}", "--device gpu: give cpu, or cuda"),
+        ("sample --device gpu -o {out} --model {toy}", "device 'gpu': give auto, cpu, cuda"),
         ("sample --graphs -o {out} --model {toy}", "CUDA graphs need a GPU"),
         ("sample --weights int4 -o {out} --model {toy}", "weights 'int4': one of float32"),
         ("predict {video} -o {out} --model {toy} --start 19", "starts from 5"),
