@@ -13,6 +13,7 @@ from torch import Tensor
 
 from evaluation.perceptual import PerceptualDistance, PerceptualName, load_perceptual
 from tokenizer.model import Reconstruction
+from training.compilation import compiled
 from training.config import Config
 
 
@@ -50,12 +51,36 @@ class LossConfig(Config):
 LOG_FLOOR = (2 / 255) ** 2 / 12
 
 
+def pixel_errors(
+    made: Tensor, clips: Tensor, absolute: bool = False, square: bool = True, clamp: bool = False
+) -> tuple[Tensor, Tensor]:
+    """Mean errors of pixels.
+
+    Args:
+        made: (B, 3, F, H, W) reconstructions, any float type.
+        clips: (B, 3, F, H, W) float32 in [−1, 1].
+        absolute: whether the first is computed; zero otherwise.
+        square: likewise the second.
+        clamp: take reconstructions to [−1, 1] first.
+
+    Returns:
+        Absolute error, a scalar, and squared error of each clip, (B,).
+    """
+    made = made.float()
+    error = (made.clamp(-1, 1) if clamp else made) - clips
+    return (
+        error.abs().mean() if absolute else error.new_zeros(()),
+        error.square().mean((1, 2, 3, 4)) if square else error.new_zeros(len(error)),
+    )
+
+
 def tokenizer_loss(
     result: Reconstruction,
     clips: Tensor,
     config: LossConfig,
     perceptual: PerceptualDistance | None = None,
     generator: torch.Generator | None = None,
+    is_compiled: bool = False,
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """Weighted sum of the terms.
 
@@ -65,20 +90,23 @@ def tokenizer_loss(
         config: weights.
         perceptual: `config.perceptual.load()`.
         generator: on the CPU, draws its frames where it does not look at all.
+        is_compiled: whether the errors of pixels are computed by compiled code.
 
     Returns:
         The scalar loss, and every computed term unweighted, detached; the perceptual one under its
         distance's name.
     """
-    error = result.clips.float() - clips
+    of_pixels = compiled(pixel_errors) if is_compiled else pixel_errors
+    absolute, per_clip = of_pixels(
+        result.clips, clips, bool(config.l1), bool(config.l2 or config.log_l2)
+    )
     quantized = result.quantized
     terms: dict[str, Tensor] = {}
     if config.l1:
-        terms["l1"] = error.abs().mean()
+        terms["l1"] = absolute
     if config.l2:
-        terms["l2"] = error.square().mean()
+        terms["l2"] = per_clip.mean()
     if config.log_l2:
-        per_clip = error.square().mean((1, 2, 3, 4))
         terms["log_l2"] = (per_clip + LOG_FLOOR).log().mean()
     if config.codebook:
         terms["codebook"] = quantized.codebook_loss

@@ -106,6 +106,8 @@ class TrainConfig(Config):
     seed: int = Field(default=0, ge=0)
     precision: Literal["fp32", "bf16"] = "fp32"  # bf16 = autocast; weights stay float32
     ema_decay: float = Field(default=0.0, ge=0, lt=1)  # 0 = off
+    # Compile what is trained, once a run (a minute or two; needs a C++ compiler on a CPU): the
+    # tokenizers' layers, quantizer and pixel losses each as a piece, other models as a whole.
     compile: bool = False
     checkpoint_activations: bool = False  # recompute each layer in backward: less memory
     # fsdp: each of several processes keeps its rows of the layers' weights and optimiser states.
