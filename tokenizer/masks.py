@@ -11,7 +11,7 @@ Shape letters: B batch, T blocks, L packed tokens, Q queries, N keys, Hd heads, 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
 
 import torch
@@ -20,6 +20,7 @@ from torch import Tensor
 
 from tokenizer.assignment import Levels
 from tokenizer.batch_layout import BlockLevels, Side, reordered
+from tokenizer.block_attention import BACKENDS, BlockSequences, default_backend
 
 # From this many scores on, one call per block (no mask, no score of the future) beats one masked
 # call: 1.2–2.4 times at 128 × 128 pixels, 1.3 times at 64 × 64, measured on CPU.
@@ -129,6 +130,12 @@ def padded_attention(q: Tensor, k: Tensor, v: Tensor, queries: Side, keys: Side)
     return queries.packed(weights @ v)
 
 
+@lru_cache(maxsize=64)
+def _grid(num_blocks: int, cells: int, device: torch.device) -> Side:
+    with torch.inference_mode(False):  # the same tensor serves training later
+        return Side.of_grid(num_blocks, cells, device)
+
+
 @dataclass(frozen=True)
 class ClipGroups:
     """A batch sorted so that clips with the same assignment are neighbours.
@@ -144,6 +151,7 @@ class ClipGroups:
     assignments: tuple[tuple[int, ...], ...]
     sizes: tuple[int, ...]
     counts: Tensor
+    _sequences: dict[str, BlockSequences] = field(default_factory=dict, repr=False)
 
     @staticmethod
     def of(assignment: Tensor) -> ClipGroups:
@@ -174,7 +182,7 @@ class ClipGroups:
 
     def grid(self, cells: int) -> Side:
         """The 3D positions, `cells` a block."""
-        return Side.of_grid(self.counts.shape[1], cells, self.order.device)
+        return _grid(self.counts.shape[1], cells, self.order.device)
 
     def by_level(self, levels: Levels) -> BlockLevels:
         """The blocks of the sorted clips, sorted by level."""
@@ -185,8 +193,24 @@ class ClipGroups:
         """L, packed tokens of the whole batch."""
         return sum(n * sum(a) for n, a in zip(self.sizes, self.assignments, strict=True))
 
-    def attend(self, q: Tensor, k: Tensor, v: Tensor, grid_cells: int, kind: str) -> Tensor:
-        """Block-causal attention over the packed batch, group by group, without padding.
+    def sequences(self, grid_cells: int, kind: str) -> BlockSequences:
+        """Every block's queries and the keys of its prefix; made once for each kind."""
+        if kind not in self._sequences:
+            cells = torch.full_like(self.counts, grid_cells)
+            sides = [self.counts if side == "1d" else cells for side in kind.split("-")]
+            self._sequences[kind] = BlockSequences(sides[0], sides[1], self.order.device)
+        return self._sequences[kind]
+
+    def attend(
+        self,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        grid_cells: int,
+        kind: str,
+        backend: str | None = None,
+    ) -> Tensor:
+        """Block-causal attention over the packed batch.
 
         Args:
             q: (rows, Hd, Dh), packed 1D tokens or all 3D positions, clips in sorted order.
@@ -194,10 +218,30 @@ class ClipGroups:
             v: (rows, Hd, Dh).
             grid_cells: 3D positions of one block.
             kind: "1d-1d", "1d-3d", "3d-1d" or "3d-3d": what queries and keys are.
+            backend: one of `block_attention.BACKENDS`, "groups" or "padded"; by device, float type
+                and installed packages if None.
 
         Returns:
             (rows of q, Hd, Dh).
+
+        Raises:
+            ValueError: no such backend.
         """
+        name = backend or default_backend(q.device.type, q.dtype)
+        if name == "groups":
+            return self._attend_by_group(q, k, v, grid_cells, kind)
+        if name == "padded":
+            sides = [self.tokens if s == "1d" else self.grid(grid_cells) for s in kind.split("-")]
+            return padded_attention(q, k, v, sides[0], sides[1])
+        if name not in BACKENDS:
+            names = sorted([*BACKENDS, "groups", "padded"])
+            raise ValueError(f"attention backend {name!r} is not one of {names}")
+        return BACKENDS[name](q, k, v, self.sequences(grid_cells, kind))
+
+    def _attend_by_group(
+        self, q: Tensor, k: Tensor, v: Tensor, grid_cells: int, kind: str
+    ) -> Tensor:
+        """One dense call, or one a block, for each group; nothing is padded."""
         query_is_1d, key_is_1d = kind[:2] == "1d", kind[3:] == "1d"
         num_blocks = len(self.assignments[0])
         cells = (grid_cells,) * num_blocks

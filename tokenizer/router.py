@@ -96,7 +96,7 @@ class Router(
         expected = (3, self.config.num_frames, self.config.size, self.config.size)
         if tuple(clips.shape[1:]) != expected:
             raise ValueError(f"clips {tuple(clips.shape)} are not (B, {expected})")
-        x = self.patch_in(self.patches(clips)) + self.position
+        x = self.patch_in(self.patches(clips.to(self.patch_in.weight.dtype))) + self.position
         first = self.cls_embedding.expand(len(x), 1, -1)
         if self.preference is not None:
             if w_q is None:

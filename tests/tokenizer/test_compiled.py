@@ -90,13 +90,11 @@ def test_padded_attention_is_that_of_groups(assignment: Tensor) -> None:
         inputs = [torch.randn(s, generator=generator, requires_grad=True) for s in shapes]
         weight = torch.randn(shapes[0], generator=generator)
         results = []
-        for way in (
-            lambda q, k, v, kind=kind: groups.attend(q, k, v, 4, kind),
-            lambda q, k, v, own=own, other=other: padded_attention(
-                q, k, v, sides[own], sides[other]
-            ),
+        q, k, v = inputs
+        for out in (
+            groups.attend(q, k, v, 4, kind, "groups"),
+            padded_attention(q, k, v, sides[own], sides[other]),
         ):
-            out = way(*inputs)
             results.append((out, *torch.autograd.grad((out * weight).sum(), inputs)))
         for a, b in zip(*results, strict=True):
             torch.testing.assert_close(a, b, atol=1e-5, rtol=1e-5)
