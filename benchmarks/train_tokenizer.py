@@ -73,7 +73,8 @@ def side(config_path: Path, run_dir: Path, steps: int) -> None:
             spent = [a - b for a, b in zip(now, last, strict=True)] if last else [0.0, 0.0]
             clips = moving(rows, 16, 64, step)
             print(json.dumps(spent), flush=True)
-            sys.stdin.readline()
+            if not sys.stdin.readline():
+                raise SystemExit("the benchmark has ended")
             last[:] = [time.perf_counter(), time.process_time()]
             return clips, None, None
 
