@@ -10,18 +10,18 @@ Shape letters: L packed tokens, N sequences, S tokens of one sequence, Hd heads,
 from __future__ import annotations
 
 import importlib
-import inspect
 import logging
 import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache, lru_cache
-from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from training import kernels
 
 log = logging.getLogger(__name__)
 
@@ -89,11 +89,7 @@ def attend(
 @lru_cache
 def default_backend(device: str, dtype: torch.dtype) -> str:
     """The fastest backend that runs on a kind of device ("cpu", "cuda", …) and float type."""
-    choices: tuple[str, ...] = ()
-    if device == "cuda":  # the first two know only 16-bit floats
-        is_half = dtype in (torch.float16, torch.bfloat16)
-        choices = ("flash", "varlen", "xformers") if is_half else ("xformers",)
-    name = next((c for c in choices if optional_function(c) is not None), "loop")
+    name = kernels.installed(device, dtype) or "loop"
     log.info("attention on %s in %s: %s", device, dtype, name)
     return name
 
@@ -154,83 +150,39 @@ def _loop(q: Tensor, k: Tensor, v: Tensor, sequences: Sequences) -> Tensor:
 
 
 # ------------------------------------------------------------------------------------------------
-# optional kernels: the one place where they are imported
-
-
-@cache
-def optional_function(name: str) -> Callable[..., Any] | None:
-    """The kernel of a CUDA backend, or None where its package does not import."""
-    module, attribute = {
-        "flash": ("flash_attn", "flash_attn_varlen_func"),
-        "varlen": ("torch.nn.attention.varlen", "varlen_attn"),
-        "xformers": ("xformers.ops", "memory_efficient_attention"),
-    }[name]
-    try:
-        function = getattr(importlib.import_module(module), attribute)
-    except (ImportError, AttributeError):
-        return None
-    if name == "varlen" and "window_size" not in inspect.signature(function).parameters:
-        return None  # older releases spell "causal" in another way
-    return function
-
-
-def _required(name: str) -> Callable[..., Any]:
-    function = optional_function(name)
-    if function is None:
-        raise ValueError(f"attention backend {name!r} is not installed; the others need no package")
-    return function
+# optional kernels
 
 
 def _flash(q: Tensor, k: Tensor, v: Tensor, sequences: Sequences) -> Tensor:
     """flash-attn's variable-length kernel."""
-    kernel, cu, longest = _required("flash"), sequences.cu_seqlens, sequences.max_seqlen
+    kernel, cu, longest = kernels.required("flash"), sequences.cu_seqlens, sequences.max_seqlen
     return kernel(q, k, v, cu, cu, longest, longest, causal=True)
 
 
 def _varlen(q: Tensor, k: Tensor, v: Tensor, sequences: Sequences) -> Tensor:
     """PyTorch's own variable-length kernel."""
-    kernel, cu, longest = _required("varlen"), sequences.cu_seqlens, sequences.max_seqlen
+    kernel, cu, longest = kernels.required("varlen"), sequences.cu_seqlens, sequences.max_seqlen
     return kernel(q, k, v, cu, cu, longest, longest, window_size=(-1, 0))
 
 
 def _xformers(q: Tensor, k: Tensor, v: Tensor, sequences: Sequences) -> Tensor:
     """xformers with a block-diagonal causal mask."""
-    kernel = _required("xformers")
+    kernel = kernels.required("xformers")
     masks = importlib.import_module("xformers.ops.fmha.attn_bias")
     bias = masks.BlockDiagonalCausalMask.from_seqlens(list(sequences.lengths))
     return kernel(q[None], k[None], v[None], attn_bias=bias)[0]
 
 
-@cache
-def _compiled_flex() -> Callable[..., Tensor]:
-    from torch.nn.attention.flex_attention import flex_attention
-
-    # One shape at a time: with symbolic shapes the compiler of CPU kernels fails (torch 2.13).
-    return torch.compile(flex_attention, dynamic=False)
-
-
 def _flex(q: Tensor, k: Tensor, v: Tensor, sequences: Sequences) -> Tensor:
-    """PyTorch's FlexAttention, compiled; blocks of the mask that are empty are never computed.
-
-    Rows are padded to a power of two, so that few shapes are compiled. On a CPU it has no backward.
-    """
-    from torch.nn.attention.flex_attention import create_block_mask
-
-    if q.device.type == "cpu" and torch.is_grad_enabled() and (
-        q.requires_grad or k.requires_grad or v.requires_grad
-    ):  # fmt: skip
-        raise ValueError("attention backend 'flex' has no backward on a CPU: train with 'loop'")
+    """FlexAttention; on a CPU it has no backward."""
     length, device = len(q), q.device
-    padded = max(128, 1 << (length - 1).bit_length())
-    lengths = torch.tensor([*sequences.lengths, padded - length], device=device)
+    lengths = torch.tensor([*sequences.lengths, kernels.flex_rows(length) - length], device=device)
     owner = torch.arange(len(lengths), device=device).repeat_interleave(lengths)
 
     def visible(batch: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
         return (owner[query] == owner[key]) & (query >= key)
 
-    mask = create_block_mask(visible, None, None, padded, padded, device=str(device))
-    rows = [F.pad(x, (0, 0, 0, 0, 0, padded - length)).transpose(0, 1)[None] for x in (q, k, v)]
-    return _compiled_flex()(*rows, block_mask=mask)[0].transpose(0, 1)[:length]
+    return kernels.flex(q, k, v, visible)
 
 
 BACKENDS: dict[str, Callable[[Tensor, Tensor, Tensor, Sequences], Tensor]] = {

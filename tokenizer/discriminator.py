@@ -17,14 +17,14 @@ from torch import Tensor, nn
 
 from tokenizer.model import sincos_positions
 from tokenizer.vit import ViTLayer
-from training.config import Config, Depth, Frames, Heads, Side, Width
+from training.config import Config, Depth, Frames, Heads, PixelCount, Width
 
 
 class PatchDiscriminatorConfig(Config):
     """Size of the transformer; the defaults are LARP's run, 38.2 M weights on 16 × 128 × 128."""
 
     kind: Literal["patch"] = "patch"
-    patch: tuple[Frames, Side, Side] = (4, 8, 8)  # frames, rows, columns
+    patch: tuple[Frames, PixelCount, PixelCount] = (4, 8, 8)  # frames, rows, columns
     width: Width = 512
     layers: Depth = 12
     heads: Heads = 8

@@ -15,6 +15,7 @@ from torch import Tensor
 from evaluation.perceptual import PerceptualDistance, PerceptualName, load_perceptual
 from evaluation.quality import moving
 from tokenizer.model import Reconstruction
+from training.compilation import compiled
 from training.config import Config
 
 
@@ -80,12 +81,57 @@ def pixel_weights(clips: Tensor, motion: float, detail: float) -> Tensor:
     return (weights / weights.mean((1, 2, 3), keepdim=True))[:, None]
 
 
+def pixel_errors(
+    made: Tensor,
+    clips: Tensor,
+    weights: Tensor | None = None,
+    absolute: bool = False,
+    square: bool = True,
+    gradient: bool = False,
+    clamp: bool = False,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Mean errors of pixels.
+
+    Args:
+        made: (B, 3, F, H, W) reconstructions, any float type.
+        clips: (B, 3, F, H, W) float32 in [−1, 1].
+        weights: (B, 1, F, H, W) what each pixel counts, see `pixel_weights`; None: all alike.
+        absolute: whether the first is computed; zero otherwise.
+        square: likewise the second.
+        gradient: likewise the third.
+        clamp: take reconstructions to [−1, 1] first.
+
+    Returns:
+        Absolute error, a scalar; squared error of each clip, (B,); absolute error of the
+        differences of neighbours in a row or column, a scalar.
+    """
+    made = made.float()
+    error = (made.clamp(-1, 1) if clamp else made) - clips
+    zero = error.new_zeros(())
+    size = error.abs() if absolute else zero
+    squares = error.square() if square else error.new_zeros((len(error), 1, 1, 1, 1))
+    across = [error.diff(dim=axis).abs() for axis in (3, 4)] if gradient else [zero]
+    if weights is not None:
+        size, squares = weights * size, weights * squares
+        if gradient:
+            across = [
+                part * weights.narrow(axis, 1, part.shape[axis])
+                for part, axis in zip(across, (3, 4), strict=True)
+            ]
+    return (
+        size.mean(),
+        squares.mean((1, 2, 3, 4)),
+        torch.stack([part.mean() for part in across]).mean(),
+    )
+
+
 def tokenizer_loss(
     result: Reconstruction,
     clips: Tensor,
     config: LossConfig,
     perceptual: PerceptualDistance | None = None,
     generator: torch.Generator | None = None,
+    is_compiled: bool = False,
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """Weighted sum of the terms.
 
@@ -95,39 +141,41 @@ def tokenizer_loss(
         config: weights.
         perceptual: `config.perceptual.load()`.
         generator: on the CPU, draws its frames where it does not look at all.
+        is_compiled: whether the errors of pixels are computed by compiled code.
 
     Returns:
         The scalar loss, and every computed term unweighted, detached; the perceptual one under its
         distance's name.
     """
-    error = result.clips.float() - clips
-    size, square = error.abs(), error.square()
-    across = [error.diff(dim=axis).abs() for axis in (3, 4)] if config.gradient else []
+    weights = None
     if config.motion_weight or config.detail_weight:
         weights = pixel_weights(clips, config.motion_weight, config.detail_weight)
-        size, square = weights * size, weights * square
-        across = [
-            part * weights.narrow(axis, 1, part.shape[axis])
-            for part, axis in zip(across, (3, 4), strict=False)
-        ]
+    of_pixels = compiled(pixel_errors) if is_compiled else pixel_errors
+    absolute, per_clip, across = of_pixels(
+        result.clips,
+        clips,
+        weights,
+        bool(config.l1),
+        bool(config.l2 or config.log_l2),
+        bool(config.gradient),
+    )
     quantized = result.quantized
     terms: dict[str, Tensor] = {}
     if config.l1:
-        terms["l1"] = size.mean()
+        terms["l1"] = absolute
     if config.l2:
-        terms["l2"] = square.mean()
+        terms["l2"] = per_clip.mean()
     if config.log_l2:
-        per_clip = square.mean((1, 2, 3, 4))
         terms["log_l2"] = (per_clip + LOG_FLOOR).log().mean()
     if config.gradient:
-        terms["gradient"] = torch.stack([part.mean() for part in across]).mean()
+        terms["gradient"] = across
     if config.codebook:
         terms["codebook"] = quantized.codebook_loss
     if config.commitment:
         terms["commitment"] = quantized.commitment_loss
     if config.entropy:
         terms["entropy"] = quantized.entropy_loss
-    weights = {name: getattr(config, name) for name in terms}
+    shares = {name: getattr(config, name) for name in terms}
     if perceptual is not None:
         seen, real = result.clips, clips
         if config.perceptual.frames is not None and config.perceptual.frames < clips.shape[2]:
@@ -135,8 +183,8 @@ def tokenizer_loss(
             frames = order[: config.perceptual.frames].sort().values.to(clips.device)
             seen, real = seen[:, :, frames], real[:, :, frames]
         terms[perceptual.name] = perceptual(seen, real).mean()
-        weights[perceptual.name] = config.perceptual.weight
+        shares[perceptual.name] = config.perceptual.weight
     if not terms:
         raise ValueError("every loss weight is 0: nothing to train on")
-    total = torch.stack([weights[name] * value for name, value in terms.items()]).sum()
+    total = torch.stack([shares[name] * value for name, value in terms.items()]).sum()
     return total, {name: value.detach() for name, value in terms.items()}

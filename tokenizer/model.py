@@ -20,11 +20,12 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from tokenizer.assignment import Levels, grid
+from tokenizer.batch_layout import BlockLevels, Side, reordered
 from tokenizer.masks import ClipGroups
 from tokenizer.qformer import QFormer, QFormerConfig
 from tokenizer.quantizer import Quantized, VectorQuantizer
 from tokenizer.tokens import Tokens
-from training.config import Config, Count, Frames, Level, Side, Width
+from training.config import Config, Count, Frames, Level, PixelCount, Width
 from training.loading.pretrained import Pretrained
 
 
@@ -33,8 +34,8 @@ class TokenizerConfig(Config):
 
     levels: tuple[Level, ...]
     num_frames: Frames = 16
-    size: Side = 128
-    patch: tuple[Frames, Side, Side] = (4, 8, 8)  # frames, rows, columns
+    size: PixelCount = 128
+    patch: tuple[Frames, PixelCount, PixelCount] = (4, 8, 8)  # frames, rows, columns
     encoder: QFormerConfig
     decoder: QFormerConfig
     codebook_size: Count = 16_384
@@ -67,16 +68,40 @@ class Reconstruction:
 
 
 @lru_cache(maxsize=256)
-def resample_matrix(source: tuple[int, int], target: tuple[int, int]) -> Tensor:
+def resample_matrix(
+    source: tuple[int, int],
+    target: tuple[int, int],
+    device: torch.device | None = None,
+    dtype: torch.dtype = torch.float32,
+) -> Tensor:
     """Linear map from a grid to another: area means when shrinking, bilinear otherwise.
 
     Args:
         source: rows and columns.
         target: rows and columns.
+        device: where the matrix is; the CPU if None.
+        dtype: of the matrix.
 
     Returns:
-        (target cells, source cells) float32, rows add up to 1. Cached: do not write into it.
+        (target cells, source cells), rows add up to 1. Cached for each device and type: do not
+        write into it.
     """
+    with torch.inference_mode(False):  # the same matrix serves training later
+        return _resampling(source, target).to(device, dtype)
+
+
+@lru_cache(maxsize=256)
+def first_cell(
+    tokens: int, cells: int, device: torch.device, dtype: torch.dtype = torch.float32
+) -> Tensor:
+    """(cells, tokens) that give every cell the first token. Cached, as `resample_matrix`."""
+    with torch.inference_mode(False):
+        matrix = torch.zeros(cells, tokens, device=device, dtype=dtype)
+        matrix[:, 0] = 1
+        return matrix
+
+
+def _resampling(source: tuple[int, int], target: tuple[int, int]) -> Tensor:
     basis = torch.eye(source[0] * source[1]).view(-1, 1, *source)
     if target[0] <= source[0] and target[1] <= source[1]:
         out = F.interpolate(basis, target, mode="area")
@@ -143,17 +168,25 @@ class Places(nn.Module):
     def pool(self, rank: int) -> Tensor:
         """(k, N) the means that make k cells of a block's N."""
         shape = grid(self.levels.values[rank], *self.cells)
-        return resample_matrix(self.cells, shape).to(self.position)
+        return resample_matrix(self.cells, shape, self.position.device, self.position.dtype)
 
     def spread(self, rank: int, start: str) -> Tensor:
         """(N, k) where each of a block's N positions starts: its first token, or its own."""
         tokens = self.levels.values[rank]
+        device, dtype = self.position.device, self.position.dtype
         if start == "first":
-            matrix = torch.zeros(self.cells[0] * self.cells[1], tokens)
-            matrix[:, 0] = 1
-        else:
-            matrix = resample_matrix(grid(tokens, *self.cells), self.cells)
-        return matrix.to(self.position)
+            return first_cell(tokens, self.cells[0] * self.cells[1], device, dtype)
+        return resample_matrix(grid(tokens, *self.cells), self.cells, device, dtype)
+
+    def table(self, num_blocks: int) -> Tensor:
+        """(T · sum of the levels, D) places of all tokens: block by block, level by level."""
+        positions = self.blocks(num_blocks).unflatten(0, (num_blocks, -1))  # (T, N, D)
+        parts = [
+            self.pool(rank) @ positions + self.level_embedding[rank]
+            for rank in range(len(self.levels))
+        ]
+        table = torch.cat(parts, 1)  # (T, sum of the levels, D)
+        return (table if self.token_position is None else table + self.token_position).flatten(0, 1)
 
 
 class VideoTokenizer(
@@ -201,6 +234,7 @@ class VideoTokenizer(
         self.start_map = nn.Linear(dec, dec)
         self.decoder = QFormer(config.decoder)
         self.patch_head = nn.Linear(dec, patch_dim)
+        self.is_compiled = False  # while it trains, see `compile_parts`
         for linear in (self.query_map, self.start_map):
             nn.init.eye_(linear.weight)
             nn.init.zeros_(linear.bias)
@@ -246,74 +280,79 @@ class VideoTokenizer(
                 f"{blocks} blocks"
             )
 
-    def _places(self, places: Places, lengths: tuple[int, ...]) -> Tensor:
-        ranks = self.levels.ranks(torch.tensor(lengths)).tolist()
-        return torch.cat([places.of_block(t, r) for t, r in enumerate(ranks)])  # (Q, D)
-
-    def _queries(self, embeddings: Tensor, groups: ClipGroups) -> Tensor:
+    def _queries(self, embeddings: Tensor, blocks: BlockLevels) -> Tensor:
         """1D queries (L, D) pooled from 3D embeddings (B, T · N, D), clips sorted."""
-        out = []
-        parts = embeddings.split(groups.sizes)
-        for group, lengths in zip(parts, groups.assignments, strict=True):
-            ranks = self.levels.ranks(torch.tensor(lengths)).tolist()
-            blocks = group.split(self.num_cells, 1)
-            pooled = [
-                self.encoder_places.pool(rank) @ block
-                for rank, block in zip(ranks, blocks, strict=True)
-            ]
-            queries = self.query_map(torch.cat(pooled, 1))  # (b, Q, D)
-            out.append((queries + self._places(self.encoder_places, lengths)).flatten(0, 1))
-        return torch.cat(out)
+        num_blocks = embeddings.shape[1] // self.num_cells
+        cells = reordered(embeddings.unflatten(1, (num_blocks, -1)).flatten(0, 1), *blocks.blocks)
+        pooled = [
+            (self.encoder_places.pool(rank) @ part).flatten(0, 1)
+            for rank, part in zip(blocks.ranks, cells.split(blocks.sizes), strict=True)
+        ]
+        rows = reordered(torch.cat(pooled), *reversed(blocks.rows))  # (L, D)
+        places = F.embedding(blocks.level_rows, self.encoder_places.table(num_blocks))
+        return self.query_map(rows) + places
+
+    def _starts(self, tokens: Tensor, blocks: BlockLevels, num_blocks: int) -> Tensor:
+        """3D queries (B, T · N, D) from 1D tokens (L, D), clips sorted."""
+        counts = [self.levels.values[rank] for rank in blocks.ranks]
+        rows = reordered(tokens, *blocks.rows)
+        lengths = [size * count for size, count in zip(blocks.sizes, counts, strict=True)]
+        starts = [
+            self.decoder_places.spread(rank, self.config.decoder_start)
+            @ part.unflatten(0, (-1, count))
+            for rank, count, part in zip(blocks.ranks, counts, rows.split(lengths), strict=True)
+        ]
+        x = reordered(torch.cat(starts), *reversed(blocks.blocks))  # (B · T, N, D)
+        x = x.unflatten(0, (-1, num_blocks)).flatten(1, 2)
+        return self.start_map(x) + self.decoder_places.blocks(num_blocks)
+
+    def _sides(self, groups: ClipGroups) -> tuple[Side, Side] | None:
+        """1D and 3D rows as padded attention needs them, or None: attention group by group."""
+        if not (self.is_compiled and self.training):
+            return None
+        return groups.tokens, groups.grid(self.num_cells)
+
+    def compile_parts(self) -> None:
+        """From now on train with compiled layers, quantizer and ends (`train.compile`)."""
+        self.is_compiled = self.quantizer.is_compiled = True
 
     def _encode(self, clips: Tensor, groups: ClipGroups) -> Tensor:
         """Unquantized code vectors (L, code_dim), clips sorted by `groups.order`."""
-        embeddings = self.patch_in(self.patches(clips[groups.order]))  # (B, T·N, D)
+        patches = self.patches(clips.to(self.patch_in.weight.dtype))
+        embeddings = reordered(self.patch_in(patches), groups.order, groups.back)  # (B, T·N, D)
         num_blocks = embeddings.shape[1] // self.num_cells
         references = embeddings + self.encoder_places.blocks(num_blocks)
-        cells = self.num_cells
-        x = self.encoder(
-            self._queries(embeddings, groups),
+        cells, sides = self.num_cells, self._sides(groups)
+        x, _ = self.encoder.tapped(
+            self._queries(embeddings, groups.by_level(self.levels)),
             references.flatten(0, 1),
             lambda q, k, v: groups.attend(q, k, v, cells, "1d-1d"),
             lambda q, k, v: groups.attend(q, k, v, cells, "1d-3d"),
+            sides=sides,
         )
         return self.code_in(x)
 
     def _decode(
         self, codes: Tensor, groups: ClipGroups, tap: int | None = None
     ) -> tuple[Tensor, Tensor | None]:
-        """Pixels (B, 3, F, H, W) of codes (L, code_dim), both sorted by `groups.order`.
+        """Pixels (B, 3, F, H, W), in the batch's order, of codes (L, code_dim), sorted.
 
-        And, likewise sorted, what comes out of decoder layer `tap`, (B, T · N, D).
+        And, likewise, what comes out of decoder layer `tap`, (B, T · N, D).
         """
-        tokens = self.code_out(codes)  # (L, D)
-        references, queries = [], []
-        sizes = zip(groups.sizes, groups.assignments, strict=True)
-        parts = tokens.split([size * sum(lengths) for size, lengths in sizes])
-        for part, size, lengths in zip(parts, groups.sizes, groups.assignments, strict=True):
-            rows = part.unflatten(0, (size, -1))
-            references.append((rows + self._places(self.decoder_places, lengths)).flatten(0, 1))
-            queries.append(self._starts(rows, lengths).flatten(0, 1))
-        cells = self.num_cells
+        num_blocks, blocks = groups.counts.shape[1], groups.by_level(self.levels)
+        tokens = self.code_out(codes.to(self.code_out.weight.dtype))  # (L, D)
+        places = F.embedding(blocks.level_rows, self.decoder_places.table(num_blocks))
+        cells, sides = self.num_cells, self._sides(groups)
         x, tapped = self.decoder.tapped(
-            torch.cat(queries),
-            torch.cat(references),
+            self._starts(tokens, blocks, num_blocks).flatten(0, 1),
+            tokens + places,
             lambda q, k, v: groups.attend(q, k, v, cells, "3d-3d"),
             lambda q, k, v: groups.attend(q, k, v, cells, "3d-1d"),
             tap,
+            None if sides is None else (sides[1], sides[0]),
         )
-        by_clip = (sum(groups.sizes), -1)
-        pixels = self.pixels(self.patch_head(x).unflatten(0, by_clip))
-        return pixels, None if tapped is None else tapped.unflatten(0, by_clip)
-
-    def _starts(self, tokens: Tensor, lengths: tuple[int, ...]) -> Tensor:
-        """3D queries (b, T · N, D) of a group from its 1D tokens (b, Q, D)."""
-        ranks = self.levels.ranks(torch.tensor(lengths)).tolist()
-        starts = [
-            self.decoder_places.spread(rank, self.config.decoder_start) @ block
-            for rank, block in zip(ranks, tokens.split(lengths, 1), strict=True)
-        ]
-        return self.start_map(torch.cat(starts, 1)) + self.decoder_places.blocks(len(lengths))
+        pixels = self.pixels(self.patch_head(groups.in_batch_order(x)))
+        return pixels, None if tapped is None else groups.in_batch_order(tapped)
 
     def forward(self, clips: Tensor, assignment: Tensor, tap: int | None = None) -> Reconstruction:
         """Encode, quantize and decode.
@@ -327,14 +366,11 @@ class VideoTokenizer(
         groups = ClipGroups.of(assignment)
         quantized = self.quantizer(self._encode(clips, groups))
         decoded, tapped = self._decode(quantized.codes, groups, tap)
-        back = torch.argsort(groups.order)
-        if tapped is not None:
-            tapped = tapped[back].unflatten(1, (-1, *self.cells))
         return Reconstruction(
-            clips=decoded[back],
+            clips=decoded,
             tokens=Tokens(quantized.ids[groups.rows_in_batch_order()], assignment),
             quantized=quantized,
-            features=tapped,
+            features=None if tapped is None else tapped.unflatten(1, (-1, *self.cells)),
         )
 
     def encode(self, clips: Tensor, assignment: Tensor) -> Tokens:
@@ -361,5 +397,4 @@ class VideoTokenizer(
         groups = ClipGroups.of(tokens.assignment)
         sorted_ids = torch.empty_like(tokens.ids)
         sorted_ids[groups.rows_in_batch_order()] = tokens.ids
-        decoded, _ = self._decode(self.quantizer.lookup(sorted_ids), groups)
-        return decoded[torch.argsort(groups.order)]
+        return self._decode(self.quantizer.lookup(sorted_ids), groups)[0]

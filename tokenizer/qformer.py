@@ -16,10 +16,14 @@ from einops import rearrange
 from pydantic import model_validator
 from torch import Tensor, nn
 
+from tokenizer.batch_layout import Side
+from tokenizer.masks import padded_attention
+from training.compilation import any_length, compiled
 from training.config import Config, Depth, Heads, Width, check_parameters
 
 Attention = Callable[[Tensor, Tensor, Tensor], Tensor]
 KeyValue = tuple[Tensor, Tensor]
+Sides = tuple[Side, Side]  # of a batch's queries and of its references
 
 
 class QFormerConfig(Config):
@@ -100,6 +104,26 @@ class QFormerLayer(nn.Module):
         return x + self.mlp_out(F.gelu(self.mlp_in(self.norm_mlp(x))))
 
 
+def padded_layer(layer: QFormerLayer, x: Tensor, references: Tensor, sides: Sides) -> Tensor:
+    """One layer on padded attention; what `training.compilation` makes one piece of code of."""
+    own, other = sides
+    return layer(
+        x,
+        references,
+        lambda q, k, v: padded_attention(q, k, v, own, own),
+        lambda q, k, v: padded_attention(q, k, v, own, other),
+    )
+
+
+def _any_rows(x: Tensor, references: Tensor, sides: Sides) -> tuple[Tensor, Tensor, Sides]:
+    """The same, told to the compiler as being of any number of tokens."""
+    for rows, side in zip((x, references), sides, strict=True):
+        if side.places is not None and side.rows is not None and side.is_token is not None:
+            any_length(0, rows, side.rows)
+            any_length(1, side.blocks, side.places, side.is_token)
+    return x, references, sides
+
+
 class QFormer(nn.Module):
     """A stack of layers over queries whose references no layer changes."""
 
@@ -146,11 +170,19 @@ class QFormer(nn.Module):
         self_attention: Attention,
         cross_attention: Attention,
         tap: int | None = None,
+        sides: Sides | None = None,
     ) -> tuple[Tensor, Tensor | None]:
-        """As `forward`, and what comes out of layer `tap` (from 1), (..., D), before any norm."""
+        """As `forward`, and what comes out of layer `tap` (from 1), (..., D), before any norm.
+
+        With `sides`, layers are compiled, and attention is padded, not `self_attention` and
+        `cross_attention`.
+        """
         references = self.norm_references(references)
         kept = None
         for number, layer in enumerate(self._layers(), 1):
-            queries = layer(queries, references, self_attention, cross_attention)
+            if sides is None:
+                queries = layer(queries, references, self_attention, cross_attention)
+            else:
+                queries = compiled(padded_layer)(layer, *_any_rows(queries, references, sides))
             kept = queries if number == tap else kept
         return self.norm_out(queries), kept

@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from training.compilation import any_length, compiled
 from training.processes import num_processes, sum_over_processes
 
 
@@ -43,6 +44,32 @@ class Quantized:
     entropy_loss: Tensor
 
 
+def _search(
+    z: Tensor, codebook: Tensor, temperature: float
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor | None, Tensor | None]:
+    """What `VectorQuantizer.forward` does with every token, in one piece for the compiler.
+
+    Returns:
+        unit (L, D), its codes (L, D) and ids (L,); the sums over tokens of squared distances, with
+        the gradient of the codes and of unit; and, with a temperature, the sum over tokens of the
+        entropy of their soft assignments, and the sum (K,) of these assignments.
+    """
+    unit = F.normalize(z.float(), dim=-1)
+    book = F.normalize(codebook.float(), dim=-1)
+    cosine = unit @ book.T  # (L, K)
+    ids = cosine.argmax(-1)
+    codes = book[ids]
+    entropies = use = None
+    if temperature > 0:
+        # squared distance of unit vectors is 2 − 2 cos: softmax(−d / τ)
+        log_p = F.log_softmax(cosine * (2 / temperature), -1)
+        p = log_p.exp()
+        entropies, use = -(p * log_p).sum(), p.sum(0)
+    of_codes = (codes - unit.detach()).square().sum()
+    of_unit = (codes.detach() - unit).square().sum()
+    return unit, codes, ids, of_codes, of_unit, entropies, use
+
+
 class VectorQuantizer(nn.Module):
     """K unit vectors; nearest in cosine."""
 
@@ -51,6 +78,7 @@ class VectorQuantizer(nn.Module):
     def __init__(self, codebook_size: int, code_dim: int, entropy_temperature: float) -> None:
         super().__init__()
         self.entropy_temperature = entropy_temperature
+        self.is_compiled = False  # while it trains
         self.codebook = nn.Parameter(F.normalize(torch.randn(codebook_size, code_dim), dim=-1))
         # Decayed share of the batch that each code won: what `revive` judges codes by.
         self.register_buffer("usage", torch.full((codebook_size,), 1.0 / codebook_size))
@@ -67,29 +95,29 @@ class VectorQuantizer(nn.Module):
     def forward(self, z: Tensor) -> Quantized:
         """Quantize z (L, D), any float dtype and any length of vector."""
         with torch.autocast(z.device.type, enabled=False):
-            unit = F.normalize(z.float(), dim=-1)
-            book = F.normalize(self.codebook.float(), dim=-1)
-            cosine = unit @ book.T  # (L, K)
-            ids = cosine.argmax(-1)
-            codes = book[ids]
+            temperature = self.entropy_temperature if self.training else 0.0
+            arguments = (z, self.codebook, temperature)
+            if self.is_compiled and self.training:
+                any_length(0, z)
+                found = compiled(_search)(*arguments)
+            else:
+                found = _search(*arguments)
+            unit, codes, ids, distance_of_codes, distance_of_unit, entropies, use = found
             share, total = 1.0, len(z)  # of this process's tokens, times the processes
             if self.training and num_processes() > 1:  # validation is one process's affair
                 total = int(sum_over_processes(torch.tensor(len(z), device=z.device)))
                 share = num_processes() * len(z) / total
             entropy = torch.zeros((), device=z.device)
-            if self.training and self.entropy_temperature > 0:
-                # squared distance of unit vectors is 2 − 2 cos: softmax(−d / τ)
-                log_p = F.log_softmax(cosine * (2 / self.entropy_temperature), -1)
-                p = log_p.exp()
-                mean = p.mean(0) if total == len(z) else sum_over_processes(p.sum(0)) / total
-                per_token = -(p * log_p).sum(-1).mean() * share
+            if entropies is not None and use is not None:
+                mean = (use if total == len(z) else sum_over_processes(use)) / total
+                per_token = entropies / len(z) * share
                 entropy = per_token + (mean * (mean + 1e-5).log()).sum()
             return Quantized(
                 codes=unit + (codes - unit).detach(),
                 ids=ids,
                 unit=unit,
-                codebook_loss=(codes - unit.detach()).square().sum(-1).mean() * share,
-                commitment_loss=(codes.detach() - unit).square().sum(-1).mean() * share,
+                codebook_loss=distance_of_codes / len(z) * share,
+                commitment_loss=distance_of_unit / len(z) * share,
                 entropy_loss=entropy,
             )
 

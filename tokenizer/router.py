@@ -21,7 +21,7 @@ from tokenizer.assignment import Levels
 from tokenizer.model import sincos_positions
 from tokenizer.reward import Quality, Standard
 from tokenizer.vit import ViTLayer
-from training.config import Config, Depth, Frames, Heads, Level, Side, Width, check_parameters
+from training.config import Config, Depth, Frames, Heads, Level, PixelCount, Width, check_parameters
 from training.loading.pretrained import Pretrained
 
 MOST_CANDIDATES = 2**20  # the paper has 625
@@ -32,8 +32,8 @@ class RouterConfig(Config):
 
     levels: tuple[Level, ...]
     num_frames: Frames = 16
-    size: Side = 128
-    patch: tuple[Frames, Side, Side] = (4, 8, 8)
+    size: PixelCount = 128
+    patch: tuple[Frames, PixelCount, PixelCount] = (4, 8, 8)
     width: Width = 512
     layers: Depth = 6
     heads: Heads = 8
@@ -111,7 +111,7 @@ class Router(
         expected = (3, self.config.num_frames, self.config.size, self.config.size)
         if tuple(clips.shape[1:]) != expected:
             raise ValueError(f"clips {tuple(clips.shape)} are not (B, {expected})")
-        x = self.patch_in(self.patches(clips)) + self.position
+        x = self.patch_in(self.patches(clips.to(self.patch_in.weight.dtype))) + self.position
         first = self.cls_embedding.expand(len(x), 1, -1)
         if self.preference is not None:
             if w_q is None:

@@ -27,11 +27,12 @@ from tokenizer.alignment import (
     tokenizer_of,
 )
 from tokenizer.initialise import initialise_codes, initialise_from, initialise_patches
-from tokenizer.losses import LossConfig, tokenizer_loss
+from tokenizer.losses import LossConfig, pixel_errors, tokenizer_loss
 from tokenizer.model import TokenizerConfig, VideoTokenizer
 from tokenizer.quantizer import Quantized
 from tokenizer.reward import psnr_of_mse
 from tokenizer.router import Router
+from training.compilation import compiled
 from training.config import Config, TrainConfig
 from training.devices import device_of
 from training.loop import StageBase, Validation
@@ -210,12 +211,15 @@ class TokenizerStage(StageBase):
         result = model(clips, self.assigned(batch))
         self._last = (result.tokens.ids, result.quantized)
         self._made = None if self.game is None else result.clips
-        total, terms = tokenizer_loss(result, clips, self.config.loss, self.perceptual, generator)
+        total, terms = tokenizer_loss(
+            result, clips, self.config.loss, self.perceptual, generator, self.config.train.compile
+        )
         if self.teacher is not None:
             aligned = alignment_loss(result.features, self.teacher(clips))
             total = total + self.config.alignment.weight * aligned
             terms["alignment"] = aligned.detach()
-        error = (result.clips.detach().float().clamp(-1, 1) - clips).square().mean((1, 2, 3, 4))
+        errors = compiled(pixel_errors) if self.config.train.compile else pixel_errors
+        _, error, _ = errors(result.clips.detach(), clips, clamp=True)
         return total, terms | {"psnr": psnr_of_mse(error).mean()}
 
     @property

@@ -30,7 +30,7 @@ MOST_MISTAKES = 20  # that are listed
 Width = Annotated[int, Field(ge=1, le=65_536)]  # channels
 Depth = Annotated[int, Field(ge=1, le=1024)]  # layers
 Heads = Annotated[int, Field(ge=1, le=1024)]
-Side = Annotated[int, Field(ge=1, le=8192)]  # pixels
+PixelCount = Annotated[int, Field(ge=1, le=8192)]  # pixels
 Frames = Annotated[int, Field(ge=1, le=4096)]  # or blocks
 Level = Annotated[int, Field(ge=1, le=65_536)]  # tokens of a block
 Count = Annotated[int, Field(ge=1, le=2**24)]  # codes, rows of a batch
@@ -143,6 +143,8 @@ class TrainConfig(Config):
     device: str = "auto"
     precision: Literal["fp32", "bf16"] = "fp32"  # bf16 = autocast; weights stay float32
     ema_decay: float = Field(default=0.0, ge=0, lt=1)  # 0 = off
+    # Compile what is trained, once a run (a minute or two; needs a C++ compiler on a CPU): the
+    # tokenizers' layers, quantizer and pixel losses each as a piece, other models as a whole.
     compile: bool = False
     checkpoint_activations: bool = False  # recompute each layer in backward: less memory
     # fsdp: each of several processes keeps its rows of the layers' weights and optimiser states.

@@ -71,7 +71,8 @@ class Muon(torch.optim.Muon):
             if "momentum_buffer" not in self.state[p]:
                 self.state[p]["momentum_buffer"] = torch.zeros_like(p)
         buffers = [self.state[p]["momentum_buffer"] for p in parameters]
-        torch._foreach_lerp_(buffers, gradients, 1 - momentum)
+        for buffer, gradient in zip(buffers, gradients, strict=True):
+            buffer.lerp_(gradient, 1 - momentum)
         stacked = torch.stack(buffers)
         if group["nesterov"]:
             stacked = torch.stack(gradients).lerp_(stacked, momentum)
@@ -83,6 +84,5 @@ class Muon(torch.optim.Muon):
             scale = 0.2 * max(rows, columns) ** 0.5
         else:
             scale = max(1.0, rows / columns) ** 0.5
-        if group["weight_decay"]:
-            torch._foreach_mul_(parameters, 1 - lr * group["weight_decay"])
-        torch._foreach_add_(parameters, list(update.unbind()), alpha=-lr * scale)
+        for parameter, own in zip(parameters, update, strict=True):
+            parameter.mul_(1 - lr * group["weight_decay"]).add_(own, alpha=-lr * scale)

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from training.compilation import compile_parts
 from training.config import OptimizerConfig, ScheduleConfig
 from training.optimizer import build_optimizers, load_state_tensors, set_rates, state_tensors
 from training.schedule import multiplier
@@ -51,7 +52,7 @@ class Player:
         """Switch to train mode, wrap for several processes, compile."""
         self.module.train()
         self.net, self.judge = self.module if self.is_spread else wrap(self.module), self.module
-        if compiled:
+        if compiled and not compile_parts(self.module):
             self.net, self.judge = torch.compile(self.net), torch.compile(self.module)
 
     def plays(self, step: int) -> bool:

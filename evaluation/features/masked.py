@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from evaluation.features.transformer import normalise, transformers
 from evaluation.features.videomae import VideoMAEEncoder
 from evaluation.probe import linear_probe, mean_features, pixel_features
-from training.config import Config, Depth, Frames, Heads, Side, TrainConfig, Width
+from training.config import Config, Depth, Frames, Heads, PixelCount, TrainConfig, Width
 from training.stage import StageBase, Validation
 from video.dataset import ClipSampler, DataConfig
 
@@ -35,7 +35,7 @@ class TinyConfig(Config):
     """Sizes of the encoder, and of the decoder that only training needs."""
 
     tubelet: Frames = 2  # frames of a patch
-    patch: Side = 8  # its rows and columns
+    patch: PixelCount = 8  # its rows and columns
     width: Width = 160
     layers: Depth = 4
     heads: Heads = 5
