@@ -12,9 +12,11 @@ import pytest
 import torch
 
 from video.arcade import doom, procgen
+from video.arcade.footage import pack
 from video.arcade.recorder import class_name, games_of, record
 from video.dataset import ClipSampler, DataConfig
-from video.io import VideoError
+from video.io import VideoError, read_frames
+from video.lists import read_ucf101
 
 TINY: dict[str, Any] = {"train_clips": 2, "test_clips": 2, "num_frames": 8, "seed": 3}
 
@@ -194,3 +196,33 @@ def test_a_source_of_files_needs_a_root() -> None:
         ClipSampler(
             DataConfig.model_validate({"sources": [{"kind": "procgen", "games": ["pong"]}]}), "test"
         )
+
+
+def test_packed_clips_are_read_as_a_set_and_carry_their_licences(
+    stub: list[dict[str, Any]], tmp_path: Path
+) -> None:
+    root = record(tmp_path / "all", ("coinrun", "maze", "ninja"), source="procgen", **TINY)
+    size = pack(root, tmp_path / "few", ("Ninja", "Coinrun"), clips=2, num_frames=4)
+    files = [path for path in (tmp_path / "few").rglob("*") if path.is_file()]
+    assert size == sum(path.stat().st_size for path in files)
+    items = read_ucf101(tmp_path / "few", "test")
+    assert [(item.label, item.class_name) for item in items] == [
+        *[(0, "Coinrun")] * 2,
+        *[(1, "Ninja")] * 2,
+    ]
+    held_out = {item.id for item in read_ucf101(root, "test")}
+    for item in items:
+        assert item.id in held_out and tuple(read_frames(item.path).shape) == (4, 64, 64, 3)
+    assert "GameArtGuppy" in (tmp_path / "few" / "LICENCES.txt").read_text()
+    bad: list[tuple[dict[str, Any], str]] = [
+        ({"classes": ("Pong",)}, "no class 'Pong'; there are Coinrun, Maze, Ninja"),
+        ({"clips": 3}, "has 2 test videos, not 3"),
+        ({"clips": 1, "num_frames": 9}, "8 frames, not 9"),
+        ({"clips": 1, "num_frames": 4, "max_bytes": 100}, "bytes are more than 100"),
+    ]
+    for settings, said in bad:
+        with pytest.raises(VideoError, match=said):
+            pack(root, tmp_path / "bad", **settings)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["all", "few"]
+    with pytest.raises(VideoError, match="few exists"):
+        pack(root, tmp_path / "few", clips=1)
