@@ -38,6 +38,7 @@ Rows = list[dict[str, Any]]
 
 LABELS = {
     "psnr": "PSNR (dB)",
+    "moving_psnr": "PSNR where clips move (dB)",
     "lpips": "LPIPS",
     "efficientnet-lite0": "EfficientNet-Lite0 distance",
 }

@@ -18,6 +18,7 @@ from pydantic import Field
 from torch import Tensor
 
 from evaluation.perceptual import load_perceptual
+from evaluation.quality import MOTION, REACH
 from evatok.models import load_model
 from tokenizer.model import VideoTokenizer
 from tokenizer.search import Method
@@ -132,9 +133,12 @@ def _curate(
     config: SearchConfig, folder: Path, split: Split, rank: int, world: int
 ) -> Iterator[int]:
     """This process's batches of a split; clips done so far after each."""
-    measures = {name: load_perceptual(name) for name in config.quality}
+    with_motion = "moving_mse" in config.quality
+    measures = {name: load_perceptual(name) for name in config.quality if name != "moving_mse"}
     weights = {name: measure.checksum for name, measure in measures.items()}
     device = resolve_device(config.device)
+    if with_motion:
+        weights["moving_mse"] = f"{MOTION:g} {REACH}"
     model: VideoTokenizer = load_model(VideoTokenizer, config.model).to(device)
     batch, num_batches, _ = _batches(config, split)
 
@@ -149,6 +153,7 @@ def _curate(
             num_batches,
             folder,
             measures=measures,
+            with_motion=with_motion,
             settings={**config.decides(), "quality": weights},
             method=config.method,
             autocast=config.precision == "bf16",

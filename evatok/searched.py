@@ -30,8 +30,8 @@ class Searched:
         name: of the set.
         real: the clips.
         quality: (N, M) float32 of the reward, higher is better, proxy tokenizer.
-        measures: (N, M) float32 of all that the search recorded, by name: "psnr" in dB, and
-            perceptual distances.
+        measures: (N, M) float32 of all that the search recorded, by name: "psnr" and
+            "moving_psnr" in dB, and perceptual distances.
         standard: statistics of the training table.
         levels: of the proxy.
         num_blocks: T.
@@ -97,7 +97,11 @@ def searched_sets(
         if rows:
             real = clip_set(sampler, [windows[i] for i in rows], source.root.name)
             measures = {"psnr": held.quality()[rows]}
-            measures |= {k: v[rows] for k, v in held.measures.items() if k != "mse"}
+            for column, table in held.measures.items():
+                if column == "moving_mse":
+                    measures["moving_psnr"] = held.quality("moving_psnr")[rows]
+                elif column != "mse":
+                    measures[column] = table[rows]
             of_reward = held.quality(quality)[rows]
             sets.append(
                 Searched(real.name, real, of_reward, measures, standard, levels, num_blocks)

@@ -19,8 +19,9 @@ from torch import Tensor
 from tokenizer.assignment import Levels
 from training.config import Config
 
-# What a reward may be made of: PSNR, or minus a perceptual distance.
-Quality = Literal["psnr", "lpips", "efficientnet-lite0"]
+# What a reward may be made of: PSNR, that of the pixels where the clip moves, or minus a perceptual
+# distance.
+Quality = Literal["psnr", "moving_psnr", "lpips", "efficientnet-lite0"]
 
 ROWS = 4096  # of a table that are taken to float64 at a time
 

@@ -14,6 +14,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from evaluation.quality import moving
 from tokenizer.model import VideoTokenizer
 from tokenizer.tree import Measure, PrefixTree
 
@@ -41,6 +42,7 @@ def candidate_measures(
     clips: Tensor,
     measures: Mapping[str, Measure],
     method: Method = "tree",
+    weights: Mapping[str, Tensor] | None = None,
 ) -> dict[str, Tensor]:
     """As `candidate_errors`, with further measures of quality that are means over frames.
 
@@ -49,20 +51,40 @@ def candidate_measures(
         clips: (B, 3, F, H, W) float32 in [−1, 1], whole clips.
         measures: such as LPIPS, by name.
         method: "tree" or "brute"; equal up to rounding.
+        weights: (B, 1, F, H, W) float32 of pixels, by name: weighted squared errors.
 
     Returns:
-        (B, M) float32 for "mse" and each of the measures.
+        (B, M) float32 for "mse", each of the weights and each of the measures.
     """
+    weights = weights or {}
     if method == "tree":
-        return PrefixTree(model, clips, measures).measure()
-    out: dict[str, list[Tensor]] = {name: [] for name in ("mse", *measures)}
+        return PrefixTree(model, clips, measures, weights=weights).measure()
+    out: dict[str, list[Tensor]] = {name: [] for name in ("mse", *weights, *measures)}
     for candidate in model.levels.candidates(clips.shape[2] // model.config.patch[0]):
         result = model(clips, candidate.expand(len(clips), -1).to(clips.device))
         made = result.clips.float().clamp(-1, 1)
-        out["mse"].append((made - clips).square().mean((1, 2, 3, 4)))
+        errors = (made - clips).square()
+        out["mse"].append(errors.mean((1, 2, 3, 4)))
+        for name, weight in weights.items():
+            out[name].append((errors * weight).mean((1, 2, 3, 4)))
         for name, measure in measures.items():
             out[name].append(measure(made, clips).float())
     return {name: torch.stack(columns, 1) for name, columns in out.items()}
+
+
+def motion_weights(clips: Tensor) -> Tensor:
+    """Pixel weights that make a mean squared error that of the pixels where a clip moves.
+
+    Args:
+        clips: (B, 3, F, H, W) float32 in [−1, 1].
+
+    Returns:
+        (B, 1, F, H, W) float32 with mean 1: the same for all pixels that move
+        (`evaluation.quality.moving`), 0 for the others; 1 for all of a clip in which none moves.
+    """
+    mask = moving(clips)[:, None].float()
+    share = mask.mean((1, 2, 3, 4), keepdim=True)
+    return torch.where(share > 0, mask / share, 1.0)
 
 
 def model_hash(model: torch.nn.Module) -> str:

@@ -23,12 +23,12 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from evaluation.perceptual import PerceptualDistance, load_perceptual
+from evaluation.perceptual import load_perceptual
 from tokenizer.assignment import Levels, parse_assignment
 from tokenizer.model import VideoTokenizer
-from tokenizer.reward import Standard, psnr_of_mse, rewards
+from tokenizer.reward import Quality, Standard, psnr_of_mse, rewards
 from tokenizer.router import Router
-from tokenizer.search import candidate_errors, candidate_measures
+from tokenizer.search import candidate_errors, candidate_measures, motion_weights
 from tokenizer.sliding import slide
 
 # clips (B, 3, F, H, W) in [−1, 1] → (B, T) int64 token counts
@@ -150,18 +150,38 @@ def _best(
     if config.standard is None:
         raise ValueError("assignment 'best' needs the statistics of the router's reward: train it")
     wanted = config.w_q if w_q is None else w_q
-    distance = None if config.quality == "psnr" else load_perceptual(config.quality)
-    return partial(_rewarded, model, config.standard, wanted, max_tokens, distance)
+    return partial(
+        _rewarded, model, config.standard, wanted, max_tokens, _quality_of(config.quality)
+    )
+
+
+# Clips and the model → (B, M) of every candidate, higher is better.
+CandidateQuality = Callable[[VideoTokenizer, Tensor], Tensor]
+
+
+def _quality_of(name: Quality) -> CandidateQuality:
+    if name == "psnr":
+        return _psnr
+    if name == "moving_psnr":
+        return _moving_psnr
+    distance = load_perceptual(name)
+    return lambda model, clips: -candidate_measures(model, clips, {name: distance})[name]
+
+
+def _psnr(model: VideoTokenizer, clips: Tensor) -> Tensor:
+    return psnr_of_mse(candidate_errors(model, clips))
+
+
+def _moving_psnr(model: VideoTokenizer, clips: Tensor) -> Tensor:
+    weights = {"moving_mse": motion_weights(clips)}
+    return psnr_of_mse(candidate_measures(model, clips, {}, weights=weights)["moving_mse"])
 
 
 def _search(
-    model: VideoTokenizer, clips: Tensor, distance: PerceptualDistance | None = None
+    model: VideoTokenizer, clips: Tensor, quality_of: CandidateQuality = _psnr
 ) -> tuple[Tensor, Tensor, Levels]:
-    """PSNR (B, M) of every candidate, or minus a distance, and their lengths (M,), on the CPU."""
-    if distance is None:
-        quality = psnr_of_mse(candidate_errors(model, clips))
-    else:
-        quality = -candidate_measures(model, clips, {distance.name: distance})[distance.name]
+    """Quality (B, M) of every candidate, and their lengths (M,), on the CPU."""
+    quality = quality_of(model, clips)
     lengths = model.levels.candidates(model.num_blocks).sum(1)
     return quality.cpu(), lengths, model.levels  # rewards are float64, which not every GPU has
 
@@ -171,10 +191,10 @@ def _rewarded(
     standard: Standard,
     w_q: float,
     max_tokens: int | None,
-    distance: PerceptualDistance | None,
+    quality_of: CandidateQuality,
     clips: Tensor,
 ) -> Tensor:
-    quality, lengths, levels = _search(model, clips, distance)
+    quality, lengths, levels = _search(model, clips, quality_of)
     table = rewards(quality, lengths, standard, w_q)
     if max_tokens is not None:
         table = table.masked_fill(lengths > max_tokens, float("-inf"))

@@ -26,12 +26,13 @@ from torch import Tensor
 
 from tokenizer.model import VideoTokenizer
 from tokenizer.reward import Quality, psnr_of_mse
-from tokenizer.search import Method, candidate_measures, model_hash
+from tokenizer.search import Method, candidate_measures, model_hash, motion_weights
 from tokenizer.tree import Measure
 from training.files import atomic_file
 from training.loading.records import parse_json
 
-Recorded = Literal["lpips", "efficientnet-lite0"]  # beside the mean squared error
+# Beside the mean squared error; moving_mse is that where a clip moves, see `motion_weights`.
+Recorded = Literal["moving_mse", "lpips", "efficientnet-lite0"]
 
 
 log = logging.getLogger(__name__)
@@ -59,19 +60,22 @@ class SearchTable:
     places: list[tuple[int, int]]
 
     def quality(self, name: Quality = "psnr") -> Tensor:
-        """(N, M) float32, higher is better: PSNR in dB, or minus a perceptual distance.
+        """(N, M) float32, higher is better: a PSNR in dB, or minus a perceptual distance.
 
         Raises:
             ValueError: the search did not record it.
         """
         if name == "psnr":
             return psnr_of_mse(self.measures["mse"])
-        if name not in self.measures:
+        column = "moving_mse" if name == "moving_psnr" else name
+        if column not in self.measures:
             raise ValueError(
-                f"the table has {', '.join(self.measures)}, not {name}: "
-                f"search with `quality: [{name}]` into another folder"
+                f"the table has {', '.join(self.measures)}, not {column}: "
+                f"search with `quality: [{column}]` into another folder"
             )
-        return -self.measures[name]
+        if name == "moving_psnr":
+            return psnr_of_mse(self.measures[column])
+        return -self.measures[column]
 
 
 def curate(
@@ -82,6 +86,7 @@ def curate(
     *,
     measures: Mapping[str, Measure] | None = None,
     settings: Mapping[str, Any] | None = None,
+    with_motion: bool = False,
     method: Method = "tree",
     autocast: bool = False,
     rank: int = 0,
@@ -98,6 +103,7 @@ def curate(
         num_batches: how many.
         directory: where `table-00000.parquet` … go.
         measures: recorded beside "mse", by name; see `tokenizer.tree.Measure`.
+        with_motion: record "moving_mse" too.
         settings: JSON-able, whatever else decides the numbers in a shard.
         method: see `candidate_errors`.
         autocast: run the model in bf16.
@@ -128,7 +134,8 @@ def curate(
         clips, names = batch(number)
         device = clips.device.type
         with torch.autocast(device, dtype=torch.bfloat16, enabled=autocast):
-            found = candidate_measures(model, clips, measures or {}, method)
+            weights = {"moving_mse": motion_weights(clips)} if with_motion else {}
+            found = candidate_measures(model, clips, measures or {}, method, weights)
         _write_shard(path, number, names, found, note)
         done += len(names)
         yield done

@@ -69,6 +69,7 @@ class PrefixTree:
         clips: Tensor,
         measures: Mapping[str, Measure] | None = None,
         only: Tensor | None = None,
+        weights: Mapping[str, Tensor] | None = None,
     ) -> None:
         """Prepare the walk.
 
@@ -78,10 +79,14 @@ class PrefixTree:
             measures: beside "mse", by name.
             only: (n,) int64, the candidates that are wanted; all if None. What no wanted one
                 begins with is not computed, and the numbers of the others are NaN.
+            weights: (B, 1, F, H, W) float32 of pixels, by name; each gives a weighted error.
         """
         self.model, self.clips, self.extra = model, clips, dict(measures or {})
         self.encoder, self.decoder = BlockEncoder(model, clips), BlockDecoder(model)
         self.targets = model.patches(clips)  # (B, T·N, patch voxels)
+        self.weights = {  # (B, T·N, patch voxels)
+            name: model.patches(weight.expand_as(clips)) for name, weight in (weights or {}).items()
+        }
         self.num_blocks = clips.shape[2] // model.config.patch[0]
         self.found: dict[str, Tensor] = {}
         # The measures against the real clips of one block: what LPIPS keeps of all blocks together
@@ -94,12 +99,12 @@ class PrefixTree:
 
     @torch.no_grad()
     def measure(self) -> dict[str, Tensor]:
-        """For "mse" and each further measure: (B, M) float32, means over the clip's frames."""
+        """For "mse", each weight and measure: (B, M) float32, means over the clip's frames."""
         count = self.model.levels.num_candidates(self.num_blocks)
         shape = (count, len(self.clips))
         self.found = {
             name: torch.full(shape, torch.nan, device=self.clips.device)
-            for name in ("mse", *self.extra)
+            for name in ("mse", *self.weights, *self.extra)
         }
         zero = torch.zeros(1, len(self.clips), device=self.clips.device)
         root = _Prefixes((0,), 0, dict.fromkeys(self.found, zero), Past(), Past())
@@ -147,8 +152,11 @@ class PrefixTree:
         ids, encoded = self.encoder.step(group.encoded, rank, rows)
         patches, decoded = self.decoder.patches(group.decoded, ids)  # (R, N, patch voxels)
         patches = patches.float().clamp(-1, 1).unflatten(0, (n, batch))
-        errors = (patches - self.targets[:, t * cells : (t + 1) * cells]).square_().mean((2, 3))
-        sums = {"mse": group.sums["mse"] + errors}
+        block = slice(t * cells, (t + 1) * cells)
+        errors = (patches - self.targets[:, block]).square_()  # (n, B, N, patch voxels)
+        sums = {"mse": group.sums["mse"] + errors.mean((2, 3))}
+        for name, weight in self.weights.items():
+            sums[name] = group.sums[name] + (errors * weight[:, block]).mean((2, 3))
         if self.extra:
             pixels = self.model.pixels(patches.flatten(0, 1))
             for name, measure in self._against(t).items():

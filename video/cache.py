@@ -17,6 +17,7 @@ import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -105,9 +106,32 @@ class Store(ABC):
     def __len__(self) -> int:
         return len(self.lengths)
 
+    def drawn(self, seed: int, source: int, count: int) -> int:
+        """The video that a run of this seed draws after `count` others of the source `source`."""
+        turn, place = divmod(count, len(self))
+        return int(permutation(len(self), (seed, 1, source, turn))[place])
+
+    def label(self, video: int) -> int:
+        """Class of a video, −1 without."""
+        return int(self.labels[video])
+
+    def name(self, video: int) -> str:
+        """Identity of a video."""
+        return self.ids[video]
+
+    def length(self, video: int) -> int:
+        """Frames of a video."""
+        return int(self.lengths[video])
+
     @abstractmethod
     def clip(self, video: int, start: int, num_frames: int) -> Tensor:
         """(num_frames, S, S, 3) uint8 from frame `start`; the last is repeated where it ends."""
+
+
+@lru_cache(maxsize=32)
+def permutation(length: int, key: tuple[int, ...]) -> np.ndarray:
+    """The numbers below `length` in an order that a key decides."""
+    return np.random.default_rng(key).permutation(length)
 
 
 class ClipCache(Store):

@@ -13,15 +13,16 @@ import random
 from collections.abc import Callable, Sequence
 from functools import lru_cache
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import Tensor
 
-from video.cache import ClipCache, Store, VideoFiles
+from video.arcade.live import LiveClips
+from video.cache import ClipCache, Store, VideoFiles, permutation
 from video.clips import window_starts
 from video.io import VideoError
 from video.lists import Split, VideoItem, read_folder, read_kinetics_csv, read_ucf101
@@ -38,16 +39,31 @@ class Settings(BaseModel):
 class SourceConfig(Settings):
     """One set of videos."""
 
-    kind: Literal["ucf101", "kinetics", "folder"]
-    root: Path
+    # procgen: no files, clips are played while a model trains; see `video.arcade.live`
+    kind: Literal["ucf101", "kinetics", "folder", "procgen"]
+    root: Path = Path()  # procgen: only the name under which the source is told
+    games: tuple[str, ...] = ()  # procgen: names, none = all
+    clips: int = Field(default=4096, ge=1)  # procgen: of an epoch, or held out, with their levels
     fold: int = 1  # ucf101: which of the three official splits
     train_csv: Path | None = None  # kinetics: the lists
     test_csv: Path | None = None
     weight: float = Field(default=1.0, gt=0)  # share of this source among the training clips
     optional: bool = False  # true: a root that is not there is left out, with one logged line
 
+    @model_validator(mode="before")
+    @classmethod
+    def _named(cls, data: Any) -> Any:
+        """A root is wanted, but of a source without files."""
+        if isinstance(data, dict) and "root" not in data:
+            if data.get("kind") != "procgen":
+                raise ValueError("a source needs a root, the folder of its videos")
+            return {**data, "root": Path("procgen")}
+        return data
+
     def items(self, split: Split) -> list[VideoItem]:
         """The videos of a split; a plain folder has the same for both."""
+        if self.kind == "procgen":
+            raise VideoError(f"{self.root}: a procgen source has no files")
         if self.kind == "ucf101":
             return read_ucf101(self.root, split, self.fold)
         if self.kind == "folder":
@@ -106,6 +122,11 @@ class ClipSampler:
         self.caches: list[Store] = []
         build = ClipCache.build if config.read == "decoded" else VideoFiles.build
         for source in config.sources:
+            if source.kind == "procgen":
+                live = LiveClips(source.games, split, config.num_frames, config.size, source.clips)
+                self.sources.append(source)
+                self.caches.append(live)
+                continue
             if source.optional and not source.root.is_dir():
                 log.warning("%s is not here: this source is left out", source.root)
                 continue
@@ -138,20 +159,20 @@ class ClipSampler:
 
     def label(self, window: Window) -> int:
         """Class of a window among `class_names`, −1 without classes."""
-        label = int(self.caches[window.source].labels[window.video])
+        label = self.caches[window.source].label(window.video)
         return label if label < 0 else label + self._offsets[window.source]
 
     def name(self, window: Window) -> str:
         """Identity of a window: video id and first frame."""
-        return f"{self.caches[window.source].ids[window.video]}#{window.start}"
+        return f"{self.caches[window.source].name(window.video)}#{window.start}"
 
     def _place(self, seed: int, sample: int) -> tuple[int, int]:
         """Source and video of the n-th sample of a run."""
         length = sum(self.per_epoch)
         epoch, within = divmod(sample, length)
         source, before = _slot(seed, epoch, tuple(self.per_epoch), within)
-        turn, place = divmod(epoch * self.per_epoch[source] + before, len(self.caches[source]))
-        return source, int(_permutation(len(self.caches[source]), (seed, 1, source, turn))[place])
+        count = epoch * self.per_epoch[source] + before
+        return source, self.caches[source].drawn(seed, source, count)
 
     def batch(
         self, step: int, batch_size: int, seed: int, rank: int = 0, world: int = 1
@@ -173,7 +194,7 @@ class ClipSampler:
             sample = step * batch_size + row
             source, video = self._place(seed, sample)
             rng = np.random.default_rng((seed, 2, sample))
-            room = int(self.caches[source].lengths[video]) - self.config.num_frames
+            room = self.caches[source].length(video) - self.config.num_frames
             start = int(rng.integers(room + 1)) if room > 0 else 0
             window = Window(source, video, 0 if self.config.window == "first" else start)
             windows.append(window)
@@ -244,16 +265,11 @@ def _stack(clips: list[Tensor]) -> Tensor:
     return frames.contiguous().float().div_(127.5).sub_(1)
 
 
-@lru_cache(maxsize=32)
-def _permutation(length: int, key: tuple[int, ...]) -> np.ndarray:
-    return np.random.default_rng(key).permutation(length)
-
-
 @lru_cache(maxsize=4)
 def _slots(seed: int, epoch: int, counts: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
     """For each place of an epoch its source, and how many of that source came before."""
     sources = np.repeat(np.arange(len(counts)), counts)
-    sources = sources[_permutation(len(sources), (seed, 0, epoch))]
+    sources = sources[permutation(len(sources), (seed, 0, epoch))]
     before = np.zeros(len(sources), dtype=np.int64)
     for source in range(len(counts)):
         mask = sources == source

@@ -11,11 +11,13 @@ import torch
 from torch import Tensor
 
 from evaluation.perceptual import FeatureDistance
+from evaluation.quality import moving_psnr
 from tokenizer.model import VideoTokenizer
 from tokenizer.reward import Moments, best_uniform, percentile, psnr_of_mse, rewards, standard_of
 from tokenizer.search import (
     candidate_errors,
     candidate_measures,
+    motion_weights,
 )
 from tokenizer.stream import BlockDecoder, BlockEncoder, Past
 from tokenizer.table import check_clips, curate, read_table
@@ -79,6 +81,46 @@ def test_tree_is_brute_force_in_bf16(model: VideoTokenizer, clips: Tensor) -> No
         tree = candidate_errors(model, clips, "tree")
         brute = candidate_errors(model, clips, "brute")
     torch.testing.assert_close(tree, brute, rtol=0, atol=1e-5)
+
+
+def partly_moving(clips: Tensor) -> Tensor:
+    """Two clips that stand still, but for the left edge of the first one."""
+    some = clips[:2, :, :1].expand_as(clips[:2]).clone()
+    some[0, ..., :2] = clips[0, ..., :2]
+    return some
+
+
+@torch.no_grad()
+def test_the_error_where_clips_move(model: VideoTokenizer, clips: Tensor) -> None:
+    """One way to weigh pixels gives the table, the measure and the tree's sums of blocks."""
+    some = partly_moving(clips)
+    weights = motion_weights(some)
+    torch.testing.assert_close(weights.mean((1, 2, 3, 4)), torch.ones(2))
+    assert (weights[1] == 1).all() and (weights[0] == 0).any()
+    tree = candidate_measures(model, some, {}, "tree", {"moving_mse": weights})
+    brute = candidate_measures(model, some, {}, "brute", {"moving_mse": weights})
+    assert tree.keys() == brute.keys() == {"mse", "moving_mse"}
+    torch.testing.assert_close(tree["moving_mse"], brute["moving_mse"], rtol=1e-4, atol=1e-6)
+    torch.testing.assert_close(tree["moving_mse"][1], tree["mse"][1], rtol=1e-4, atol=1e-6)
+    candidate = model.levels.candidates(model.num_blocks)[37]
+    made = model(some[:1], candidate[None]).clips.clamp(-1, 1)
+    expected = float(moving_psnr(made, some[:1]))
+    assert float(psnr_of_mse(tree["moving_mse"][0, 37])) == pytest.approx(expected, abs=1e-3)
+
+
+def test_a_table_with_motion_gives_its_psnr(
+    model: VideoTokenizer, clips: Tensor, tmp_path: Path
+) -> None:
+    def batch(number: int) -> tuple[Tensor, list[str]]:
+        return partly_moving(clips), ["a", "b"]
+
+    list(curate(model, batch, 1, tmp_path, with_motion=True))
+    table = read_table(tmp_path)
+    assert torch.equal(table.quality("moving_psnr"), psnr_of_mse(table.measures["moving_mse"]))
+    assert not torch.equal(table.quality("moving_psnr"), table.quality())
+    list(curate(model, batch, 1, tmp_path / "without"))
+    with pytest.raises(ValueError, match=r"not moving_mse: search with `quality: \[moving_mse\]`"):
+        read_table(tmp_path / "without").quality("moving_psnr")
 
 
 def test_only_some_candidates(model: VideoTokenizer, clips: Tensor) -> None:
