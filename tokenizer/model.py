@@ -56,6 +56,7 @@ class Reconstruction:
         clips: (B, 3, F, H, W), not clamped.
         tokens: ids and assignment.
         quantized: codes, ids and losses of the quantizer, rows sorted by assignment.
+        units: (L, D) what was quantized, `quantized.unit` in the order of the tokens; no gradient.
         features: (B, T, H, W, D) of the tapped decoder layer, cells of the patch grid; None
             where none was asked for.
     """
@@ -63,6 +64,7 @@ class Reconstruction:
     clips: Tensor
     tokens: Tokens
     quantized: Quantized
+    units: Tensor
     features: Tensor | None = None
 
 
@@ -327,13 +329,14 @@ class VideoTokenizer(
         groups = ClipGroups.of(assignment)
         quantized = self.quantizer(self._encode(clips, groups))
         decoded, tapped = self._decode(quantized.codes, groups, tap)
-        back = torch.argsort(groups.order)
+        back, rows = torch.argsort(groups.order), groups.rows_in_batch_order()
         if tapped is not None:
             tapped = tapped[back].unflatten(1, (-1, *self.cells))
         return Reconstruction(
             clips=decoded[back],
-            tokens=Tokens(quantized.ids[groups.rows_in_batch_order()], assignment),
+            tokens=Tokens(quantized.ids[rows], assignment),
             quantized=quantized,
+            units=quantized.unit.detach()[rows],
             features=tapped,
         )
 
