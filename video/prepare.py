@@ -11,26 +11,22 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
 from fractions import Fraction
 from itertools import groupby, islice
-from multiprocessing import get_context
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import torch
 
 from video.clips import covering, resize
 from video.io import VideoError, iter_timed, probe, write_video
+from video.pools import in_processes
 from video.seek import count_frames
 
 JOURNAL = "prepared.jsonl"
 CHUNK = 32  # frames resized together
-
-T = TypeVar("T")
-R = TypeVar("R")
 
 
 @dataclass(frozen=True)
@@ -217,18 +213,6 @@ def _read_journal(path: Path, recipe: Recipe) -> dict[str, Done]:
         )
     rows: list[dict[str, Any]] = [json.loads(line) for line in rest]
     return {row["file"]: Done(**row) for row in rows}
-
-
-def in_processes(work: Callable[[T], R], jobs: Sequence[T], workers: int) -> Iterator[R]:
-    """Results in the order of the jobs, by this process (1) or by others."""
-    if workers == 1 or len(jobs) < 2:
-        yield from map(work, jobs)
-        return
-    pool = ProcessPoolExecutor(workers, mp_context=get_context("spawn"))
-    try:
-        yield from pool.map(work, jobs)
-    finally:  # also when the one who asks stops
-        pool.shutdown(cancel_futures=True)
 
 
 def check_file(job: tuple[Path, bool]) -> str:
