@@ -18,7 +18,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -27,9 +27,13 @@ from torch import Tensor
 from video.clips import pad_last
 from video.io import VideoError, read_frames
 from video.lists import VideoItem
+from video.locks import held
 from video.seek import count_frames, read_window
 
 log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+R = TypeVar("R")
 
 INDEX = "index.json"
 FRAMES = "frames.u8"
@@ -190,9 +194,16 @@ def _fingerprint(items: Sequence[VideoItem], size: int, max_frames: int | None) 
 
 
 def _build(target: Path, fill: Callable[[Path], dict[str, Any]]) -> None:
-    """Make a folder with an index, whole or not at all; a finished one stays."""
+    """Make a folder with an index, whole or not at all and once; a finished one stays."""
     if (target / INDEX).is_file():
         return
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with held(target.with_name(f".{target.name}.lock")):
+        if not (target / INDEX).is_file():  # another process may have been faster
+            _fill(target, fill)
+
+
+def _fill(target: Path, fill: Callable[[Path], dict[str, Any]]) -> None:
     partial = target.with_name(f"{target.name}.{os.getpid()}.partial")
     partial.mkdir(parents=True, exist_ok=True)
     try:
@@ -231,7 +242,7 @@ def _each(
         except VideoError as error:
             return error
 
-    results = _parallel(tried, items, workers)
+    results = parallel(tried, items, workers)
     for done, (item, result) in enumerate(zip(items, results, strict=True), 1):
         if isinstance(result, VideoError):
             damaged.append(item.id)
@@ -261,12 +272,11 @@ def _each(
     }
 
 
-def _parallel(
-    work: Callable[[VideoItem], Any], items: Sequence[VideoItem], workers: int
-) -> Iterator[Any]:
+def parallel(work: Callable[[T], R], items: Sequence[T], workers: int) -> Iterator[R]:
+    """Results in the order of the items, by threads: decoding and resizing release the GIL."""
     if workers == 1:
         yield from map(work, items)
         return
-    with ThreadPoolExecutor(workers) as pool:  # decoding and resizing release the GIL
+    with ThreadPoolExecutor(workers) as pool:
         for first in range(0, len(items), 8 * workers):  # bounded: results wait in memory
             yield from pool.map(work, items[first : first + 8 * workers])
