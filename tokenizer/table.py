@@ -11,6 +11,7 @@ Shape letters: B batch, N clips, M = m^T candidates.
 from __future__ import annotations
 
 import json
+import logging
 import os
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -26,6 +27,8 @@ from tokenizer.model import VideoTokenizer
 from tokenizer.reward import Quality, psnr_of_mse
 from tokenizer.search import Method, candidate_measures, model_hash
 from tokenizer.tree import Measure
+
+log = logging.getLogger(__name__)
 
 Recorded = Literal["lpips", "efficientnet-lite0"]  # beside the mean squared error
 
@@ -105,7 +108,7 @@ def curate(
     done = 0
     for number in range(rank, num_batches, world):
         path = directory / f"table-{number:05d}.parquet"
-        if path.exists():
+        if path.exists() and _is_whole(path):
             _check_origin(path, note)
             done += pq.read_metadata(path).num_rows
             yield done
@@ -132,8 +135,20 @@ def _write_shard(
         columns[name] = pa.FixedSizeListArray.from_arrays(flat, table.shape[1])
     # Two processes that were told to do the same batch write the same bytes to names of their own.
     partial = path.with_suffix(f".{os.getpid()}.partial")
-    pq.write_table(pa.table(columns, metadata=note), partial)
+    pq.write_table(pa.table(columns, metadata=note), partial, write_page_checksum=True)
+    with partial.open("rb") as file:
+        os.fsync(file.fileno())
     partial.replace(path)
+
+
+def _is_whole(path: Path) -> bool:
+    """Whether a shard is as it was written; its pages carry checksums."""
+    try:
+        pq.read_table(path, page_checksum_verification=True)
+    except (pa.ArrowException, OSError) as error:
+        log.warning("%s is damaged and is made again: %s", path, " ".join(str(error).split()))
+        return False
+    return True
 
 
 def _check_origin(path: Path, note: Mapping[str, str]) -> None:

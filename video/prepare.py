@@ -8,11 +8,13 @@ Shape letters: F frames, H W pixels.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from fractions import Fraction
+from functools import partial
 from itertools import groupby, islice
 from pathlib import Path
 from typing import Any
@@ -20,6 +22,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from video.cache import parallel
 from video.clips import covering, resize
 from video.io import VideoError, iter_timed, probe, write_video
 from video.pools import in_processes
@@ -50,11 +53,13 @@ class Recipe:
 
 @dataclass(frozen=True)
 class Done:
-    """One file's fate: frames written, or why not."""
+    """One file's fate: frames written, with size and SHA-256 of the copy, or why not."""
 
     file: str
     frames: int
     error: str = ""
+    size: int = 0
+    sha256: str = ""
 
 
 def resampled(frames: Iterable[tuple[Fraction, np.ndarray]], fps: float) -> Iterator[np.ndarray]:
@@ -154,11 +159,9 @@ def prepare(
     output.mkdir(parents=True, exist_ok=True)
     journal = output / JOURNAL
     finished = _read_journal(journal, recipe)
-    finished = {
-        file: done
-        for file, done in finished.items()
-        if done.error or (output / prepared_name(file)).is_file()
-    }
+    rows = list(finished.values())
+    whole = parallel(partial(_is_whole, output), rows, workers)
+    finished = {row.file: row for row, is_whole in zip(rows, whole, strict=True) if is_whole}
     todo = [file for file in files if file not in finished]
     jobs = [(root / file, output / prepared_name(file), file, recipe) for file in todo]
     count, damaged = (
@@ -172,6 +175,7 @@ def prepare(
             finished[done.file] = done
             log.write(json.dumps(asdict(done)) + "\n")
             log.flush()
+            os.fsync(log.fileno())
             count, damaged = count + 1, damaged + bool(done.error)
             if damaged > max_damaged * len(files):
                 raise VideoError(
@@ -187,18 +191,36 @@ def _job(job: tuple[Path, Path, str, Recipe]) -> Done:
     source, target, file, recipe = job
     torch.set_num_threads(1)
     try:
-        return Done(file, rewrite(source, target, recipe))
+        frames = rewrite(source, target, recipe)
     except VideoError as error:
         return Done(file, 0, str(error))
+    for path in (target, target.parent):  # on disk before the journal says so
+        handle = os.open(path, os.O_RDONLY)
+        os.fsync(handle)
+        os.close(handle)
+    return Done(file, frames, size=target.stat().st_size, sha256=_sha256(target))
+
+
+def _is_whole(output: Path, done: Done) -> bool:
+    """Whether a copy is as it was written; one that could not be made is not looked for."""
+    path = output / prepared_name(done.file)
+    if done.error:
+        return True
+    return path.is_file() and path.stat().st_size == done.size and _sha256(path) == done.sha256
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _read_journal(path: Path, recipe: Recipe) -> dict[str, Done]:
     """What is finished. The first line holds the recipe; a torn last line is forgotten."""
     wanted = asdict(recipe)
     if not path.is_file():
-        partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-        partial.write_text(json.dumps(wanted) + "\n", encoding="utf-8")
-        os.replace(partial, path)
+        begun = path.with_name(f".{path.name}.{os.getpid()}.partial")
+        begun.write_text(json.dumps(wanted) + "\n", encoding="utf-8")
+        os.replace(begun, path)
         return {}
     text = path.read_text(encoding="utf-8")
     whole = text[: text.rfind("\n") + 1]
