@@ -112,6 +112,8 @@ class Places(nn.Module):
     need not be learned; the level is added so that cells of different size can be told apart.
     """
 
+    looked_up = ("position", "level_embedding", "token_position")
+
     def __init__(
         self,
         levels: Levels,
@@ -169,6 +171,8 @@ class VideoTokenizer(
     },
 ):
     """Clips (B, 3, F, H, W) in [−1, 1] to packed ids and back (method section 2)."""
+
+    output_layers = ("patch_head",)
 
     def __init__(self, config: TokenizerConfig) -> None:
         super().__init__()

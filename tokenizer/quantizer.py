@@ -46,6 +46,7 @@ class Quantized:
 class VectorQuantizer(nn.Module):
     """K unit vectors; nearest in cosine."""
 
+    looked_up = ("codebook",)
     usage: Tensor
 
     def __init__(self, codebook_size: int, code_dim: int, entropy_temperature: float) -> None:
