@@ -18,7 +18,6 @@ from tokenizer.quantizer import VectorQuantizer
 from training.config import load_config
 from training.optimizer import looked_up, output_layers
 
-
 LOOKUPS = ("embedding", "codebook", "position")
 
 
