@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -248,7 +249,7 @@ def test_a_cache_is_built_once(ucf: Path, tmp_path: Path, monkeypatch: pytest.Mo
     items, decoded = read_ucf101(ucf, "train"), []
     real = video.cache.read_frames
 
-    def slow(path: Path, *rest: int) -> torch.Tensor:
+    def slow(path: Path, *rest: Any) -> torch.Tensor:
         decoded.append(path)
         time.sleep(0.02)
         return real(path, *rest)
