@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import MutableMapping, Sequence
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -52,6 +52,8 @@ from evatok.process import (
 )
 
 # Everything heavy is imported by the command that needs it, so that --help answers at once.
+
+SHARED = ("train", "search", "tokens", "sample")  # what several processes do together
 
 app = typer.Typer(
     name="evatok",
@@ -121,8 +123,12 @@ def train_command(
         evatok train configs/nano/proxy.yaml train.steps=2000 train.optimizer.lr=1e-3
     """
     from evatok.stages import run_training
+    from training.processes import place_from_environment
 
-    show(run_training(config, placed(overrides, "train.device", device), run_dir), as_json)
+    overrides = placed(overrides, "train.device", device)
+    result = run_training(config, overrides, run_dir)
+    if place_from_environment().rank == 0:
+        show(result, as_json)
 
 
 @app.command("search")
@@ -348,6 +354,21 @@ def demo_command(
 check_numbers(app)
 
 
+def is_ours(words: Sequence[str], environment: MutableMapping[str, str] = os.environ) -> bool:
+    """Whether this process of those that a launcher has started has a part in a command.
+
+    In the first one, a command that cannot be shared finds itself alone.
+    """
+    if not words or words[0] in SHARED or "WORLD_SIZE" not in environment:
+        return True
+    from training.processes import place_from_environment
+
+    is_first = place_from_environment(environment).rank == 0
+    for name in ("RANK", "WORLD_SIZE"):
+        environment.pop(name, None)
+    return is_first
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line.
 
@@ -364,6 +385,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     logging.getLogger("httpx").setLevel(logging.WARNING)
     words = list(sys.argv[1:] if arguments is None else arguments)
     try:
+        if not is_ours(words):
+            note(f"evatok: {words[0]} is the first process's work; this one leaves")
+            return 0
         with stoppable():
             status = _run(words or ["--help"])
             with naming_stdout():

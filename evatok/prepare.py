@@ -13,7 +13,8 @@ from training.files import write_text
 from training.paths import refuse_overwrite
 from video.lists import read_list
 from video.official import FOLDS, Entry, Survey, survey
-from video.prepare import Recipe, check_file, in_processes, prepare, prepared_name
+from video.pools import in_processes
+from video.prepare import Recipe, check_file, prepare, prepared_name
 
 REPORT = "prepared.json"
 Progress = Callable[[int, int], None]

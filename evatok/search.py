@@ -7,7 +7,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from datetime import timedelta
 from functools import partial
-from multiprocessing import get_context, parent_process
+from multiprocessing import get_context
 from multiprocessing.connection import wait
 from pathlib import Path
 from typing import Any, Literal
@@ -30,6 +30,7 @@ from training.precision import fast_float32
 from training.processes import place_from_environment
 from video.dataset import ClipSampler, DataConfig, Window
 from video.lists import Split
+from video.pools import end_with_parent
 
 DECIDING = ("batch_size", "seed", "precision")
 Progress = Callable[[str, int, int], None]  # "train" or "test", clips done, clips in all
@@ -166,11 +167,10 @@ def _part(
     config: SearchConfig, folder: Path, split: Split, rank: int, world: int, threads: int
 ) -> None:
     """Target of one process."""
+    end_with_parent()
     torch.set_num_threads(threads)
-    parent = parent_process()
     for _ in _curate(config, folder, split, rank, world):
-        if parent is not None and not parent.is_alive():
-            return  # it was killed, and could not stop us
+        pass
 
 
 def _share(

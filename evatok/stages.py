@@ -99,9 +99,15 @@ def run_training(
 def train_config(config: Any, run_dir: Path) -> dict[str, Any]:
     """As `run_training`, for settings that have been read."""
     stage = KINDS[config.stage].build(config)
-    model = stage.exported(train(stage, config.train, run_dir, config)).cpu()
     folder = run_dir / "model"
-    save_model(model, folder)
+    whole = train(
+        stage,
+        config.train,
+        run_dir,
+        config,
+        export=lambda model: save_model(stage.exported(model).cpu(), folder),
+    )
+    model = stage.exported(whole)
     return {
         "stage": config.stage,
         "steps": config.train.steps,

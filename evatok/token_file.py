@@ -36,7 +36,7 @@ from tokenizer.evt.reader import EvtReader
 from tokenizer.evt.writer import EvtWriter
 from tokenizer.exact import ExactEncoder
 from tokenizer.search import model_hash
-from video.io import iter_timed, probe
+from video.io import OnDamage, iter_timed, probe
 from video.timed import SOUND_FORMAT, copy_sound, time_base_of, write_timed
 
 IMAGES = (".png", ".jpg", ".jpeg", ".bmp", ".webp")
@@ -113,7 +113,9 @@ def encode_file(
     rate, settings = rate or Rate(), settings or EncodeSettings()
     model = models.final.eval()
     header = _header(models, source, rate, settings)
-    frames = partial(_frames, source, settings)
+    damage: dict[str, None] = {}  # each loss once, though there may be several passes
+    on_damage = (lambda found: damage.setdefault(str(found))) if settings.allow_damaged else None
+    frames = partial(_frames, source, settings, on_damage)
     with tempfile.TemporaryDirectory(prefix="evatok-") as folder:
         track = Path(folder) / "sound.mka"
         if header.sound and not copy_sound(source, track):
@@ -134,7 +136,8 @@ def encode_file(
             if header.sound:
                 writer.write_sound(track)
             writer.close(complete=True)
-    return show_file(target)
+    told = show_file(target)
+    return told | {"source_damage": list(damage)} if settings.allow_damaged else told
 
 
 def _header(models: Models, source: Path, rate: Rate, settings: EncodeSettings) -> Header:
@@ -167,10 +170,10 @@ def _header(models: Models, source: Path, rate: Rate, settings: EncodeSettings) 
     )
 
 
-def _frames(source: Path, settings: EncodeSettings) -> Iterator[Timed]:
+def _frames(source: Path, settings: EncodeSettings, on_damage: OnDamage | None) -> Iterator[Timed]:
     """Frames of the wanted part, with their times."""
     origin: Fraction | None = None
-    for time, picture in iter_timed(source, settings.allow_damaged):
+    for time, picture in iter_timed(source, on_damage):
         origin = time if origin is None else origin
         if settings.end is not None and time - origin >= settings.end - ROUNDING:
             return

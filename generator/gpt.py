@@ -130,6 +130,8 @@ class GPT(
 
     # The mixin reads these annotations: no `from __future__ import annotations` in this file. It
     # also takes an argument named `config` for the whole of config.json, hence `size`.
+    output_layers = ("head",)
+
     def __init__(
         self,
         size: GPTConfig,

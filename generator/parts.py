@@ -8,8 +8,10 @@ process loses the batch it was at, no more.
 from __future__ import annotations
 
 import json
+import logging
 import os
 import shutil
+import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -22,6 +24,8 @@ from training.files import atomic_file, write_text
 from training.loading.arrays import ArrayError, iter_npz
 from training.loading.records import read_object
 from training.processes import Place
+
+log = logging.getLogger(__name__)
 
 
 def write_share(
@@ -58,7 +62,7 @@ def write_share(
     _claim(parts, writer.meta | {"batches": num_batches, "batch_size": batch_size})
     mine = (place or Place()).share(num_batches)
     for count, number in enumerate(mine, 1):
-        if not _part(parts, number).is_file():
+        if not _is_whole(_part(parts, number)):
             _save(_part(parts, number), writer.encode(batch(number), number * batch_size))
         if progress is not None:
             progress(count, len(mine))
@@ -74,6 +78,20 @@ def write_share(
 
 def _part(parts: Path, number: int) -> Path:
     return parts / f"{number:06d}.npz"
+
+
+def _is_whole(path: Path) -> bool:
+    """Whether a part is there as it was written: its arrays carry checksums."""
+    if not path.is_file():
+        return False
+    try:
+        with zipfile.ZipFile(path) as file:
+            damaged = file.testzip()
+    except zipfile.BadZipFile as error:
+        damaged = str(error)
+    if damaged is not None:
+        log.warning("%s is damaged and is made again: %s", path, damaged)
+    return damaged is None
 
 
 def _claim(parts: Path, plan: dict[str, Any]) -> None:

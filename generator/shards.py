@@ -11,8 +11,10 @@ Shape letters: B batch, F frames, H W pixels, T blocks, N clips.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
+import shutil
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -81,6 +83,7 @@ class Meta(BaseModel):
     text: TextCondition | None = None
     classes: bool = True
     note: dict[str, Any]
+    files: dict[str, dict[str, Any]] = {}  # bytes and SHA-256 of each
 
 
 def _numbers(path: Path) -> np.ndarray:
@@ -214,6 +217,15 @@ def _dtype(vocabulary: Vocabulary) -> np.dtype:
     return np.dtype(np.uint16 if vocabulary.size <= 1 << 16 else np.int32)
 
 
+def _told(path: Path) -> dict[str, Any] | None:
+    """Size and SHA-256 of a file, None where it is not there."""
+    if not path.is_file():
+        return None
+    with path.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    return {"bytes": path.stat().st_size, "sha256": digest}
+
+
 def _with_defaults(meta: Mapping[str, Any]) -> dict[str, Any]:
     """META as its reader sees it: what an older writer did not know yet is at its default."""
     plain: dict[str, Any] = json.loads(json.dumps(meta))
@@ -292,12 +304,17 @@ class Writer:
         """
         if (self.directory / META).is_file():
             found = read_record(Meta, self.directory / META, REMEDY).model_dump(mode="json")
+            files = found.pop("files")
             if _with_defaults(found) != _with_defaults(self.meta):
                 raise ValueError(
                     f"{self.directory} holds tokens of other settings; "
                     f"delete it or name another folder"
                 )
-            return TokenSet(self.directory)
+            damaged = [name for name, told in files.items() if told != _told(self.directory / name)]
+            if not damaged:
+                return TokenSet(self.directory)
+            log.warning("%s is damaged (%s) and is made again", self.directory, ", ".join(damaged))
+            shutil.rmtree(self.directory)
         if self.directory.exists() and any(self.directory.iterdir()):
             raise ValueError(
                 f"{self.directory} is not empty but holds no finished tokens; delete it"
@@ -357,7 +374,8 @@ class Writer:
             np.save(partial / f"{kind}.npy", np.cumsum([0, *counts], dtype=np.int64))
         np.save(partial / "labels.npy", np.concatenate(labels))
         np.save(partial / "videos.npy", np.concatenate(videos))
-        (partial / META).write_text(json.dumps(self.meta, indent=1))
+        files = {path.name: _told(path) for path in sorted(partial.iterdir())}
+        (partial / META).write_text(json.dumps({**self.meta, "files": files}, indent=1))
 
 
 def write_tokens(

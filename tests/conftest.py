@@ -9,6 +9,9 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("MPLBACKEND", "Agg")
 
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
@@ -18,7 +21,7 @@ ROOT = Path(__file__).resolve().parent.parent
 
 # Each entry says whose warning it is and why nothing here can mend it.
 ALLOWED_WARNINGS = [
-    # accelerate and torch.utils.data look for pinned memory on machines without an accelerator.
+    # torch.utils.data looks for pinned memory on machines without an accelerator.
     "ignore:'pin_memory' argument is set as true but no accelerator:UserWarning",
     # tensorboard's generated protocol buffers, on Python 3.12 and newer.
     "ignore:Type google.protobuf.pyext.*:DeprecationWarning",
@@ -52,3 +55,28 @@ def root() -> Path:
 def assets() -> Path:
     """Golden values and odd files, see its README."""
     return ROOT / "tests" / "assets"
+
+
+@pytest.fixture(scope="session")
+def torchrun(root: Path) -> Callable[[Sequence[object]], str]:
+    """Start two processes by torchrun, each in an interpreter of its own; their stderr."""
+
+    def run(words: Sequence[object]) -> str:
+        launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+        process = subprocess.Popen(
+            [*launcher, "--nproc-per-node", "2", *map(str, words)],
+            env=os.environ | {"PYTHONPATH": str(root), "OMP_NUM_THREADS": "1"},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        try:
+            _, told = process.communicate(timeout=240)
+        except subprocess.TimeoutExpired:
+            process.terminate()  # it ends what it has started
+            process.communicate(timeout=60)
+            raise
+        assert process.returncode == 0, told
+        return told
+
+    return run

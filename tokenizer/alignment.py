@@ -77,6 +77,8 @@ def _by(grid: Grid) -> str:
 class AlignmentHead(nn.Module):
     """φ: (B, T, H, W, D) → (B, r T, s H, u W, C)."""
 
+    output_layers = ("depatchify_head",)
+
     def __init__(self, width: int, channels: int, cells: Grid) -> None:
         """Make φ.
 

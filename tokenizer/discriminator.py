@@ -37,6 +37,8 @@ class PatchDiscriminator(nn.Module):
 
     position: Tensor
 
+    output_layers = ("logit_head",)
+
     def __init__(self, config: PatchDiscriminatorConfig, num_frames: int, size: int) -> None:
         """Make the network for clips of one shape.
 

@@ -57,6 +57,7 @@ class Reconstruction:
         clips: (B, 3, F, H, W), not clamped.
         tokens: ids and assignment.
         quantized: codes, ids and losses of the quantizer, rows sorted by assignment.
+        units: (L, D) what was quantized, `quantized.unit` in the order of the tokens; no gradient.
         features: (B, T, H, W, D) of the tapped decoder layer, cells of the patch grid; None
             where none was asked for.
     """
@@ -64,6 +65,7 @@ class Reconstruction:
     clips: Tensor
     tokens: Tokens
     quantized: Quantized
+    units: Tensor
     features: Tensor | None = None
 
 
@@ -135,6 +137,8 @@ class Places(nn.Module):
     need not be learned; the level is added so that cells of different size can be told apart.
     """
 
+    looked_up = ("position", "level_embedding", "token_position")
+
     def __init__(
         self,
         levels: Levels,
@@ -200,6 +204,8 @@ class VideoTokenizer(
     },
 ):
     """Clips (B, 3, F, H, W) in [−1, 1] to packed ids and back (method section 2)."""
+
+    output_layers = ("patch_head",)
 
     def __init__(self, config: TokenizerConfig) -> None:
         super().__init__()
@@ -366,10 +372,12 @@ class VideoTokenizer(
         groups = ClipGroups.of(assignment)
         quantized = self.quantizer(self._encode(clips, groups))
         decoded, tapped = self._decode(quantized.codes, groups, tap)
+        rows = groups.rows_in_batch_order()
         return Reconstruction(
             clips=decoded,
-            tokens=Tokens(quantized.ids[groups.rows_in_batch_order()], assignment),
+            tokens=Tokens(quantized.ids[rows], assignment),
             quantized=quantized,
+            units=quantized.unit.detach()[rows],
             features=None if tapped is None else tapped.unflatten(1, (-1, *self.cells)),
         )
 

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from training.compilation import any_length, compiled
-from training.processes import num_processes, sum_over_processes
+from training.processes import num_processes, pick_of_all, size_of_all, sum_over_processes
 
 
 @dataclass
@@ -73,6 +73,7 @@ def _search(
 class VectorQuantizer(nn.Module):
     """K unit vectors; nearest in cosine."""
 
+    looked_up = ("codebook",)
     usage: Tensor
 
     def __init__(self, codebook_size: int, code_dim: int, entropy_temperature: float) -> None:
@@ -123,25 +124,36 @@ class VectorQuantizer(nn.Module):
 
     @torch.no_grad()
     def observe(self, ids: Tensor, decay: float) -> None:
-        """Fold the use of this batch's ids (L,) into the decayed usage."""
+        """Fold the use of a step's ids (L,), those of all processes, into the decayed usage."""
         counts = torch.bincount(ids, minlength=len(self.codebook)).to(self.usage.dtype)
+        counts = sum_over_processes(counts)
         self.usage.lerp_(counts / counts.sum(), 1 - decay)
 
     @torch.no_grad()
-    def revive(self, unit: Tensor, threshold: float, generator: torch.Generator) -> int:
-        """Put codes that almost nothing chooses onto inputs of this batch.
+    def revive(
+        self,
+        unit: Tensor,
+        threshold: float,
+        generator: torch.Generator,
+        lengths: Tensor | None = None,
+    ) -> int:
+        """Put codes that almost nothing chooses onto inputs of this step.
 
         Args:
-            unit: (L, D) normalised inputs.
+            unit: (L, D) normalised inputs of this process.
             threshold: a code whose usage is under threshold / K is dead.
-            generator: picks the inputs.
+            generator: picks the inputs, among those of all processes; equal on all of them.
+            lengths: (B,) int64 inputs of each clip of this process; one clip by default.
 
         Returns:
             How many codes moved.
         """
         dead = (self.usage < threshold / len(self.codebook)).nonzero().flatten()
         if len(dead):
-            pick = torch.randint(len(unit), (len(dead),), generator=generator)
-            self.codebook[dead] = unit[pick.to(unit.device)].to(self.codebook.dtype)
+            if lengths is None:
+                lengths = torch.tensor([len(unit)], device=unit.device)
+            total = size_of_all(len(unit), unit.device)
+            pick = torch.randint(total, (len(dead),), generator=generator).to(unit.device)
+            self.codebook[dead] = pick_of_all(unit, lengths, pick).to(self.codebook.dtype)
             self.usage[dead] = 1.0 / len(self.codebook)
         return len(dead)

@@ -68,6 +68,9 @@ class Router(
 ):
     """Clip → one of the m^T candidate assignments."""
 
+    looked_up = ("position", "cls_embedding")
+    output_layers = ("head",)
+
     def __init__(self, config: RouterConfig) -> None:
         super().__init__()
         config = RouterConfig.model_validate(config)  # a plain dict when read from config.json

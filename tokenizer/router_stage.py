@@ -5,6 +5,8 @@ Shape letters: B batch, N clips, F frames, H W pixels, M = m^T candidates.
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
@@ -21,7 +23,7 @@ from tokenizer.table import check_clips, read_table
 from training.config import Config, TrainConfig
 from training.devices import device_of
 from training.loop import StageBase, Validation
-from video.dataset import ClipSampler, DataConfig
+from video.dataset import ClipSampler, DataConfig, Window
 
 
 class RouterTraining(Config):
@@ -60,6 +62,26 @@ class RouterTraining(Config):
         return self
 
 
+@dataclass(frozen=True)
+class HeldOut:
+    """Searched clips that a router is judged on.
+
+    Attributes:
+        sampler: reads them.
+        windows: where they are.
+        quality: (N, M) of every candidate, higher is better.
+    """
+
+    sampler: ClipSampler
+    windows: Sequence[Window]
+    quality: Tensor
+
+    def parts(self, size: int = 64) -> Iterator[Tensor]:
+        """The clips, so many at a time (B, 3, F, H, W)."""
+        for first in range(0, len(self.windows), size):
+            yield self.sampler.load(self.windows[first : first + size])[0]
+
+
 class RouterStage(StageBase):
     """Stage 3."""
 
@@ -88,10 +110,13 @@ class RouterStage(StageBase):
         )
         self.model: nn.Module = router
         self.sampler = ClipSampler(config.data, "train")
-        self.frames = self._load(table.places, table.names)
+        self.samples = [number * config.search_batch + row for number, row in table.places]
+        drawn = [self.sampler.window(sample, config.search_seed) for sample in self.samples]
+        check_clips(config.table, table.names, [self.sampler.name(window) for window in drawn])
         if config.start_from_data:
-            initialise_router(router, self.frames[: self.START_CLIPS].float() / 127.5 - 1)
-        self.held_out: tuple[Tensor, Tensor] | None = None
+            first = range(min(self.START_CLIPS, len(self.samples)))
+            initialise_router(router, self.clips(first))
+        self.held_out: HeldOut | None = None
         if config.held_out_table is not None:
             held = read_table(config.held_out_table)
             sampler = ClipSampler(config.data, "test")
@@ -99,36 +124,28 @@ class RouterStage(StageBase):
             rows = [number * config.search_batch + row for number, row in held.places]
             windows = [wanted[row % len(wanted)] for row in rows]  # beyond: the names will differ
             check_clips(config.held_out_table, held.names, [sampler.name(w) for w in windows])
-            clips, _ = sampler.load(windows)
-            self.held_out = clips, held.quality(config.quality)
+            self.held_out = HeldOut(sampler, windows, held.quality(config.quality))
 
-    def _load(self, places: list[tuple[int, int]], names: list[str]) -> Tensor:
-        """The searched clips again, (N, 3, F, H, W) uint8: batches are pure functions."""
-        out: list[Tensor] = []
-        drawn: list[str] = []
-        numbers = sorted({number for number, _ in places})
-        for number in numbers:
-            clips, _, windows = self.sampler.batch(
-                number, self.config.search_batch, self.config.search_seed
-            )
-            rows = [row for n, row in places if n == number]
-            out.append(((clips[rows] + 1) * 127.5).round().to(torch.uint8))
-            drawn += [self.sampler.name(windows[row]) for row in rows]
-        check_clips(self.config.table, names, drawn)
-        return torch.cat(out)
+    def clips(self, numbers: Sequence[int]) -> Tensor:
+        """Searched clips (B, 3, F, H, W) float32 in [−1, 1] by their rows in the table.
+
+        They are read when they are asked for: a table of 100 000 clips is 79 GB of frames.
+        """
+        samples = [self.samples[number] for number in numbers]
+        return self.sampler.clips(samples, self.config.search_seed)
 
     def batch(self, step: int, rank: int, world: int) -> tuple[Tensor, Tensor, Tensor]:
         """Clips, their rewards for every candidate, and the w_q of these rewards."""
         rows, config = self.config.train.batch_size, self.config
         generator = torch.Generator().manual_seed(config.train.seed * 1_000_003 + step)
-        pick = torch.randint(len(self.frames), (rows,), generator=generator)
+        pick = torch.randint(len(self.samples), (rows,), generator=generator)
         mirrored = torch.rand(rows, generator=generator) < (0.5 if config.data.flip else 0)
         w_q = torch.full((rows,), config.w_q)
         if config.model.preference:
             low, high = config.w_q_range
             w_q = low + (high - low) * torch.rand(rows, generator=generator)
         pick, mirrored, w_q = pick[rank::world], mirrored[rank::world], w_q[rank::world]
-        clips = self.frames[pick].float() / 127.5 - 1
+        clips = self.clips(pick.tolist())
         # A clip and its mirror image are about equally hard, block by block.
         clips = torch.where(mirrored.view(-1, 1, 1, 1, 1), clips.flip(-1), clips)
         table = rewards(self.quality[pick], self.lengths, self.standard, w_q[:, None])
@@ -158,28 +175,25 @@ class RouterStage(StageBase):
         assert isinstance(model, Router)
         if self.held_out is None:
             return Validation(scalars={}, images={})
-        clips, quality = self.held_out
         scalars: dict[str, float] = {}
         low, high = self.config.w_q_range
         others = torch.linspace(low, high, 5).tolist() if self.config.model.preference else []
-        for w_q in [self.config.w_q, *others]:
-            table = rewards(quality, self.lengths, self.standard, w_q).float()
-            logits = self._held_out_logits(model, clips, w_q)
+        wanted = [self.config.w_q, *others]
+        parts: list[list[Tensor]] = [[] for _ in wanted]
+        device = device_of(model)
+        for clips in self.held_out.parts():
+            clips = clips.to(device)
+            for out, w_q in zip(parts, wanted, strict=True):
+                at = torch.full((len(clips),), w_q, device=device)
+                out.append(self._logits(model, clips, at).cpu())
+        for out, w_q in zip(parts, wanted, strict=True):
+            table = rewards(self.held_out.quality, self.lengths, self.standard, w_q).float()
+            logits = torch.cat(out)
             if not scalars:
                 scalars = router_scores(model, logits, table)
             else:
                 scalars[f"percentile_{w_q:.1f}"] = percentile(table, logits.argmax(-1))
         return Validation(scalars=scalars, images={})
-
-    def _held_out_logits(self, model: Router, clips: Tensor, w_q: float) -> Tensor:
-        """(N, M) on the CPU, in parts on the model's device."""
-        device = device_of(model)
-        return torch.cat(
-            [
-                self._logits(model, x.to(device), torch.full((len(x),), w_q, device=device)).cpu()
-                for x in clips.split(64)
-            ]
-        )
 
 
 def router_scores(model: Router, logits: Tensor, table: Tensor) -> dict[str, float]:

@@ -29,7 +29,6 @@ from tokenizer.alignment import (
 from tokenizer.initialise import initialise_codes, initialise_from, initialise_patches
 from tokenizer.losses import LossConfig, pixel_errors, tokenizer_loss
 from tokenizer.model import TokenizerConfig, VideoTokenizer
-from tokenizer.quantizer import Quantized
 from tokenizer.reward import psnr_of_mse
 from tokenizer.router import Router
 from training.compilation import compiled
@@ -131,7 +130,8 @@ class TokenizerStage(StageBase):
         self.router = None
         if isinstance(config, FinalConfig) and config.router is not None:
             self.router = Router.from_pretrained(config.router).eval().requires_grad_(False)
-        self._last: tuple[Tensor, Quantized] | None = None
+        # Of each part of the step: ids (L,), normalised inputs (L, D), tokens of each clip (B,).
+        self._seen: list[tuple[Tensor, Tensor, Tensor]] = []
         if config.start_from_data:
             self._start_from_data()
 
@@ -207,9 +207,9 @@ class TokenizerStage(StageBase):
         self, model: nn.Module, batch: tuple[Tensor, ...], generator: torch.Generator
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """Loss of a batch, and its unweighted terms."""
-        clips = batch[0]
-        result = model(clips, self.assigned(batch))
-        self._last = (result.tokens.ids, result.quantized)
+        clips, assignment = batch[0], self.assigned(batch)
+        result = model(clips, assignment)
+        self._seen.append((result.tokens.ids, result.units, assignment.sum(1)))
         self._made = None if self.game is None else result.clips
         total, terms = tokenizer_loss(
             result, clips, self.config.loss, self.perceptual, generator, self.config.train.compile
@@ -255,16 +255,15 @@ class TokenizerStage(StageBase):
         return self.game.discriminator_side(adversary, generator)
 
     def after_step(self, model: nn.Module, step: int, generator: torch.Generator) -> None:
-        """Watch the codebook's use and revive dead codes."""
+        """Watch the codebook's use by all parts and processes, and revive dead codes."""
         if self.game is not None:
             self.game.after_step()
-        if self._last is None:
-            return
-        ids, quantized = self._last
+        ids, unit, lengths = (torch.cat(parts) for parts in zip(*self._seen, strict=True))
+        self._seen = []
         settings, quantizer = self.config.codebook, self.tokenizer.quantizer
         quantizer.observe(ids, settings.usage_decay)
         if settings.revive_every and step % settings.revive_every == 0:
-            quantizer.revive(quantized.unit.detach(), settings.revive_below, generator)
+            quantizer.revive(unit, settings.revive_below, generator, lengths)
 
     def exported(self, model: nn.Module) -> nn.Module:
         """The tokenizer, without what only its training needs."""

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import torch
+from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from training.stage import Stage
@@ -45,3 +46,14 @@ def batches(
             generator=torch.Generator().manual_seed(0),
         )
     )
+
+
+def to_device(batch: Any, device: torch.device) -> Any:
+    """A batch on a device: tensors in tuples, lists or dicts, or an object with `to`."""
+    if isinstance(batch, Tensor):
+        return batch.to(device, non_blocking=device.type == "cuda")
+    if isinstance(batch, dict):
+        return {key: to_device(value, device) for key, value in batch.items()}
+    if isinstance(batch, tuple | list):
+        return type(batch)(to_device(value, device) for value in batch)
+    return batch.to(device) if hasattr(batch, "to") else batch

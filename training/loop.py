@@ -1,4 +1,4 @@
-"""The one training loop; all of accelerate is in this file.
+"""The one training loop.
 
 It counts optimiser steps and knows nothing of video. Batches, random numbers and learning rates
 are functions of the step, and everything else is in the checkpoint: a run that is killed at any
@@ -10,20 +10,17 @@ from __future__ import annotations
 import copy
 import math
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate import Accelerator
-from accelerate.utils import send_to_device
 from torch import Tensor, nn
 
 from training import checkpoint
 from training.average import Average
-from training.batches import batches
+from training.batches import batches, to_device
 from training.checkpoint import Checkpoint
 from training.config import Config, ConfigError, TrainConfig, save_config
 from training.devices import resolve_device
@@ -31,7 +28,14 @@ from training.layers import check_layers, recomputed
 from training.logs import ProgressDisplay, RunLog
 from training.player import Player
 from training.precision import fast_float32
-from training.processes import place_from_environment, share_changed
+from training.processes import (
+    Place,
+    first_says,
+    joined,
+    mean_over_processes,
+    share_changed,
+    wait_for_all,
+)
 from training.rundir import SETTINGS, TrainingError, alone, compare_settings, git_hash, place_of
 from training.seeds import mixed_seed, seed_everything
 from training.sharding import is_spread, spread
@@ -56,18 +60,24 @@ AFTER_STEP = -1  # in the place of a rank: the generator which all ranks share
 
 
 def train(
-    stage: Stage, config: TrainConfig, run_dir: Path | str, resolved: Config | None = None
+    stage: Stage,
+    config: TrainConfig,
+    run_dir: Path | str,
+    resolved: Config | None = None,
+    export: Callable[[nn.Module], object] | None = None,
 ) -> nn.Module:
     """Train a stage's model, from its latest checkpoint if there is one.
 
     Writes run_dir/{config.yaml, log.jsonl, tensorboard/, images/, checkpoints/}. A finished run
-    returns at once.
+    returns at once. Processes that a launcher has started (`training.processes`) train together.
 
     Args:
         stage: built from the config alone, see `training.stage.Stage`.
         config: steps, precision, optimiser, how often to log, validate and save.
         run_dir: folder of this run; made if absent.
         resolved: the whole settings that `config` is a part of, written to config.yaml.
+        export: saves what is returned, while this process holds the folder; the first of several
+            processes does.
 
     Returns:
         The averaged weights in a copy of `stage.model`, or `stage.model` without averaging; in
@@ -81,33 +91,44 @@ def train(
     """
     run_dir = Path(run_dir)
     with ExitStack() as stack:
-        run = Run(stage, config, run_dir, config if resolved is None else resolved)
+        device = resolve_device(config.device)
+        place = stack.enter_context(joined(device))
+        run = Run(stage, config, run_dir, config if resolved is None else resolved, place, device)
         stack.enter_context(fast_float32(run.device))
+        refused: TrainingError | None = None
         if run.is_main:
-            stack.enter_context(alone(run_dir))
+            try:
+                stack.enter_context(alone(run_dir))
+            except TrainingError as error:
+                refused = error
+        if not first_says(refused is None):
+            raise refused or TrainingError(f"{run_dir}: the first process cannot train there")
         run.resume()
         if run.step < config.steps:
             run.train()
-        return run.result()
+        model = run.result()
+        if run.is_main and export is not None:
+            export(model)
+        wait_for_all()
+        return model
 
 
 class Run:
     """State of one run: the players, the model's average, and sums for the next log row."""
 
-    def __init__(self, stage: Stage, config: TrainConfig, run_dir: Path, resolved: Config) -> None:
-        # Its own mixed precision is off: that would replace `model.forward`, and the copy for the
-        # average would call the forward of the original. `_autocast` does the same in one place.
-        # A lone process has its device from `resolve_device` alone: accelerate's would be that of
-        # the first run in this process.
-        self.device = resolve_device(config.device)
-        is_alone = place_from_environment().world == 1
-        self.accelerator = Accelerator(
-            mixed_precision="no", cpu=is_alone or self.device.type == "cpu"
-        )
+    def __init__(
+        self,
+        stage: Stage,
+        config: TrainConfig,
+        run_dir: Path,
+        resolved: Config,
+        place: Place,
+        device: torch.device,
+    ) -> None:
         self.stage, self.config, self.run_dir, self.resolved = stage, config, run_dir, resolved
-        self.rank = self.accelerator.process_index
-        self.world = self.accelerator.num_processes
-        self.is_main = self.accelerator.is_main_process
+        self.device = device
+        self.rank, self.world = place.rank, place.world
+        self.is_main = self.rank == 0
         if config.batch_size % (self.world * config.grad_accumulation):
             raise ConfigError(
                 f"train.batch_size {config.batch_size} is not divisible by {self.world} processes "
@@ -162,7 +183,7 @@ class Run:
             free = {prefix + name for name in MAY_CHANGE}
             compare_settings(self.run_dir, self.resolved, free)
             self._restore(checkpoint.load(path), path)
-        self.accelerator.wait_for_everyone()  # all have read before one writes
+        wait_for_all()  # all have read before one writes
         if self.is_main:
             save_config(self.resolved, self.run_dir / SETTINGS)
 
@@ -201,7 +222,7 @@ class Run:
         if log is not None:
             log.sync()
             checkpoint.save(self.run_dir, saved, self.config.keep_checkpoints)
-        self.accelerator.wait_for_everyone()
+        wait_for_all()
 
     def _checkpoint(self, totals: dict[str, float]) -> Checkpoint:
         state = {
@@ -231,8 +252,7 @@ class Run:
             for player in self.players:
                 if config.checkpoint_activations:
                     stack.enter_context(recomputed(player.module))
-                place = partial(self.accelerator.prepare_model, device_placement=False)
-                player.prepare(place, config.compile)
+                player.prepare(self.world > 1, config.compile)
             log = stack.enter_context(RunLog(self.run_dir, self.step)) if self.is_main else None
             display = ProgressDisplay(self.run_dir.name, self.step, config.steps, self.is_main)
             stack.callback(display.close)
@@ -283,17 +303,17 @@ class Run:
             learners.append(rival)
         terms: dict[str, Tensor] = {}
         for index, (part, weight) in enumerate(zip(parts, weights, strict=True)):
-            part = send_to_device(part, self.device)
+            part = to_device(part, self.device)
             for player in learners:
                 with ExitStack() as around:
                     last = index == len(parts) - 1
-                    around.enter_context(player.part(self.accelerator.no_sync, last))
+                    around.enter_context(player.part(last))
                     loss, logs = self._loss(player, part, generator, around)
                     if "loss" in logs:
                         raise ValueError(
                             'a stage logs "loss", the name of the sum that is minimised'
                         )
-                    self.accelerator.backward(loss if weight == 1 else loss * weight)
+                    (loss if weight == 1 else loss * weight).backward()
                 for name, value in {f"{player.prefix}loss": loss, **logs}.items():
                     value = value.detach().float()
                     value = value if weight == 1 else value * weight
@@ -339,7 +359,7 @@ class Run:
         total = sum(own)
         if self.world > 1:
             tensor = torch.tensor(total, dtype=torch.float64, device=self.device)
-            total = float(self.accelerator.reduce(tensor, "mean"))  # type: ignore[arg-type]
+            total = float(mean_over_processes(tensor))
         return [weight / total for weight in own]
 
     def _refuse_non_finite(self) -> None:
@@ -389,9 +409,7 @@ class Run:
         totals = [torch.as_tensor(self.sums[name][0], device=self.device) for name in names]
         if not totals:
             return {}
-        reduced = self.accelerator.reduce(torch.stack(totals), "mean")
-        assert isinstance(reduced, Tensor)
-        return dict(zip(names, reduced.tolist(), strict=True))
+        return dict(zip(names, mean_over_processes(torch.stack(totals)).tolist(), strict=True))
 
     @torch.no_grad()
     def _validate(self, log: RunLog | None, display: ProgressDisplay) -> None:
@@ -406,4 +424,4 @@ class Run:
         self.model.train()
         if self.copy is not None and self.player.is_spread:
             self.copy.cpu()
-        self.accelerator.wait_for_everyone()
+        wait_for_all()

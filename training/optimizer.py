@@ -1,12 +1,14 @@
 """Which parameter gets which optimiser, and whether it decays.
 
-By name and shape only, so that a checkpoint can be read without the code that built the model:
+By shape and by what the modules say of themselves, never by how a parameter happens to be called:
+a class names in `looked_up` its parameters whose rows are looked up, not multiplied, and in
+`output_layers` what makes its output (dotted names below it). nn.Embedding needs no word.
 
 | parameter | adamw | muon | weight decay |
 | --- | --- | --- | --- |
 | 0 or 1 dimensions: biases, gains | AdamW | AdamW | no |
-| name holds "embedding", "codebook" or "position" | AdamW | AdamW | no |
-| name holds "head": output layers | AdamW | AdamW | yes |
+| looked up: embeddings, codebooks, positions | AdamW | AdamW | no |
+| output layers | AdamW | AdamW | yes |
 | convolutions, 3 dimensions and more | AdamW | AdamW | yes |
 | other matrices | AdamW | Muon | yes |
 """
@@ -22,19 +24,34 @@ from training.config import OptimizerConfig
 from training.muon import Muon
 from training.sharding import is_spread, spread_like
 
-LOOKUP_NAMES = ("embedding", "codebook", "position")  # rows that are looked up, not multiplied
-OUTPUT_NAMES = ("head",)
+
+def looked_up(model: nn.Module) -> set[str]:
+    """Names of parameters whose rows are looked up."""
+    embeddings = {
+        f"{prefix}.weight".lstrip(".")
+        for prefix, module in model.named_modules()
+        if isinstance(module, nn.Embedding)
+    }
+    return embeddings | _told(model, "looked_up")
 
 
-def is_decayed(name: str, parameter: Tensor) -> bool:
-    """Whether weight decay applies to a parameter."""
-    return parameter.ndim >= 2 and not any(word in name for word in LOOKUP_NAMES)
+def output_layers(model: nn.Module) -> set[str]:
+    """Names of the parameters of output layers."""
+    return _told(model, "output_layers")
 
 
-def is_hidden_matrix(name: str, parameter: Tensor) -> bool:
-    """Whether Muon may have a parameter: a matrix inside the network, not at its ends."""
-    words = LOOKUP_NAMES + OUTPUT_NAMES
-    return parameter.ndim == 2 and not any(word in name for word in words)
+def _told(model: nn.Module, attribute: str) -> set[str]:
+    """Names of all parameters at or below what the modules name in an attribute of theirs."""
+    told = tuple(
+        f"{prefix}.{name}".lstrip(".")
+        for prefix, module in model.named_modules()
+        for name in getattr(module, attribute, ())
+    )
+    return {
+        name
+        for name, _ in model.named_parameters()
+        if any(name == whole or name.startswith(f"{whole}.") for whole in told)
+    }
 
 
 def build_optimizers(model: nn.Module, config: OptimizerConfig) -> list[torch.optim.Optimizer]:
@@ -54,9 +71,11 @@ def build_optimizers(model: nn.Module, config: OptimizerConfig) -> list[torch.op
     named = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
     if not named:
         raise ValueError(f"{type(model).__name__} has no parameter to train")
+    lookups = looked_up(model)
     hidden: list[tuple[str, Tensor]] = []
     if config.name == "muon":
-        hidden = [(name, p) for name, p in named if is_hidden_matrix(name, p)]
+        ends = lookups | output_layers(model)
+        hidden = [(name, p) for name, p in named if p.ndim == 2 and name not in ends]
     taken = {name for name, _ in hidden}
     rest = [(name, p) for name, p in named if name not in taken]
     optimizers: list[torch.optim.Optimizer] = []
@@ -65,8 +84,8 @@ def build_optimizers(model: nn.Module, config: OptimizerConfig) -> list[torch.op
         groups = _groups(hidden, muon_lr, config.weight_decay)
         optimizers.append(Muon(groups, lr=muon_lr, adjust_lr_fn="match_rms_adamw"))
     if rest:
-        decayed = [(name, p) for name, p in rest if is_decayed(name, p)]
-        plain = [(name, p) for name, p in rest if not is_decayed(name, p)]
+        decayed = [(name, p) for name, p in rest if p.ndim >= 2 and name not in lookups]
+        plain = [(name, p) for name, p in rest if p.ndim < 2 or name in lookups]
         groups = _groups(decayed, config.lr, config.weight_decay) + _groups(plain, config.lr, 0.0)
         # fused: one call for all tensors; the default on CPU is a Python loop over them
         fused = all(p.device.type in ("cpu", "cuda") for _, p in rest)

@@ -5,12 +5,13 @@ A stage has one player, its model, or a second one, an adversary (`training.stag
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
 from training.compilation import compile_parts
 from training.config import OptimizerConfig, ScheduleConfig
@@ -48,10 +49,12 @@ class Player:
         self.parameters = [p for p in module.parameters() if p.requires_grad]
         self.is_spread = any(map(is_spread, self.parameters))
 
-    def prepare(self, wrap: Callable[[nn.Module], nn.Module], compiled: bool) -> None:
-        """Switch to train mode, wrap for several processes, compile."""
+    def prepare(self, wrapped: bool, compiled: bool) -> None:
+        """Switch to train mode, wrap for several processes unless spread over them, compile."""
         self.module.train()
-        self.net, self.judge = self.module if self.is_spread else wrap(self.module), self.module
+        self.net = self.judge = self.module
+        if wrapped and not self.is_spread:
+            self.net = DistributedDataParallel(self.module)
         if compiled and not compile_parts(self.module):
             self.net, self.judge = torch.compile(self.net), torch.compile(self.module)
 
@@ -69,16 +72,12 @@ class Player:
         return self.config.lr * self.factor(step)
 
     @contextmanager
-    def part(self, no_sync: Callable[[Any], AbstractContextManager], last: bool) -> Iterator[None]:
-        """Forward and backward of a part of a step; the last one joins all processes' gradients.
-
-        Args:
-            no_sync: context in which a net that is wrapped for processes keeps its gradients.
-            last: whether this is the step's last part.
-        """
+    def part(self, last: bool) -> Iterator[None]:
+        """Forward and backward of a part of a step; the last one joins all processes' gradients."""
         if self.is_spread:
             self.module.set_requires_gradient_sync(last)  # type: ignore[operator]
-        with nullcontext() if last or self.is_spread else no_sync(self.net):
+        no_sync = getattr(self.net, "no_sync", nullcontext)  # of what is wrapped for processes
+        with nullcontext() if last else no_sync():
             yield
         if last and self.is_spread:
             average_gradients(self.parameters)

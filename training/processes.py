@@ -1,14 +1,27 @@
-"""Which process this is, and values that all must agree on. With one process nothing happens."""
+"""Which process this is, and values that all must agree on. With one process nothing happens.
+
+torchrun, or any launcher that sets RANK and WORLD_SIZE, says which process this is. Work that is
+cut beforehand (`Place.share`) needs no word between processes; a training joins them (`joined`).
+
+Shape letters: B rows of this process, L their values laid end to end, P picks.
+"""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any
 
 import torch
 from torch import Tensor, distributed
+
+COLLECTIVE = timedelta(minutes=30)  # a step's collective that takes longer is a failure
+WAIT = timedelta(days=30)  # for what only the first process does: validating, saving
+
+_waiting: Any = None  # of all processes, with the longer limit
 
 
 @dataclass(frozen=True)
@@ -40,10 +53,64 @@ def place_from_environment(environment: Mapping[str, str] = os.environ) -> Place
     """
     rank, world = environment.get("RANK"), environment.get("WORLD_SIZE")
     if rank is None and world is None:
+        if environment.get("ACCELERATE_USE_CPU", "").lower() == "true" and (
+            "MASTER_ADDR" in environment
+        ):
+            raise ValueError(
+                "accelerate launch --cpu starts one process whatever --num_processes says: "
+                "start several with torchrun --nproc-per-node 2 -m evatok …"
+            )
         return Place()
     if not (rank and world and rank.isdigit() and world.isdigit()):
         raise ValueError(f"RANK={rank} and WORLD_SIZE={world}: set both to numbers, or neither")
     return Place(int(rank), int(world))
+
+
+@contextmanager
+def joined(device: torch.device) -> Iterator[Place]:
+    """Join the processes that a launcher has started (NCCL on CUDA, else gloo), and leave them.
+
+    Processes that are joined already stay so: the outermost `joined` makes the group and ends it,
+    after all have come to its end.
+
+    Args:
+        device: where this process computes; a CUDA device is the current one already.
+
+    Yields:
+        Which of them this is.
+    """
+    global _waiting
+    place = place_from_environment()
+    if distributed.is_initialized():
+        place = Place(distributed.get_rank(), distributed.get_world_size())
+    if place.world == 1 or distributed.is_initialized():
+        yield place
+        return
+    backend = "nccl" if device.type == "cuda" else "gloo"
+    distributed.init_process_group(backend, timeout=COLLECTIVE)
+    _waiting = distributed.new_group(backend="gloo", timeout=WAIT)
+    yield place  # not in a `try`: the group of a process that fails ends with the process
+    wait_for_all()
+    _waiting = None
+    distributed.destroy_process_group()
+
+
+def wait_for_all() -> None:
+    """Wait until every process has come here, however long the first one works.
+
+    A collective of the training's own group would fail after `COLLECTIVE`.
+    """
+    if num_processes() > 1:
+        distributed.barrier(_waiting)
+
+
+def first_says(is_fine: bool) -> bool:
+    """What the first process says, on every process."""
+    if num_processes() == 1:
+        return is_fine
+    told = torch.tensor(int(is_fine))
+    distributed.broadcast(told, src=0, group=_waiting)
+    return bool(told)
 
 
 def num_processes() -> int:
@@ -103,3 +170,42 @@ def share_changed(tensors: Sequence[Tensor], changed: Sequence[bool]) -> None:
     for tensor, flag in zip(tensors, flags.tolist(), strict=True):
         if flag:
             distributed.broadcast(tensor, src=0)
+
+
+def pick_of_all(values: Tensor, lengths: Tensor, picks: Tensor) -> Tensor:
+    """Pick values of the rows of all processes, as one process with all rows would.
+
+    Row i of process r is row r + i · world of the batch, as `Stage.batch` deals them.
+
+    Args:
+        values: (L, D) this process's, its rows laid end to end.
+        lengths: (B,) int64 values of each row; B is the same on every process.
+        picks: (P,) int64 places in the values of all rows in the batch's order, equal everywhere.
+
+    Returns:
+        (P, D), the same on every process.
+    """
+    world = num_processes()
+    if world == 1:
+        return values[picks]
+    rank = distributed.get_rank()
+    parts = [torch.empty_like(lengths) for _ in range(world)]
+    distributed.all_gather(parts, lengths.contiguous())
+    ends = torch.stack(parts, 1).flatten().cumsum(0)  # (B · world,) in the batch's order
+    row = torch.searchsorted(ends, picks, right=True)  # (P,)
+    place = picks - (ends[row] - torch.stack(parts, 1).flatten()[row])  # within its row
+    ours = row % world == rank
+    own = row[ours] // world
+    out = torch.zeros(len(picks), values.shape[1], dtype=values.dtype, device=values.device)
+    out[ours] = values[(lengths.cumsum(0) - lengths)[own] + place[ours]]
+    distributed.all_reduce(out)  # every row is of one process: nothing is rounded
+    return out
+
+
+def size_of_all(count: int, device: torch.device) -> int:
+    """The sum of a whole number over all processes."""
+    if num_processes() == 1:
+        return count
+    total = torch.tensor(count, device=device)
+    distributed.all_reduce(total)
+    return int(total)

@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, TypeVar
 
 import numpy as np
 import torch
@@ -38,9 +38,13 @@ from video.clips import pad_last
 from video.decoding.container import VideoError, damaged_allowed
 from video.io import READING, read_frames
 from video.lists import VideoItem
+from video.locks import held
 from video.seek import count_frames, read_window
 
 log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+R = TypeVar("R")
 
 INDEX = "index.json"
 FRAMES = "frames.u8"
@@ -256,11 +260,14 @@ def _fingerprint(items: Sequence[VideoItem], size: int, max_frames: int | None) 
 
 
 def _build(target: Path, fill: Callable[[Path], dict[str, Any]]) -> None:
-    """Make a folder with an index, whole or not at all; a finished one stays."""
+    """Make a folder with an index, whole or not at all and once; a finished one stays."""
     if (target / INDEX).is_file():
         return
-    with atomic_folder(target, keep=True) as partial:  # another process may be faster
-        (partial / INDEX).write_text(json.dumps(fill(partial)))
+    with held(target.with_name(f".{target.name}.lock")):
+        if (target / INDEX).is_file():  # another process was faster
+            return
+        with atomic_folder(target) as partial:
+            (partial / INDEX).write_text(json.dumps(fill(partial)))
 
 
 def _each(
@@ -291,7 +298,7 @@ def _each(
         except VideoError as error:
             return error
 
-    results = _parallel(tried, items, workers)
+    results = parallel(tried, items, workers)
     for done, (item, result) in enumerate(zip(items, results, strict=True), 1):
         if isinstance(result, VideoError):
             damaged.append(item.id)
@@ -320,12 +327,11 @@ def _each(
     }
 
 
-def _parallel(
-    work: Callable[[VideoItem], Any], items: Sequence[VideoItem], workers: int
-) -> Iterator[Any]:
+def parallel(work: Callable[[T], R], items: Sequence[T], workers: int) -> Iterator[R]:
+    """Results in the order of the items, by threads: decoding and resizing release the GIL."""
     if workers == 1:
         yield from map(work, items)
         return
-    with ThreadPoolExecutor(workers) as pool:  # decoding and resizing release the GIL
+    with ThreadPoolExecutor(workers) as pool:
         for first in range(0, len(items), 8 * workers):  # bounded: results wait in memory
             yield from pool.map(work, items[first : first + 8 * workers])

@@ -22,7 +22,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import Tensor
 
 from video.arcade.live import LiveClips
-from video.cache import ClipCache, Store, VideoFiles, permutation
+from video.cache import ClipCache, Store, VideoFiles, parallel, permutation
 from video.clips import window_starts
 from video.io import VideoError
 from video.lists import Split, VideoItem, read_folder, read_kinetics_csv, read_ucf101
@@ -87,7 +87,7 @@ class DataConfig(Settings):
     cache_dir: Path = Path("runs/cache")
     max_damaged: float = Field(default=0.05, ge=0, le=1)  # share of files; more stops the run
     max_frames: int | None = Field(default=None, ge=1)  # kept of each video, from its start
-    workers: int = Field(default=2, ge=1)  # threads that decode
+    workers: int = Field(default=2, ge=1)  # threads that decode; no change to a clip
     window: Literal["random", "first"] = "random"
     flip: bool = False  # half of the training clips mirrored
     color_permute: bool = False  # colour channels of training clips in random order
@@ -189,18 +189,36 @@ class ClipSampler:
         Returns:
             clips (B, 3, F, H, W) float32 in [−1, 1], labels (B,) int64, and their windows.
         """
-        clips, windows = [], []
-        for row in range(rank, batch_size, world):
-            sample = step * batch_size + row
-            source, video = self._place(seed, sample)
-            rng = np.random.default_rng((seed, 2, sample))
-            room = self.caches[source].length(video) - self.config.num_frames
-            start = int(rng.integers(room + 1)) if room > 0 else 0
-            window = Window(source, video, 0 if self.config.window == "first" else start)
-            windows.append(window)
-            clips.append(self._augment(self._frames(window), rng))
+        samples = range(step * batch_size + rank, (step + 1) * batch_size, world)
+        windows = [self.window(sample, seed) for sample in samples]
         labels = torch.tensor([self.label(window) for window in windows])
-        return _stack(clips), labels, windows
+        return self.clips(samples, seed), labels, windows
+
+    def window(self, sample: int, seed: int) -> Window:
+        """Place of the n-th sample of a run, row n % batch_size of step n // batch_size."""
+        return self._draw(sample, seed)[0]
+
+    def clips(self, samples: Sequence[int], seed: int) -> Tensor:
+        """Samples of a run (B, 3, F, H, W) float32 in [−1, 1]; only these are read."""
+
+        def clip(sample: int) -> Tensor:
+            window, rng = self._draw(sample, seed)
+            return self._augment(self._frames(window), rng)
+
+        return _stack(list(parallel(clip, samples, self._threads)))
+
+    @property
+    def _threads(self) -> int:
+        """Those that decode; what was decoded ahead is only copied."""
+        return self.config.workers if self.config.read == "files" else 1
+
+    def _draw(self, sample: int, seed: int) -> tuple[Window, np.random.Generator]:
+        """Place of a sample, and the generator of what is random in it from there on."""
+        source, video = self._place(seed, sample)
+        rng = np.random.default_rng((seed, 2, sample))
+        room = self.caches[source].length(video) - self.config.num_frames
+        start = int(rng.integers(room + 1)) if room > 0 else 0
+        return Window(source, video, 0 if self.config.window == "first" else start), rng
 
     def _frames(self, window: Window) -> Tensor:
         cache = self.caches[window.source]
@@ -257,7 +275,7 @@ class ClipSampler:
     def load(self, windows: Sequence[Window]) -> tuple[Tensor, Tensor]:
         """Clips (B, 3, F, H, W) float32 in [−1, 1] and labels (B,) of windows, unaugmented."""
         labels = torch.tensor([self.label(window) for window in windows])
-        return _stack([self._frames(window) for window in windows]), labels
+        return _stack(list(parallel(self._frames, windows, self._threads))), labels
 
 
 def _stack(clips: list[Tensor]) -> Tensor:

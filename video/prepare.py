@@ -8,25 +8,27 @@ Shape letters: F frames, H W pixels.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
+import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
 from fractions import Fraction
+from functools import partial
 from itertools import groupby, islice
-from multiprocessing import get_context
 from pathlib import Path
-from typing import TypeVar
 
 import numpy as np
 import torch
 from pydantic import TypeAdapter, ValidationError
 
 from training.files import naming, write_text
+from video.cache import parallel
 from video.clips import covering, resize
 from video.decoding.container import VideoError, damaged_allowed
 from video.io import exact_rate, frame_times, iter_timed, probe, write_video
+from video.pools import in_processes
 from video.seek import count_frames
 
 log = logging.getLogger(__name__)
@@ -37,9 +39,6 @@ PRESETS = (
     "ultrafast", "superfast", "veryfast", "faster", "fast", "medium", "slow", "slower", "veryslow",
     "placebo",
 )  # fmt: skip
-
-T = TypeVar("T")
-R = TypeVar("R")
 
 
 @dataclass(frozen=True)
@@ -73,11 +72,13 @@ class Recipe:
 
 @dataclass(frozen=True)
 class Done:
-    """One file's fate: frames written, or why not."""
+    """One file's fate: frames written, with size and SHA-256 of the copy, or why not."""
 
     file: str
     frames: int
     error: str = ""
+    size: int = 0
+    sha256: str = ""
 
 
 DONE = TypeAdapter(Done)
@@ -179,11 +180,9 @@ def prepare(
     output.mkdir(parents=True, exist_ok=True)
     journal = output / JOURNAL
     finished = _read_journal(journal, recipe)
-    finished = {
-        file: done
-        for file, done in finished.items()
-        if done.error or (output / prepared_name(file)).is_file()
-    }
+    rows = list(finished.values())
+    whole = parallel(partial(_is_whole, output), rows, workers)
+    finished = {row.file: row for row, is_whole in zip(rows, whole, strict=True) if is_whole}
     todo = [file for file in files if file not in finished]
     jobs = [(root / file, output / prepared_name(file), file, recipe) for file in todo]
     count, damaged = (
@@ -197,6 +196,7 @@ def prepare(
             finished[done.file] = done
             log.write(json.dumps(asdict(done)) + "\n")
             log.flush()
+            os.fsync(log.fileno())
             count, damaged = count + 1, damaged + bool(done.error)
             if damaged > damaged_allowed(max_damaged, len(files)):
                 raise VideoError(
@@ -212,9 +212,27 @@ def _job(job: tuple[Path, Path, str, Recipe]) -> Done:
     source, target, file, recipe = job
     torch.set_num_threads(1)
     try:
-        return Done(file, rewrite(source, target, recipe))
+        frames = rewrite(source, target, recipe)
     except VideoError as error:
         return Done(file, 0, str(error))
+    for path in (target, target.parent):  # on disk before the journal says so
+        handle = os.open(path, os.O_RDONLY)
+        os.fsync(handle)
+        os.close(handle)
+    return Done(file, frames, size=target.stat().st_size, sha256=_sha256(target))
+
+
+def _is_whole(output: Path, done: Done) -> bool:
+    """Whether a copy is as it was written; one that could not be made is not looked for."""
+    path = output / prepared_name(done.file)
+    if done.error:
+        return True
+    return path.is_file() and path.stat().st_size == done.size and _sha256(path) == done.sha256
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _read_journal(path: Path, recipe: Recipe) -> dict[str, Done]:
@@ -250,18 +268,6 @@ def _read_journal(path: Path, recipe: Recipe) -> dict[str, Done]:
         else:
             done[row.file] = row
     return done
-
-
-def in_processes(work: Callable[[T], R], jobs: Sequence[T], workers: int) -> Iterator[R]:
-    """Results in the order of the jobs, by this process (1) or by others."""
-    if workers == 1 or len(jobs) < 2:
-        yield from map(work, jobs)
-        return
-    pool = ProcessPoolExecutor(workers, mp_context=get_context("spawn"))
-    try:
-        yield from pool.map(work, jobs)
-    finally:  # also when the one who asks stops
-        pool.shutdown(cancel_futures=True)
 
 
 def check_file(job: tuple[Path, bool]) -> str:

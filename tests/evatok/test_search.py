@@ -105,6 +105,19 @@ def test_launched_processes_do_each_batch_once(
         search_config(config, tmp_path / "two")
 
 
+def test_damaged_shards_are_made_again(settings: dict[str, Any], tmp_path: Path) -> None:
+    """Cut, empty, or with another byte in its numbers."""
+    config = SearchConfig.model_validate(settings)
+    search_config(config, tmp_path)
+    whole = shards(tmp_path / "train")
+    for number, (name, data) in enumerate(whole.items()):
+        flipped = bytearray(data)
+        flipped[data.index(b"#")] ^= 1  # in a clip's name
+        (tmp_path / "train" / name).write_bytes([b"", data[:200], bytes(flipped)][number])
+    search_config(config, tmp_path)
+    assert len(whole) == 3 and shards(tmp_path / "train") == whole
+
+
 def test_other_settings_are_refused(settings: dict[str, Any], tmp_path: Path) -> None:
     search_config(SearchConfig.model_validate(settings), tmp_path / "table")
     more = SearchConfig.model_validate(settings | {"clips": 8, "method": "brute", "processes": 1})

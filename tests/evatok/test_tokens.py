@@ -6,12 +6,14 @@ import json
 import os
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from evatok.tokens import run_tokens
+from evatok.tokens import TokensConfig, run_tokens, write_shards
+from training.config import load_config
 from training.processes import Place
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -71,3 +73,24 @@ def test_a_share_says_that_others_are_at_work(
     monkeypatch.setattr("evatok.tokens.place_from_environment", lambda: Place(1, 2))
     result = run_tokens(settings, run_dir=tmp_path / "t")
     assert result["train"] == {"clips": 24, "complete": False}
+
+
+def test_damaged_files_are_made_again(settings: Path, tmp_path: Path) -> None:
+    """Of a finished set: another byte, a cut file. Of an unfinished one: a part of 0 bytes."""
+    folder = tmp_path / "t"
+    run_tokens(settings, run_dir=folder)
+    whole = contents(folder)
+    for name, size in (("train/class.bin", None), ("test/frames.npy", 200), ("test/videos.npy", 0)):
+        data = whole[name]
+        broken = data[:-1] + bytes([data[-1] ^ 1]) if size is None else data[:size]
+        (folder / name).write_bytes(broken)
+        run_tokens(settings, run_dir=folder)
+        assert contents(folder) == whole, name
+    share = partial(write_shards, load_config(TokensConfig, settings), tmp_path / "p")
+    share(Place(0, 2))
+    for path in (tmp_path / "p" / "train.parts").glob("*.npz"):
+        path.write_bytes(b"")
+    share(Place(0, 2))
+    share(Place(1, 2))
+    assert contents(tmp_path / "p" / "train").keys() == contents(folder / "train").keys()
+    assert contents(tmp_path / "p" / "train") == contents(folder / "train")

@@ -6,6 +6,7 @@ import math
 import shutil
 import sys
 from types import ModuleType, SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -85,7 +86,7 @@ def memory_efficient_attention(
 ) -> Tensor:
     """xformers: one batch of all rows, (1, total, heads, dim)."""
     assert query.ndim == 4 and len(query) == len(key) == 1
-    rows = (query[0], key[0], value[0], *attn_bias.bounds, *attn_bias.longest)
+    rows: Any = (query[0], key[0], value[0], *attn_bias.bounds, *attn_bias.longest)
     return flash_attn_varlen_func(*rows)[None]
 
 
@@ -125,7 +126,8 @@ def run(
         for n in (queries, keys, keys)
     ]
     weight = torch.randn(queries, 2, 16, generator=generator, dtype=torch.float64).to(device)
-    out = groups.attend(*inputs, CELLS, kind, backend)
+    q, k, v = inputs
+    out = groups.attend(q, k, v, CELLS, kind, backend)
     return [out, *torch.autograd.grad((out * weight).sum(), inputs)]
 
 

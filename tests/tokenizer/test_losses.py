@@ -29,7 +29,7 @@ def loss(error: Tensor, **settings: float) -> float:
     quantized = Quantized(zero, zero, zero, zero, zero, zero)
     x = clips()
     tokens = Tokens(torch.zeros(8, dtype=torch.int64), torch.ones(2, 4, dtype=torch.int64))
-    result = Reconstruction(x + error, tokens, quantized)
+    result = Reconstruction(x + error, tokens, quantized, zero)
     return float(tokenizer_loss(result, x, LossConfig.model_validate(ZERO | settings))[0])
 
 

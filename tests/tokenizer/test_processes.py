@@ -1,40 +1,56 @@
-"""Two processes (gloo) with a tokenizer and a discriminator; the work is in duel.py."""
+"""Two processes train the real stage as one does; the runs are in pair.py."""
 
 from __future__ import annotations
 
+import importlib
 import json
-import os
-import subprocess
-import sys
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
+from safetensors.torch import load_file
+
+HERE = Path(__file__).parent
 
 
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="the driver forks")
-def test_two_processes_are_one(tmp_path: Path, root: Path) -> None:
-    """The same losses on both sides, with LeCAM's means, an adaptive weight, spread layers.
+def rows(run_dir: Path) -> list[dict[str, Any]]:
+    timed = ("kind", "seconds", "steps_per_second")
+    lines = map(json.loads, (run_dir / "log.jsonl").read_text().splitlines())
+    return [{k: v for k, v in row.items() if k not in timed} for row in lines]
 
-    Processes hold different numbers of tokens, and the entropy term is on; both discriminators.
+
+def test_two_processes_are_one(
+    tmp_path: Path,
+    torchrun: Callable[[Sequence[object]], str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The same losses and the same codebook, with parts, spread layers, both discriminators.
+
+    Processes hold different numbers of tokens; codes die and are put onto inputs of any process
+    and any part of the step.
     """
-    driver = Path(__file__).with_name("duel.py")
-    done = subprocess.run(
-        [sys.executable, str(driver), str(tmp_path)],
-        env=os.environ | {"PYTHONPATH": str(root), "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        timeout=240,
-    )
-    assert done.returncode == 0, done.stderr
-    logs = {}
-    pairs = {"two": "one", "spread": "one", "semantic-two": "semantic-one"}
-    for run in {*pairs, *pairs.values()}:
-        lines = (tmp_path / run / "log.jsonl").read_text().splitlines()
-        logs[run] = [json.loads(line) for line in lines]
-        for row in logs[run]:
-            del row["kind"], row["seconds"], row["steps_per_second"]
-    assert len(logs["one"]) == 6
-    assert {"lecam", "adaptive_weight", "adversary_loss"} <= logs["one"][-1].keys()
-    for run, alone in pairs.items():
-        for ours, theirs in zip(logs[run], logs[alone], strict=True):
-            assert ours == pytest.approx(theirs, rel=1e-4, abs=1e-6), run
+    monkeypatch.syspath_prepend(str(HERE))
+    pair = importlib.import_module("pair")
+    pair.write_videos(tmp_path)
+    pair.run(tmp_path, "one")
+    pair.run(tmp_path, "semantic-one", pair.SEMANTIC)
+    torchrun([HERE / "pair.py", tmp_path])
+    book = "quantizer.codebook"
+    names = {"two": "one", "spread": "one", "semantic-two": "semantic-one"}
+    for name, alone in names.items():
+        assert len(rows(tmp_path / name)) == 6
+        for ours, theirs in zip(rows(tmp_path / name), rows(tmp_path / alone), strict=True):
+            assert ours == pytest.approx(theirs, rel=1e-4, abs=1e-6), name
+        ours, theirs = (
+            load_file(tmp_path / run / "checkpoints" / "step-00000006" / "model.safetensors")
+            for run in (name, alone)
+        )
+        assert torch.equal(ours["quantizer.usage"], theirs["quantizer.usage"]), name
+        torch.testing.assert_close(ours[book], theirs[book], rtol=0, atol=1e-4, msg=name)
+    assert {"lecam", "adversary_loss"} <= rows(tmp_path / "two")[-1].keys()
+    start = pair.TokenizerStage(pair.config(tmp_path, pair.PATCH, "none")).tokenizer.quantizer
+    end = load_file(tmp_path / "one" / "checkpoints" / "step-00000006" / "model.safetensors")
+    moved = (end[book] - start.codebook).norm(dim=1) > 0.1
+    assert 4 <= int(moved.sum()) < 32

@@ -1,7 +1,7 @@
 """Runs the loop in processes that are really killed, or that are two; see test_processes.py.
 
-Each child is forked after torch is imported (seconds a time), before it starts a thread.
-Usage: python driver.py kills|duels|ranks|duel-ranks FOLDER
+Children that are killed are forked after torch is imported (seconds a time), before it starts a
+thread. Usage: python driver.py kills|duels FOLDER, torchrun --nproc-per-node 2 driver.py two FOLDER
 """
 
 from __future__ import annotations
@@ -10,20 +10,22 @@ import json
 import os
 import random
 import signal
-import socket
 import sys
 import time
 from collections.abc import Callable, Sequence
+from datetime import timedelta
 from pathlib import Path
 
 import torch
 from safetensors.torch import save_file
 from toy import DuelStage, ToyStage
 
-from training import checkpoint
+from training import checkpoint, processes
 from training.config import OptimizerConfig, TrainConfig
-from training.loop import Weighted, train
+from training.loop import train
 from training.optimizer import build_optimizers
+from training.processes import place_from_environment
+from training.stage import Validation
 
 STEPS = 60
 CONFIG = TrainConfig(
@@ -146,12 +148,6 @@ class UnevenStage(ToyStage):
         model.count += 1 + int(os.environ.get("RANK", "0"))  # type: ignore[operator]
 
 
-def ranks(folder: Path) -> dict:
-    assert isinstance(UnevenStage(), Weighted)
-    processes(folder, UnevenStage)
-    return {}
-
-
 class RankDuel(DuelStage):
     """Everything of an adversary that processes must agree on."""
 
@@ -159,38 +155,45 @@ class RankDuel(DuelStage):
         super().__init__(noise=noise, start_step=1, every=2)
 
 
-def duel_ranks(folder: Path) -> dict:
-    processes(folder, RankDuel, {"grad_accumulation": 2})
-    return {}
+RANKS: dict[str, tuple[type[ToyStage], dict]] = {
+    "ranks": (UnevenStage, {}),
+    "duel-ranks": (RankDuel, {"grad_accumulation": 2}),
+}
 
 
-def processes(folder: Path, stage_of: type[ToyStage], changes: dict | None = None) -> None:
-    """The same run by one process and by two."""
+def together(folder: Path, what: str) -> None:
+    """The same run by one process or by two; what each has in the end."""
+    stage_of, changes = RANKS[what]
     settings = {"steps": 6, "batch_size": 8, "log_every": 3, "save_every": 3, "ema_decay": 0.9}
-    config = TrainConfig.model_validate(settings | {"validate_every": 3} | (changes or {}))
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    config = TrainConfig.model_validate(settings | {"validate_every": 3} | changes)
+    place = place_from_environment()
+    stage = stage_of(noise=False)
+    train(stage, config, folder / what / f"world{place.world}")
+    tensors = stage.model.state_dict()
+    if isinstance(stage, DuelStage):
+        tensors |= {f"rival.{k}": v for k, v in stage.adversary.state_dict().items()}
+    save_file(tensors, folder / what / f"world{place.world}-rank{place.rank}.safetensors")
 
-    def one(rank: int, world: int) -> None:
-        sys.stderr = open(os.devnull, "w")  # noqa: SIM115
-        if world > 1:
-            place = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": world, "MASTER_PORT": port}
-            os.environ.update({k: str(v) for k, v in place.items()}, MASTER_ADDR="127.0.0.1")
-            os.environ["ACCELERATE_USE_CPU"] = "true"
-        stage = stage_of(noise=False)
-        train(stage, config, folder / f"world{world}")
-        tensors = stage.model.state_dict()
-        if isinstance(stage, DuelStage):
-            tensors |= {f"rival.{k}": v for k, v in stage.adversary.state_dict().items()}
-        save_file(tensors, folder / f"world{world}-rank{rank}.safetensors")
 
-    children = [fork(lambda: one(0, 1)), *(fork(lambda r=rank: one(r, 2)) for rank in (0, 1))]
-    assert [status(pid) for pid in children] == [0, 0, 0]
+class Slow(RankDuel):
+    """The first process looks for longer than a collective may take."""
+
+    def validate(self, model: torch.nn.Module, step: int) -> Validation:
+        time.sleep(4)
+        return super().validate(model, step)
+
+
+def two(folder: Path) -> dict:
+    processes.COLLECTIVE = timedelta(seconds=2)
+    with processes.joined(torch.device("cpu")):
+        RANKS["slow"] = (Slow, {"steps": 3})
+        for what in RANKS:
+            together(folder, what)
+    return {}
 
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
     build_optimizers(ToyStage().model, OptimizerConfig())  # its first use imports for seconds
-    work = {"kills": kills, "duels": duels, "ranks": ranks, "duel-ranks": duel_ranks}
+    work = {"kills": kills, "duels": duels, "two": two}
     print(json.dumps(work[sys.argv[1]](Path(sys.argv[2]))))

@@ -14,12 +14,15 @@ from training.optimizer import build_optimizers, load_state_tensors, set_rates, 
 
 
 class Mixed(nn.Module):
+    looked_up = ("position", "codebook")
+    output_layers = ("head",)
+
     def __init__(self) -> None:
         super().__init__()
         self.position = nn.Parameter(torch.randn(6, 4))
         self.codebook = nn.Parameter(torch.randn(5, 4))
         self.embedding = nn.Embedding(3, 4)
-        self.inner = nn.Linear(4, 4)
+        self.inner = nn.ModuleDict({"overhead": nn.Linear(4, 4)})  # no name decides
         self.conv = nn.Conv1d(4, 4, 3)
         self.norm = nn.LayerNorm(4)
         self.head = nn.Linear(4, 2)
@@ -39,13 +42,13 @@ def groups(name: Any) -> dict[str, tuple[str, float]]:
 
 def test_muon_takes_hidden_matrices_only() -> None:
     assert groups("muon") == {
-        "inner.weight": ("Muon", 0.1),
+        "inner.overhead.weight": ("Muon", 0.1),
         "conv.weight": ("AdamW", 0.1),
         "head.weight": ("AdamW", 0.1),
         "position": ("AdamW", 0.0),
         "codebook": ("AdamW", 0.0),
         "embedding.weight": ("AdamW", 0.0),
-        "inner.bias": ("AdamW", 0.0),
+        "inner.overhead.bias": ("AdamW", 0.0),
         "conv.bias": ("AdamW", 0.0),
         "norm.weight": ("AdamW", 0.0),
         "norm.bias": ("AdamW", 0.0),

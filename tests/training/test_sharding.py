@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
+import importlib
 import json
-import os
-import subprocess
-import sys
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +13,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="the driver forks")
-
+HERE = Path(__file__).parent
 UNCOMPARED = ("kind", "seconds", "steps_per_second")
 
 
@@ -32,16 +30,11 @@ def tensors(run_dir: Path) -> dict[str, Tensor]:
     return {f"{f.stem}/{name}": value for f in files for name, value in load_file(f).items()}
 
 
-def drive(folder: Path, root: Path, optimizer: str) -> None:
-    driver = Path(__file__).with_name("spread.py")
-    done = subprocess.run(
-        [sys.executable, str(driver), str(folder), optimizer],
-        env=os.environ | {"PYTHONPATH": str(root), "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
-    assert done.returncode == 0, done.stderr
+@pytest.fixture
+def spread(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """The module spread.py."""
+    monkeypatch.syspath_prepend(str(HERE))
+    return importlib.import_module("spread")
 
 
 def assert_equal_runs(folder: Path, tolerance: float) -> tuple[dict, dict]:
@@ -55,15 +48,23 @@ def assert_equal_runs(folder: Path, tolerance: float) -> tuple[dict, dict]:
     return one, two
 
 
-def test_muon(tmp_path: Path, root: Path) -> None:
+Launcher = Callable[[Sequence[object]], str]
+
+
+def test_muon(tmp_path: Path, torchrun: Launcher, spread: Any) -> None:
     """Its update is computed in bf16: partial sums over rows round to other bits."""
-    drive(tmp_path, root, "muon")
+    spread.one(tmp_path, "one", spread.config("muon"))
+    torchrun([HERE / "spread.py", tmp_path, "muon"])
     assert_equal_runs(tmp_path, 2e-3)
 
 
-def test_two_are_one(tmp_path: Path, root: Path) -> None:
+def test_two_are_one(tmp_path: Path, torchrun: Launcher, spread: Any) -> None:
     """With averaging, clipping, accumulation, an adversary, and a stage that writes weights."""
-    drive(tmp_path, root, "adamw")
+    plain = spread.config("adamw")
+    spread.one(tmp_path, "one", plain)
+    spread.one(tmp_path, "alone", spread.config("adamw", sharding="fsdp"))
+    torchrun([HERE / "spread.py", tmp_path, "adamw"])
+    spread.one(tmp_path, "mixed", plain)
     one, two = assert_equal_runs(tmp_path, 1e-6)
     # to the bit: nothing to spread for one process; recomputed layers; broken off and taken up
     for run, like in (("alone", one), ("less", two), ("cut", two)):

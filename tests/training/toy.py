@@ -28,6 +28,7 @@ class ToyLayer(nn.Module):
 class LayeredModel(nn.Module):
     """As `ToyModel`, in layers."""
 
+    output_layers = ("head",)
     count: Tensor
 
     def __init__(self, dropout: float) -> None:
@@ -47,6 +48,7 @@ class LayeredModel(nn.Module):
 class ToyModel(nn.Module):
     """Something of all: an embedding, matrices, a head, vectors, dropout and a buffer."""
 
+    output_layers = ("head",)
     count: Tensor
 
     def __init__(self, dropout: float) -> None:

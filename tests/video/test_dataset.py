@@ -5,12 +5,16 @@ from __future__ import annotations
 import json
 import logging
 import re
+import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
+import video.cache
 from video.cache import ClipCache
 from video.dataset import ClipSampler, DataConfig, SourceConfig
 from video.decoding.container import VideoError
@@ -342,3 +346,31 @@ def test_a_file_that_breaks_after_it_was_counted_is_named(
         path.write_bytes(path.read_bytes()[:300])
     with pytest.raises(VideoError, match=r"v_.*\.avi"):
         sampler.batch(0, 4, 7)
+
+
+def test_threads_change_no_clip(config: Callable[..., DataConfig]) -> None:
+    """For sets that are decoded when a clip is drawn."""
+    changes = {"flip": True, "zoom": 1.5, "read": "files"}
+    one, four = (ClipSampler(config(workers=n, **changes), "train") for n in (1, 4))
+    for step in range(2):
+        assert torch.equal(one.batch(step, 6, 3)[0], four.batch(step, 6, 3)[0])
+    windows = one.eval_clips()
+    assert torch.equal(one.load(windows)[0], four.load(windows)[0])
+
+
+def test_a_cache_is_built_once(ucf: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By whoever comes first; the others wait and find it."""
+    items, decoded = read_ucf101(ucf, "train"), []
+    real = video.cache.read_frames
+
+    def slow(path: Path, *rest: Any) -> torch.Tensor:
+        decoded.append(path)
+        time.sleep(0.02)
+        return real(path, *rest)
+
+    monkeypatch.setattr("video.cache.read_frames", slow)
+    with ThreadPoolExecutor(3) as pool:
+        jobs = [pool.submit(ClipCache.build, items, 16, tmp_path / "cache") for _ in range(3)]
+        folders = {job.result().folder for job in jobs}
+    assert len(decoded) == len(items) and len(folders) == 1
+    assert [path.name for path in (tmp_path / "cache").iterdir()] == [folders.pop().name]

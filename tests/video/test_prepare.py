@@ -141,6 +141,22 @@ def test_a_damaged_journal(
             prepare(FILES[:3], originals, out, SMALL)
 
 
+@pytest.mark.parametrize("size", [0, 200, None])
+def test_copies_that_are_not_whole_are_made_again(
+    originals: Path, tmp_path: Path, size: int | None
+) -> None:
+    """Empty, cut, or with another last byte: a record in the journal is not enough."""
+    out = tmp_path / "out"
+    prepare(FILES[:2], originals, out, SMALL)
+    copy = out / prepared_name(FILES[0])
+    whole = copy.read_bytes()
+    copy.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]) if size is None else whole[:size])
+    stamp = (out / prepared_name(FILES[1])).stat().st_mtime_ns
+    prepare(FILES[:2], originals, out, SMALL)
+    assert copy.read_bytes() == whole
+    assert (out / prepared_name(FILES[1])).stat().st_mtime_ns == stamp
+
+
 KILLED = """
 import sys
 from pathlib import Path

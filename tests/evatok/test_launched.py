@@ -1,0 +1,90 @@
+"""The command under plain torchrun: a rank that is killed, and the end of the run."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from evatok.cli import is_ours
+from evatok.stages import run_training
+
+
+@pytest.fixture
+def settings(footage: Path, tmp_path: Path) -> Path:
+    path = tmp_path / "proxy.yaml"
+    former = "{width: 16, layers: 1, heads: 2}"
+    path.write_text(f"""
+stage: proxy
+data:
+  size: 32
+  num_frames: 16
+  cache_dir: {tmp_path / "cache"}
+  sources: [{{kind: ucf101, root: {footage}}}]
+model:
+  {{levels: [1, 4], num_frames: 16, size: 32, codebook_size: 16,
+    encoder: {former}, decoder: {former}}}
+codebook: {{revive_every: 0}} # its upkeep is compared in tests/tokenizer
+validation_clips: 2
+train: {{steps: 40, batch_size: 4, save_every: 1, validate_every: 0, log_every: 30}}
+""")
+    return path
+
+
+def children(pid: int) -> list[int]:
+    """Processes that a process has started."""
+    out = subprocess.run(["ps", "-o", "pid=", "--ppid", str(pid)], capture_output=True, text=True)
+    return sorted(map(int, out.stdout.split()))
+
+
+def flat(model: Path) -> torch.Tensor:
+    """All weights in one."""
+    tensors = load_file(model / "model.safetensors")
+    return torch.cat([tensors[name].flatten().float() for name in sorted(tensors)])
+
+
+def test_a_dead_rank_ends_the_rest_and_the_run_goes_on(
+    settings: Path, tmp_path: Path, root: Path, torchrun: Callable[[Sequence[object]], str]
+) -> None:
+    """The weights of one process in the end, exported once."""
+    folder = tmp_path / "two"
+    words = ["-m", "evatok", "train", str(settings), "--run-dir", str(folder)]
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+    first = subprocess.Popen(
+        [*launcher, "--nproc-per-node", "2", *words],
+        env=os.environ | {"PYTHONPATH": str(root), "OMP_NUM_THREADS": "1"},
+        stderr=subprocess.DEVNULL,
+    )
+    deadline = time.monotonic() + 200
+    while not (folder / "checkpoints" / "step-00000002").is_dir():
+        assert first.poll() is None and time.monotonic() < deadline
+        time.sleep(0.02)
+    ranks = children(first.pid)
+    assert len(ranks) == 2
+    os.kill(ranks[1], signal.SIGKILL)
+    assert first.wait(timeout=120) == 1
+    assert not any(Path(f"/proc/{rank}").exists() for rank in ranks)
+    assert not (folder / "model").exists()
+    assert "goes on from step" in torchrun([*words, "train.steps=42"])
+    run_training(settings, ["train.steps=42"], tmp_path / "one")
+    run_training(settings, ["train.steps=1", "train.optimizer.lr=1e-12"], tmp_path / "start")
+    one, two, start = (flat(tmp_path / name / "model") for name in ("one", "two", "start"))
+    # 42 steps of AdamW make more of roundings than the six in tests/tokenizer/test_processes.py
+    assert float((one - two).norm() / (one - start).norm()) < 0.05
+    assert not list(folder.rglob("*partial*"))
+
+
+def test_only_some_commands_are_shared() -> None:
+    for rank, expected in (("0", True), ("1", False)):
+        place = {"RANK": rank, "WORLD_SIZE": "2"}
+        assert is_ours(["train", "x.yaml"], place) and len(place) == 2
+        assert is_ours(["evaluate", "arcade-rfvd"], place) == expected
+        assert not place  # the first is alone from here on
