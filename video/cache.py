@@ -263,6 +263,7 @@ def _build(target: Path, fill: Callable[[Path], dict[str, Any]]) -> None:
     """Make a folder with an index, whole or not at all and once; a finished one stays."""
     if (target / INDEX).is_file():
         return
+    target.parent.mkdir(parents=True, exist_ok=True)
     with held(target.with_name(f".{target.name}.lock")):
         if (target / INDEX).is_file():  # another process was faster
             return
