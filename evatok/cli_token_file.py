@@ -10,15 +10,12 @@ from typing import Annotated
 
 import typer
 
-from evatok.options import AsJson, Model, note
+from evatok.options import AllowDamaged, AsJson, Device, Model, note
 from evatok.output import show
 
 Start = Annotated[float, typer.Option(min=0.0, help="Seconds after the first frame.")]
 End = Annotated[float | None, typer.Option(min=0.0, help="Seconds; default: to the end.")]
 NoSound = Annotated[bool, typer.Option("--no-sound", help="Leave the sound track out.")]
-Damaged = Annotated[
-    bool, typer.Option("--allow-damaged", help="Take what is intact of a damaged file.")
-]
 
 
 class Fit(StrEnum):
@@ -65,7 +62,8 @@ def encode_command(
     batch_size: Annotated[
         int, typer.Option(min=1, help="Tiles computed at once; does not change the tokens.")
     ] = 32,
-    allow_damaged: Damaged = False,
+    allow_damaged: AllowDamaged = False,
+    device: Device = "auto",
     as_json: AsJson = False,
 ) -> None:
     """Encode whole videos into token files; run it again to continue one that was broken off.
@@ -77,6 +75,7 @@ def encode_command(
     from evatok.models import load
     from evatok.token_file import EncodeSettings, encode_file, targets
     from evatok.token_rate import Rate
+    from training.devices import resolve_device
 
     if quality is not None:
         if assignment != "router":
@@ -86,7 +85,7 @@ def encode_command(
     settings = EncodeSettings(
         fit.value, overlap, start, end, not no_sound, chunk_clips, batch_size, allow_damaged
     )
-    models = load(model)
+    models = load(model, resolve_device(device))
     rows = [
         encode_file(models, file, target, rate, settings, None if as_json else _pace(file.name))
         for file, target in zip(files, targets(files, output, ".evt"), strict=True)
@@ -106,7 +105,8 @@ def decode_command(
         bool, typer.Option("--native", help="At the coded size, not the source's.")
     ] = False,
     no_sound: NoSound = False,
-    allow_damaged: Damaged = False,
+    allow_damaged: AllowDamaged = False,
+    device: Device = "auto",
     as_json: AsJson = False,
 ) -> None:
     """Decode a token file into a video with the times, size and sound of its source.
@@ -117,9 +117,10 @@ def decode_command(
     """
     from evatok.models import load
     from evatok.token_file import decode_file
+    from training.devices import resolve_device
 
     result = decode_file(
-        load(model),
+        load(model, resolve_device(device)),
         file,
         output,
         start=start,

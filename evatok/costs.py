@@ -44,8 +44,9 @@ def block_flops(model: VideoTokenizer, prefix: Sequence[int], *, has_entropy: bo
     tokens, seen_tokens, seen_cells = prefix[-1], sum(prefix), len(prefix) * cells
     enc, dec = config.encoder.width, config.decoder.width
     voxels = 3 * config.patch[0] * config.patch[1] * config.patch[2]
-    pools = 4 * tokens * cells * enc  # embeddings, and the positions
-    spread = 2 * tokens * cells * dec + 2 * tokens * cells * dec  # starts, and the positions
+    # The places of all levels are pooled once a batch, and left out.
+    pools = 2 * tokens * cells * enc
+    spread = 2 * tokens * cells * dec
     codes = 2 * tokens * config.code_dim * (enc + dec)
     table = 2 * tokens * config.codebook_size * config.code_dim
     patch = 2 * cells * voxels * enc

@@ -163,12 +163,12 @@ def require_all_read(result: dict[str, Any]) -> None:
     """Check that a result of `reconstruct_files` leaves no file out.
 
     Raises:
-        VideoError: it does; they are named.
+        VideoError: it does; they are named, each with its reason.
     """
-    out = [row["file"] for row in result["damaged"] if not row["frames"]]
+    out = [row["reason"] for row in result["damaged"] if not row["frames"]]
     if out:
         total = len(out) + result["num_files"]
-        raise VideoError(f"{len(out)} of {total} files could not be read: {', '.join(out)}")
+        raise VideoError(f"{len(out)} of {total} files could not be read: {'; '.join(out)}")
 
 
 def _targets(files: Sequence[Path], output: Path) -> list[Path]:

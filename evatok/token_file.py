@@ -36,6 +36,7 @@ from tokenizer.evt.reader import EvtReader
 from tokenizer.evt.writer import EvtWriter
 from tokenizer.exact import ExactEncoder
 from tokenizer.search import model_hash
+from training.devices import device_of
 from video.io import OnDamage, iter_timed, probe
 from video.timed import SOUND_FORMAT, copy_sound, time_base_of, write_timed
 
@@ -127,7 +128,7 @@ def encode_file(
             coder = ChunkEncoder(header, encoder, assign, settings.batch_size)
             done = writer.next_frame
             if isinstance(assign, BudgetAssigner):  # its balance is that of all clips before
-                for batch in tiles_of(header, islice(frames(), done)):
+                for batch in tiles_of(header, islice(frames(), done), device_of(model)):
                     assign(batch)
             for run in runs(islice(frames(), done, None), header.frames_per_chunk):
                 writer.write(coder.encode(run, writer.next_frame, writer.last_tick))

@@ -26,6 +26,7 @@ from tokenizer.exact import ExactEncoder
 from tokenizer.model import VideoTokenizer
 from tokenizer.reward import psnr_of_mse
 from tokenizer.tokens import Tokens
+from training.devices import device_of
 
 FILE_OVERHEAD = 12 + CHUNK.size + 12 + 8  # bytes around the header, of the index and the end
 
@@ -76,12 +77,15 @@ class Rate:
         return self.assignment + ("" if self.max_tokens is None else f" at most {self.max_tokens}")
 
 
-def tiles_of(header: Header, frames: Iterator[Timed]) -> Iterator[Tensor]:
+def tiles_of(
+    header: Header, frames: Iterator[Timed], device: torch.device | None = None
+) -> Iterator[Tensor]:
     """Whole clips of all tiles, chunk by chunk, (N, 3, F, S, S) in [−1, 1]."""
     for run in runs(frames, header.frames_per_chunk):
         pictures = torch.from_numpy(np.stack([picture for _, picture in run]))
         fit: Any = header.fit
-        yield torch.cat(clips_of_chunk(to_coded(pictures, fit, header.size), header))
+        tiles = torch.cat(clips_of_chunk(to_coded(pictures, fit, header.size), header))
+        yield tiles if device is None else tiles.to(device)
 
 
 def router_for(models: Models, rate: Rate) -> Any:
@@ -133,7 +137,11 @@ def assigner_for(
         assert rate.max_bytes is not None
         bits = 8 * (rate.max_bytes - sound_bytes - extent.fixed_bytes) - extent.level_bits
         budget = bits / bit_width(header.codebook_size)
-    return BudgetAssigner(at, *enclose(lambda: tiles_of(header, frames()), at, budget), budget)
+    return BudgetAssigner(
+        at,
+        *enclose(lambda: tiles_of(header, frames(), device_of(encoder.model)), at, budget),
+        budget,
+    )
 
 
 @dataclass
@@ -179,7 +187,7 @@ def _w_q_of_psnr(
 
     def reached(grid: Sequence[float]) -> list[float]:
         errors, count = [0.0] * len(grid), 0
-        for batch in tiles_of(header, frames()):
+        for batch in tiles_of(header, frames(), device_of(encoder.model)):
             for part in batch.split(32):
                 for place, w_q in enumerate(grid):
                     tokens = encoder.encode(part, encoder.assign(part, w_q=w_q))

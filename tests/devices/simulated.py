@@ -150,7 +150,7 @@ def _run(func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
     if func is aten.copy_.default and ours and not isinstance(args[0], SimulatedTensor):
         READS.append(str(func))
     plain_args, plain = tree_map_only(SimulatedTensor, lambda x: x.host, (args, kwargs))
-    if asked is not None:
+    if asked is not None and (to_sim or torch.device(asked).type != "meta"):
         plain = {**plain, "device": torch.device("cpu")}
     if to_sim:
         plain.pop("pin_memory", None)

@@ -36,10 +36,10 @@ def run(capsys: pytest.CaptureFixture[str], *words: object) -> tuple[int, str, s
 
 def test_the_commands() -> None:
     assert COMMANDS == [
-        "arcade", "curves", "data", "demo", "evaluate",
+        "arcade", "curves", "data", "decode", "demo", "encode", "evaluate",
         "export-llama", "fvd", "import-llama", "info", "leaderboard add", "leaderboard show",
-        "pipeline", "plan", "predict", "reconstruct", "sample", "search", "text train", "tokens",
-        "train", "weights",
+        "pipeline", "plan", "predict", "reconstruct", "sample", "search", "show", "text train",
+        "tokens", "train", "weights",
     ]  # fmt: skip
 
 

@@ -45,9 +45,10 @@ def test_tokenizer(
     with FlopCounterMode(display=False) as backward:
         tokenizer_loss(result, clips, LossConfig(entropy=entropy))[0].backward()
     counts = costs.clip_flops(model, assignment, has_entropy=bool(entropy))
-    assert share(counts, "forward") == pytest.approx(forward.get_total_flops(), rel=0.01)
+    once = 2 * 4 * sum(LEVELS) * model.num_cells * (32 + 48)  # places, a batch
+    assert share(counts, "forward") + once == pytest.approx(forward.get_total_flops(), rel=0.01)
     total = forward.get_total_flops() + backward.get_total_flops()
-    assert share(counts, "train") == pytest.approx(total, rel=0.01)
+    assert share(counts, "train") + 2 * once == pytest.approx(total, rel=0.01)
 
 
 def test_router() -> None:

@@ -145,7 +145,7 @@ def test_one_bad_file_among_good_ones(
     out, err = capsys.readouterr()
     assert '"num_files": 2' in out
     line = err.splitlines()[-1]
-    assert line.startswith("evatok: 3 of 5 files not read: ") and "bad.mp4" in line
+    assert line.startswith("evatok: 3 of 5 files could not be read: ") and "bad.mp4" in line
     assert "set: is a folder, not a video" in line and "no: no such file" in line
     assert sorted(p.name for p in (here / "out").iterdir()) == ["clip.mp4", "other.mp4"]
 

@@ -129,7 +129,7 @@ def test_a_file_that_cannot_be_read_costs_only_itself(
     for key in ("num_files", "frames", "psnr", "psnr_pooled", "ssim", "bits_per_pixel"):
         assert result[key] == alone[key]
     assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["also.mp4", "good.mp4"]
-    with pytest.raises(VideoError, match=r"2 of 4 files could not be read: .*bad\.mp4, .*late"):
+    with pytest.raises(VideoError, match=r"2 of 4 files could not be read: .*bad\.mp4.*late"):
         require_all_read(result)
     require_all_read(alone)
     with pytest.raises(VideoError, match=r"bad\.mp4"):

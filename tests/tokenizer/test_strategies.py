@@ -109,8 +109,8 @@ def test_threshold_is_the_shortest_that_reaches_it(model: VideoTokenizer, clips:
         ("2", "choose 'router'"),
         ("1,2", "has 2 levels; a clip has 3"),
         ("router:3", "outside"),
-        ("best:x", "not a number"),
-        ("threshold:", "not a number"),
+        ("best:x", "not a finite number"),
+        ("threshold:", "not a finite number"),
     ],
 )
 def test_what_cannot_be_is_named(model: VideoTokenizer, spec: str, reason: str) -> None:

@@ -19,6 +19,7 @@ from tokenizer.exact import ExactEncoder
 from tokenizer.model import VideoTokenizer
 from tokenizer.search import model_hash
 from tokenizer.tokens import Tokens
+from training.devices import device_of
 from video.clips import pad_last, resize, to_clip
 
 # clips (B, 3, F, S, S) in [−1, 1] → (B, T) int64 token counts
@@ -65,6 +66,7 @@ class ChunkEncoder:
         """Args: assign: of whole clips; batch_size: tiles computed at once, of no effect on ids."""
         self.header, self.encoder, self.assign = header, encoder, assign
         self.batch_size = batch_size
+        self.device = device_of(encoder.model)
 
     def encode(self, frames: list[Timed], first: int, previous: int | None = None) -> Chunk:
         """Encode one chunk.
@@ -78,6 +80,7 @@ class ChunkEncoder:
         pictures = torch.from_numpy(np.stack([picture for _, picture in frames]))
         coded = to_coded(pictures, cast(Fit, header.fit), header.size)
         clips, blocks = clips_of_chunk(coded, header), header.blocks(len(frames))
+        clips = [clip.to(self.device) for clip in clips]
         tiles = torch.cat(clips)
         chosen = torch.cat([self.assign(part) for part in tiles.split(self.batch_size)])
         assignment, ids = [], []
