@@ -20,14 +20,14 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from evatok.models import load_model
-from tokenizer.beam import beam_search
+from evatok.core.config import load_config
+from evatok.core.precision import fast_float32
+from evatok.hub import load_model
 from tokenizer.model import VideoTokenizer
-from tokenizer.reward import Standard, psnr_of_mse, rewards, standard_of
-from tokenizer.stages import ProxyConfig
-from tokenizer.tree import PrefixTree
-from training.config import load_config
-from training.precision import fast_float32
+from tokenizer.search.beam import beam_search
+from tokenizer.search.reward import Standard, psnr_of_mse, rewards, standard_of
+from tokenizer.search.tree import PrefixTree
+from tokenizer.training.tokenizer_stage import ProxyConfig
 from video.dataset import ClipSampler
 
 CONFIG = Path("configs/nano/proxy-long.yaml")

@@ -16,7 +16,7 @@ import torch
 from einops import rearrange
 from torch import Tensor
 
-from evaluation.quality import mean_where_moving, moving_psnr, psnr
+from evaluation.metrics.quality import mean_where_moving, moving_psnr, psnr
 from video.dataset import ClipSampler, DataConfig, SourceConfig
 
 PATCHES = ((4, 8, 8), (2, 8, 8), (1, 8, 8), (4, 4, 4))

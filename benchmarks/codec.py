@@ -22,10 +22,10 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
+from evatok.core.precision import fast_float32
 from tokenizer.model import TokenizerConfig, VideoTokenizer
 from tokenizer.qformer import QFormerConfig
 from tokenizer.quantizer import VectorQuantizer
-from training.precision import fast_float32
 
 ASSIGNMENT = (512, 128, 64, 64)
 

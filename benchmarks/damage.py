@@ -2,8 +2,8 @@
 
     python -m benchmarks.damage arcade=data/arcade natural=clips,more-clips --features nano --json
 
-One window, at random, of each of `--clips` files of every set; `evaluation.damage` spoils them. One
-CSV for each network and one plot for each network and set are written.
+One window, at random, of each of `--clips` files of every set; `evaluation.scoring.corruptions`
+spoils them. One CSV for each network and one plot for each network and set are written.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from evaluation.damage import DAMAGES
-from evaluation.features.base import FeatureNetwork
-from evaluation.frechet import frechet_distance
-from evaluation.sources import Cut, VideoClips
-from evatok.options import feature_networks, note
-from evatok.plots import line_plot
+from evaluation.encoders.base import FeatureNetwork
+from evaluation.metrics.frechet import frechet_distance
+from evaluation.scoring.clips import Cut, VideoClips
+from evaluation.scoring.corruptions import DAMAGES
+from evatok.cli.options import feature_networks, note
+from evatok.report.plots import line_plot
 
 NUM_FRAMES = 16
 BATCH = 16
@@ -131,7 +131,7 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=Path("runs/damage"))
     parser.add_argument("--json", action="store_true", help="one object as the last line")
     options = parser.parse_args()
-    logging.getLogger("evaluation.frechet").setLevel(logging.ERROR)  # N < D is on purpose
+    logging.getLogger("evaluation.metrics.frechet").setLevel(logging.ERROR)  # N < D is on purpose
     sets = {}
     for word in options.sets:
         name, _, folders = word.partition("=")

@@ -29,7 +29,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from evaluation.frechet import Moments, StreamingMoments, distance_between, frechet_distance
+from evaluation.metrics.frechet import Moments, StreamingMoments, distance_between, frechet_distance
 from tests.evaluation.golden import features, load_golden
 
 BATCH = 256  # vectors of an update
@@ -163,7 +163,7 @@ def main() -> None:
         return
     if importlib.util.find_spec("scipy") is None:
         raise SystemExit("the usual way needs SciPy: pip install scipy")
-    logging.getLogger("evaluation.frechet").setLevel(logging.ERROR)  # N < D is on purpose
+    logging.getLogger("evaluation.metrics.frechet").setLevel(logging.ERROR)  # N < D is on purpose
     result: dict[str, list[dict[str, Any]]] = {
         "speed": [speed(options.count, dim, options.repeats) for dim in options.dims],
         "memory": [memory(count, options.dims[0]) for count in options.streams],

@@ -34,12 +34,12 @@ from typing import Any
 
 import torch
 
-from evatok.models import load
+from evatok.hub import load
 from generator.budget import BudgetConfig
-from generator.decoding import for_sampling
-from generator.engine import Request, SamplingConfig, class_requests, sample
 from generator.gpt import GPT, GPTConfig
 from generator.grammar import Vocabulary
+from generator.inference.engine import Request, SamplingConfig, class_requests, sample
+from generator.inference.optimize import for_sampling
 
 LEVELS = (32, 64, 128, 256, 512)
 
@@ -94,7 +94,7 @@ def transformers_of(gpt: GPT) -> Any:
 
     from transformers import LlamaForCausalLM
 
-    from generator.export import export_llama
+    from generator.export.checkpoint import export_llama
 
     with tempfile.TemporaryDirectory() as folder:
         export_llama(gpt, Path(folder) / "llama")

@@ -29,19 +29,19 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from benchmarks.generate import interleaved, paper_gpt, requests_of, transformers_of
-from evatok.info import model_of
-from evatok.plan import GPUS, plan
-from evatok.stages import load_training
+from evatok.core.config import TrainConfig
+from evatok.core.devices import resolve_device
+from evatok.plan.describe import model_of
+from evatok.plan.estimate import GPUS, plan
+from evatok.workflows.train import load_training
 from generator.conditions import Condition
-from generator.decoding import for_sampling
-from generator.engine import sample
+from generator.data.packing import PackedBatch, pack
 from generator.gpt import GPT
-from generator.pack import PackedBatch, pack
-from tokenizer.losses import PerceptualConfig, tokenizer_loss
+from generator.inference.engine import sample
+from generator.inference.optimize import for_sampling
+from tokenizer.losses.reconstruction import PerceptualConfig, tokenizer_loss
 from tokenizer.model import VideoTokenizer
 from tokenizer.router import Router
-from training.config import TrainConfig
-from training.devices import resolve_device
 from training.loop import Run
 from training.stage import StageBase
 

@@ -19,9 +19,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from evaluation.extrapolate import extrapolated, interval
-from evaluation.frechet import frechet_distance
-from evaluation.kernel import kernel_distance
+from evaluation.metrics.frechet import frechet_distance
+from evaluation.metrics.fvd_infinity import extrapolated, interval
+from evaluation.metrics.kernel import kernel_distance
 
 
 class Law(NamedTuple):
@@ -124,7 +124,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3, help="draws of the limit's sets")
     parser.add_argument("--json", action="store_true", help="one object as the last line")
     options = parser.parse_args()
-    logging.getLogger("evaluation.frechet").setLevel(logging.ERROR)  # N < D is on purpose
+    logging.getLogger("evaluation.metrics.frechet").setLevel(logging.ERROR)  # N < D is on purpose
     result = {
         "intervals": [coverage(law, options.trials, options.references) for law in LAWS],
         "limits": limits(options.count, options.dim, options.seeds),

@@ -32,11 +32,11 @@ import torch
 from av.bitstream import BitStreamFilterContext
 from torch import Tensor
 
-from evaluation.perceptual import PerceptualDistance, load_perceptual
-from evaluation.quality import psnr, ssim
-from evatok.models import Models, load
-from evatok.token_file import EncodeSettings, encode_file
-from evatok.token_rate import Rate
+from evaluation.metrics.quality import psnr, ssim
+from evaluation.perceptual.distance import PerceptualDistance, load_perceptual
+from evatok.generate.token_file import EncodeSettings, encode_file
+from evatok.generate.token_rate import Rate
+from evatok.hub import Models, load
 from tokenizer.evt.codec import ChunkDecoder
 from tokenizer.evt.pictures import to_coded
 from tokenizer.evt.reader import EvtReader

@@ -22,9 +22,11 @@ from typing import Any
 import torch
 from torch import nn
 
-from evaluation.features.nano import NanoFeatures
-from evaluation.perceptual import PerceptualDistance, load_perceptual
-from evatok.measure import (
+from evaluation.encoders.nano import NanoFeatures
+from evaluation.perceptual.distance import PerceptualDistance, load_perceptual
+from evatok.core.config import load_config
+from evatok.hub import SHIPPED, Models, load, load_model, save_model
+from evatok.measure.clip_sets import (
     ClipSet,
     Network,
     distances,
@@ -32,15 +34,13 @@ from evatok.measure import (
     reconstruct_set,
     sampling_rows,
 )
-from evatok.models import SHIPPED, Models, load, load_model, save_model
-from evatok.tokens import TokensConfig, write_shards
-from generator.engine import SamplingConfig
+from evatok.workflows.tokens import TokensConfig, write_shards
 from generator.gpt import GPT
+from generator.inference.engine import SamplingConfig
 from generator.train import GeneratorConfig, GeneratorStage
 from tokenizer.model import VideoTokenizer
-from tokenizer.stages import FinalConfig, TokenizerStage
-from tokenizer.strategies import make_assigner
-from training.config import load_config
+from tokenizer.search.assigners import make_assigner
+from tokenizer.training.tokenizer_stage import FinalConfig, TokenizerStage
 from training.loop import train
 
 CONFIGS = Path("configs/nano")

@@ -18,10 +18,10 @@ from pathlib import Path
 
 import torch
 
+from evatok.core.config import read_yaml
+from evatok.core.precision import fast_float32
 from tokenizer.model import TokenizerConfig, VideoTokenizer
 from tokenizer.router import Router, RouterConfig
-from training.config import read_yaml
-from training.precision import fast_float32
 
 CONFIGS = Path("configs/paper")
 

@@ -17,11 +17,11 @@ from typing import Any
 
 import numpy as np
 
-from evatok.measure import clip_set, reconstruct_set
-from evatok.models import load
-from evatok.search import SearchConfig
-from tokenizer.strategies import make_assigner
-from training.config import load_config
+from evatok.core.config import load_config
+from evatok.hub import load
+from evatok.measure.clip_sets import clip_set, reconstruct_set
+from evatok.workflows.search import SearchConfig
+from tokenizer.search.assigners import make_assigner
 from video.dataset import ClipSampler
 
 CONFIG = Path("configs/nano/search.yaml")

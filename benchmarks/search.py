@@ -19,12 +19,12 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from evatok.models import load
-from evatok.search import SearchConfig
-from tokenizer.reward import psnr_of_mse, rewards, standard_of
-from tokenizer.search import Method, candidate_errors
-from training.config import load_config
-from training.precision import fast_float32
+from evatok.core.config import load_config
+from evatok.core.precision import fast_float32
+from evatok.hub import load
+from evatok.workflows.search import SearchConfig
+from tokenizer.search.candidates import Method, candidate_errors
+from tokenizer.search.reward import psnr_of_mse, rewards, standard_of
 from video.dataset import ClipSampler
 
 CONFIG = Path("configs/nano/search.yaml")

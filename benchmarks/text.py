@@ -3,7 +3,7 @@
     python -m benchmarks.text --model runs/nano/export --json
 
 Shares of samples of held-out captions that are of the named class, as bright and as lively as the
-text says; `evatok/prompted.py` says what each is compared with.
+text says; `evatok/measure/text_alignment.py` says what each is compared with.
 """
 
 from __future__ import annotations
@@ -13,13 +13,13 @@ import json
 import sys
 from pathlib import Path
 
-from evatok.measure import held_out_sets
-from evatok.models import load
-from evatok.prompted import PAIRS, text_rows
-from evatok.report import markdown
-from evatok.tokens import TokensConfig
-from generator.engine import SamplingConfig
-from training.config import load_config
+from evatok.core.config import load_config
+from evatok.hub import load
+from evatok.measure.clip_sets import held_out_sets
+from evatok.measure.text_alignment import PAIRS, text_rows
+from evatok.report.tables import markdown
+from evatok.workflows.tokens import TokensConfig
+from generator.inference.engine import SamplingConfig
 
 
 def main() -> int:

@@ -26,9 +26,9 @@ from torch import Tensor
 
 from generator import attention
 from generator.attention import Sequences
+from generator.data.packing import PackedBatch, Packer
+from generator.data.shards import TokenSet
 from generator.gpt import GPT, GPTConfig
-from generator.pack import PackedBatch, Packer
-from generator.shards import TokenSet
 
 SIZES = {
     "nano": GPTConfig(width=256, layers=5, heads=4, hidden=592),

@@ -56,8 +56,8 @@ def moving(rows: int, frames: int, size: int, seed: int) -> Any:
 
 def side(config_path: Path, run_dir: Path, steps: int) -> None:
     """Train; before each step, tell the time of the last one and wait for a line."""
-    from tokenizer import stages
-    from training.config import load_config
+    from evatok.core.config import load_config
+    from tokenizer.training import tokenizer_stage as stages
     from training.loop import train
 
     last: list[float] = []

@@ -26,10 +26,10 @@ import torch
 from torch import Tensor
 
 from benchmarks.damage import draw, features
-from evaluation.damage import blur, noise
-from evaluation.features.base import FeatureNetwork, resize_frames
-from evaluation.frechet import frechet_distance
-from evatok.options import feature_networks, note
+from evaluation.encoders.base import FeatureNetwork, resize_frames
+from evaluation.metrics.frechet import frechet_distance
+from evaluation.scoring.corruptions import blur, noise
+from evatok.cli.options import feature_networks, note
 from video.clips import to_clip, to_frames
 from video.io import read_frames, write_video
 
@@ -89,7 +89,7 @@ def main() -> None:
     parser.add_argument("--size", type=int, default=128, help="pixels of the clips")
     parser.add_argument("--json", action="store_true", help="one object as the last line")
     options = parser.parse_args()
-    logging.getLogger("evaluation.frechet").setLevel(logging.ERROR)  # N < D is on purpose
+    logging.getLogger("evaluation.metrics.frechet").setLevel(logging.ERROR)  # N < D is on purpose
     try:
         clips = draw(options.folders, options.clips, options.size)
     except (OSError, ValueError) as error:

@@ -15,8 +15,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from evaluation.features.base import weights_checksum
-from training.files import atomic_file
+from evaluation.encoders.base import weights_checksum
+from evatok.core.files import atomic_file
 
 
 class WeightsError(ValueError):

@@ -10,10 +10,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from evaluation import efficientnet, lpips
-from evaluation.features import i3d_weights, videomae, vjepa2
-from evaluation.features.encoder import find_weights
+from evaluation.encoders import videomae, vjepa2
+from evaluation.encoders.encoder import find_weights
+from evaluation.encoders.i3d import weights as i3d_weights
 from evaluation.fetch import WeightsError
+from evaluation.perceptual import efficientnet, lpips
 
 State = Literal["verified", "there, not pinned", "damaged", "missing"]
 PINNED_BY_NAME = "begins with 397923af"

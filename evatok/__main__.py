@@ -2,13 +2,13 @@
 
 import sys
 
-from evatok.process import stoppable
+from evatok.cli.process import stoppable
 
 
 def main() -> int:
     """Run the command line of this process."""
     with stoppable():
-        from evatok.cli import main as run
+        from evatok.cli.app import main as run
 
         return run()
 

@@ -21,7 +21,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from training import kernels
+from evatok.core import optional_kernels as kernels
 
 log = logging.getLogger(__name__)
 

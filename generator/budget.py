@@ -9,8 +9,8 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
+from evatok.core.config import Config
 from generator.grammar import Vocabulary
-from training.config import Config
 
 NO_LIMIT = 1 << 40
 

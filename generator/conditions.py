@@ -28,8 +28,8 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor
 
+from evatok.core.config import Config, Frames, Level
 from generator.grammar import Vocabulary
-from training.config import Config, Frames, Level
 
 
 class Condition(IntEnum):

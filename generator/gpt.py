@@ -15,15 +15,15 @@ import torch.nn.functional as F
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
+from evatok.core.config import Config, Depth, Heads, Width, check_parameters
+from evatok.core.loading.pretrained import Pretrained
 from generator.attention import Sequences, attend, exact_matmul
-from generator.cache import KVCache
 from generator.conditions import FrameCondition, TextCondition, check_text, longest_sequence
 from generator.grammar import Vocabulary
-from generator.native import Steps
-from generator.rows import Rows, Waves
-from generator.static import StaticRows
-from training.config import Config, Depth, Heads, Width, check_parameters
-from training.loading.pretrained import Pretrained
+from generator.inference.batching import Rows, Waves
+from generator.inference.cpu_kernels import Steps
+from generator.inference.cuda_graph import StaticRows
+from generator.inference.kv_cache import KVCache
 
 Rotary = tuple[Tensor, Tensor]
 Mix = Callable[[Tensor, Tensor, Tensor], Tensor]

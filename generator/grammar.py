@@ -17,8 +17,8 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor
 
+from evatok.core.config import Config, Count, Frames, Level
 from tokenizer.assignment import Levels
-from training.config import Config, Count, Frames, Level
 
 CODE, LENGTH, NEVER = 0, 1, 2  # kinds of token, for sampling
 DONE = 3  # what is due in a finished row: no token is of this kind

@@ -15,7 +15,7 @@ from io import BytesIO
 from pathlib import Path
 from typing import Any
 
-from training.files import atomic_file
+from evatok.core.files import atomic_file
 
 MODEL_FILE = "text.model"
 BYTES = 256  # pieces of the byte fallback; one more is SentencePiece's own for "unknown"

@@ -16,15 +16,15 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
+from evatok.core.config import Config, Count, Frames, Level, TrainConfig
 from generator.conditions import Condition, FrameCondition, TextCondition
-from generator.engine import Request, SamplingConfig, class_requests, sample
+from generator.data.packing import PackedBatch, Packer, pack
+from generator.data.shards import TokenSet
 from generator.gpt import GPT, GPTConfig
 from generator.grammar import LENGTH, Vocabulary
-from generator.pack import PackedBatch, Packer, pack
-from generator.shards import TokenSet
+from generator.inference.engine import Request, SamplingConfig, class_requests, sample
 from tokenizer.model import VideoTokenizer
 from tokenizer.tokens import Tokens
-from training.config import Config, Count, Frames, Level, TrainConfig
 from training.stage import StageBase, Validation
 from video.clips import to_frames
 
@@ -81,7 +81,7 @@ class GeneratorConfig(Config):
     """Settings of the stage.
 
     Attributes:
-        tokens: folder with `train` and `test`, written by `generator.shards`.
+        tokens: folder with `train` and `test`, written by `generator.data.shards`.
         tokenizer: folder of the tokenizer that wrote them; decodes the samples of a validation.
             None: no pictures.
         model: size of the GPT.

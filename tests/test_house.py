@@ -114,7 +114,7 @@ def test_written_commands_exist() -> None:
     """Every `evatok` line of the pages names a command, options and configs that exist."""
     from typer.main import get_command
 
-    from evatok.cli import app
+    from evatok.cli.app import app
 
     group = get_command(app)
     commands = group.commands  # type: ignore[attr-defined]

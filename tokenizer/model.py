@@ -19,14 +19,14 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
+from evatok.core.config import Config, Count, Frames, Level, PixelCount, Width
+from evatok.core.loading.pretrained import Pretrained
 from tokenizer.assignment import Levels, grid
-from tokenizer.batch_layout import BlockLevels, Side, reordered
-from tokenizer.masks import ClipGroups
+from tokenizer.attention.batch_layout import BlockLevels, Side, reordered
+from tokenizer.attention.clip_groups import ClipGroups
 from tokenizer.qformer import QFormer, QFormerConfig
 from tokenizer.quantizer import Quantized, VectorQuantizer
 from tokenizer.tokens import Tokens
-from training.config import Config, Count, Frames, Level, PixelCount, Width
-from training.loading.pretrained import Pretrained
 
 
 class TokenizerConfig(Config):

@@ -16,10 +16,10 @@ from einops import rearrange
 from pydantic import model_validator
 from torch import Tensor, nn
 
-from tokenizer.batch_layout import Side
-from tokenizer.masks import padded_attention
+from evatok.core.config import Config, Depth, Heads, Width, check_parameters
+from tokenizer.attention.batch_layout import Side
+from tokenizer.attention.clip_groups import padded_attention
 from training.compilation import any_length, compiled
-from training.config import Config, Depth, Heads, Width, check_parameters
 
 Attention = Callable[[Tensor, Tensor, Tensor], Tensor]
 KeyValue = tuple[Tensor, Tensor]

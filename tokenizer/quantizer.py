@@ -15,8 +15,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from evatok.core.distributed import num_processes, pick_of_all, size_of_all, sum_over_processes
 from training.compilation import any_length, compiled
-from training.processes import num_processes, pick_of_all, size_of_all, sum_over_processes
 
 
 @dataclass

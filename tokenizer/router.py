@@ -17,12 +17,21 @@ from einops import rearrange
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
+from evatok.core.config import (
+    Config,
+    Depth,
+    Frames,
+    Heads,
+    Level,
+    PixelCount,
+    Width,
+    check_parameters,
+)
+from evatok.core.loading.pretrained import Pretrained
 from tokenizer.assignment import Levels
 from tokenizer.model import sincos_positions
-from tokenizer.reward import Quality, Standard
+from tokenizer.search.reward import Quality, Standard
 from tokenizer.vit import ViTLayer
-from training.config import Config, Depth, Frames, Heads, Level, PixelCount, Width, check_parameters
-from training.loading.pretrained import Pretrained
 
 MOST_CANDIDATES = 2**20  # the paper has 625
 

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
-from tokenizer.masks import attend
+from tokenizer.attention.clip_groups import attend
 
 
 class ViTLayer(nn.Module):

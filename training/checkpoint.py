@@ -27,8 +27,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from training.files import naming
-from training.loading.records import RecordError, first_mistake, read_object
+from evatok.core.files import naming
+from evatok.core.loading.records import RecordError, first_mistake, read_object
 
 FORMAT = 1
 FOLDER = "checkpoints"

@@ -16,7 +16,7 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 from torch import Tensor, nn
 
-from training.config import ConfigError
+from evatok.core.config import ConfigError
 
 BACKEND = "inductor"
 

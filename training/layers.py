@@ -13,7 +13,7 @@ from functools import partial
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
-from training.config import ConfigError
+from evatok.core.config import ConfigError
 
 NAME = "layers"
 

@@ -18,17 +18,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from training import checkpoint
-from training.average import Average
-from training.batches import batches, to_device
-from training.checkpoint import Checkpoint
-from training.config import Config, ConfigError, TrainConfig, save_config
-from training.devices import resolve_device
-from training.layers import check_layers, recomputed
-from training.logs import ProgressDisplay, RunLog
-from training.player import Player
-from training.precision import fast_float32
-from training.processes import (
+from evatok.core.config import Config, ConfigError, TrainConfig, save_config
+from evatok.core.devices import resolve_device
+from evatok.core.distributed import (
     Place,
     first_says,
     joined,
@@ -36,10 +28,18 @@ from training.processes import (
     share_changed,
     wait_for_all,
 )
-from training.rundir import SETTINGS, TrainingError, alone, compare_settings, git_hash, place_of
-from training.seeds import mixed_seed, seed_everything
+from evatok.core.precision import fast_float32
+from evatok.core.seeds import mixed_seed, seed_everything
+from training import checkpoint
+from training.checkpoint import Checkpoint
+from training.data_order import batches, to_device
+from training.ema import Average
+from training.layers import check_layers, recomputed
+from training.run_folder import SETTINGS, TrainingError, alone, compare_settings, git_hash, place_of
+from training.run_log import ProgressDisplay, RunLog
 from training.sharding import is_spread, spread
 from training.stage import Adversarial, Stage, StageBase, Validation, Weighted
+from training.trainee import Player
 
 __all__ = ["Adversarial", "Stage", "StageBase", "TrainingError", "Validation", "Weighted", "train"]
 
@@ -69,7 +69,8 @@ def train(
     """Train a stage's model, from its latest checkpoint if there is one.
 
     Writes run_dir/{config.yaml, log.jsonl, tensorboard/, images/, checkpoints/}. A finished run
-    returns at once. Processes that a launcher has started (`training.processes`) train together.
+    returns at once. Processes that a launcher has started (`evatok.core.distributed`) train
+    together.
 
     Args:
         stage: built from the config alone, see `training.stage.Stage`.

@@ -20,7 +20,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from training.config import OptimizerConfig
+from evatok.core.config import OptimizerConfig
 from training.muon import Muon
 from training.sharding import is_spread, spread_like
 

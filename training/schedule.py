@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 
-from training.config import ScheduleConfig
+from evatok.core.config import ScheduleConfig
 
 
 def multiplier(config: ScheduleConfig, step: int, steps: int) -> float:

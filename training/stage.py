@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from training.config import AdversaryConfig
+from evatok.core.config import AdversaryConfig
 
 
 @dataclass(frozen=True)

@@ -33,12 +33,12 @@ from pydantic import (
 )
 from torch import Tensor
 
-from training.files import atomic_folder
+from evatok.core.files import atomic_folder
+from evatok.core.locks import held
 from video.clips import pad_last
 from video.decoding.container import VideoError, damaged_allowed
 from video.io import READING, read_frames
 from video.lists import VideoItem
-from video.locks import held
 from video.seek import count_frames, read_window
 
 log = logging.getLogger(__name__)

@@ -26,7 +26,7 @@ import torch
 from av.video.stream import VideoStream
 from torch import Tensor
 
-from training.files import atomic_file
+from evatok.core.files import atomic_file
 from video.clips import resize_crop
 from video.decoding.container import (
     GROUPS,

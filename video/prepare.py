@@ -23,12 +23,12 @@ import numpy as np
 import torch
 from pydantic import TypeAdapter, ValidationError
 
-from training.files import naming, write_text
+from evatok.core.files import naming, write_text
+from evatok.core.pools import in_processes
 from video.cache import parallel
 from video.clips import covering, resize
 from video.decoding.container import VideoError, damaged_allowed
 from video.io import exact_rate, frame_times, iter_timed, probe, write_video
-from video.pools import in_processes
 from video.seek import count_frames
 
 log = logging.getLogger(__name__)

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from benchmarks import traps
 from benchmarks.damage import curves, draw, verdicts, write
-from evaluation.damage import DAMAGES
+from evaluation.scoring.corruptions import DAMAGES
 from video.io import write_video
 
 

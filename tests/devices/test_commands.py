@@ -11,9 +11,9 @@ import pytest
 import torch
 import yaml
 
-from evatok.cli import app, main
-from evatok.models import load
-from evatok.report import ReportConfig, measure
+from evatok.cli.app import app, main
+from evatok.hub import load
+from evatok.report.tables import ReportConfig, measure
 from tests.devices.simulated import simulated
 
 Run = Callable[..., dict[str, Any]]
@@ -103,7 +103,7 @@ def test_evaluate(
     run: Run, kind: str, data: dict[str, Any], toy_dir: Path, tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
-    from evatok.protocol import PROTOCOLS
+    from evatok.measure.protocol_sides import PROTOCOLS
 
     protocol = PROTOCOLS[f"arcade-{kind}"].model_copy(update={"source": ("squares",)})
     monkeypatch.setitem(PROTOCOLS, f"arcade-{kind}", protocol)
@@ -125,7 +125,7 @@ def search_file(data: dict[str, Any], toy_dir: Path, tmp_path: Path) -> Path:
 
 
 def test_search_and_curves(run: Run, search_file: Path, toy_dir: Path, tmp_path: Path) -> None:
-    from tokenizer.table import read_table
+    from tokenizer.search.table import read_table
 
     for device in ("sim", "cpu"):
         run(device, "search", search_file, "--run-dir", "OUT/search")
@@ -142,7 +142,7 @@ def test_search_and_curves(run: Run, search_file: Path, toy_dir: Path, tmp_path:
 
 
 def test_tokens(run: Run, data: dict[str, Any], toy_dir: Path, tmp_path: Path) -> None:
-    from generator.shards import TokenSet
+    from generator.data.shards import TokenSet
 
     values = {
         "stage": "tokens", "data": data, "tokenizer": toy_dir / "final",

@@ -6,12 +6,12 @@ import pytest
 import torch
 
 from generator.conditions import FrameCondition
-from generator.engine import SamplingConfig, _Batch, class_requests, sample, stream
 from generator.gpt import GPT, GPTConfig
 from generator.grammar import Vocabulary
-from generator.static import StaticRows
+from generator.inference.cuda_graph import StaticRows
+from generator.inference.engine import SamplingConfig, _Batch, class_requests, sample, stream
 from tests.devices.simulated import READS, simulated
-from tests.generator.test_engine import mixed_requests
+from tests.generator.inference.test_engine import mixed_requests
 
 
 @pytest.fixture

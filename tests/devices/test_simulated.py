@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import nn
 
+from evatok.core.devices import device_of, resolve_device
 from tests.devices.simulated import READS, simulated
-from training.devices import device_of, resolve_device
 
 
 def test_two_devices_do_not_mix() -> None:

@@ -9,13 +9,13 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from evaluation.features.masked import MaskedConfig
-from evaluation.features.nano import FeaturesConfig
-from evaluation.perceptual import FeatureDistance
-from evatok.models import load_model
-from evatok.search import SearchConfig, search_config
-from evatok.stages import train_config
-from evatok.tokens import TokensConfig, write_shards
+from evaluation.encoders.masked import MaskedConfig
+from evaluation.encoders.nano import FeaturesConfig
+from evaluation.perceptual.distance import FeatureDistance
+from evatok.hub import load_model
+from evatok.workflows.search import SearchConfig, search_config
+from evatok.workflows.tokens import TokensConfig, write_shards
+from evatok.workflows.train import train_config
 from generator.gpt import GPT
 from generator.train import GeneratorConfig
 from tests.devices.conftest import FRAMES, LEVELS, SIZE
@@ -23,8 +23,8 @@ from tests.devices.simulated import DEVICE, simulated
 from tests.tokenizer.frozen import ToyEncoder
 from tokenizer.model import VideoTokenizer
 from tokenizer.router import Router, RouterConfig
-from tokenizer.router_stage import RouterTraining
-from tokenizer.stages import FinalConfig, ProxyConfig, TokenizerStage
+from tokenizer.training.router_stage import RouterTraining
+from tokenizer.training.tokenizer_stage import FinalConfig, ProxyConfig, TokenizerStage
 
 Settings = dict[str, Any]
 FILE = "model.safetensors"
@@ -94,7 +94,7 @@ def test_proxy_with_every_frozen_network(
         torch.manual_seed(1)
         return FeatureDistance("toy", "0", Net(), [torch.ones(4)])
 
-    monkeypatch.setattr("tokenizer.losses.load_perceptual", distance)
+    monkeypatch.setattr("tokenizer.losses.reconstruction.load_perceptual", distance)
     for module in ("alignment", "semantic"):
         monkeypatch.setattr(f"tokenizer.{module}.load_encoder", lambda _: Follower((4, 4, 4)))
     more = {

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from evaluation import efficientnet, weights
-from evatok.cli import main
+from evaluation import weights
+from evaluation.perceptual import efficientnet
+from evatok.cli.app import main
 
 
 def test_missing_and_damaged_files_are_told_apart(

@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 import torch
 
-from evaluation.features.nano import NanoNet
-from evatok.captions import Thresholds
-from evatok.models import Models, load, save_model
-from evatok.text import Captioner, save_text
+from evaluation.encoders.nano import NanoNet
+from evatok.hub import Models, load, save_model
+from evatok.workflows.captions import Thresholds
+from evatok.workflows.text import Captioner, save_text
 from generator.conditions import FrameCondition, TextCondition
 from generator.gpt import GPT, GPTConfig
 from generator.grammar import Vocabulary

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import torch
 
-from evatok.search import SearchConfig, _curate
+from evatok.workflows.search import SearchConfig, _curate
 
 PROCESSES = 4
 

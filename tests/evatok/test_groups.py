@@ -9,13 +9,13 @@ from typing import Any
 import pytest
 from torch import nn
 
-from evaluation.features.masked import MaskedConfig, masked_model
-from evatok.models import Models
-from tokenizer.alignment import AlignmentHead
-from tokenizer.discriminator import PatchDiscriminator, PatchDiscriminatorConfig
+from evaluation.encoders.masked import MaskedConfig, masked_model
+from evatok.core.config import load_config
+from evatok.hub import Models
+from tokenizer.losses.alignment import AlignmentHead
+from tokenizer.losses.patch_discriminator import PatchDiscriminator, PatchDiscriminatorConfig
 from tokenizer.model import TokenizerConfig, VideoTokenizer
 from tokenizer.quantizer import VectorQuantizer
-from training.config import load_config
 from training.optimizer import looked_up, output_layers
 
 LOOKUPS = ("embedding", "codebook", "position")

@@ -14,8 +14,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from evatok.cli import is_ours
-from evatok.stages import run_training
+from evatok.cli.app import is_ours
+from evatok.workflows.train import run_training
 
 
 @pytest.fixture

@@ -11,10 +11,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from evatok.cli import main
-from evatok.demo import MANIFEST
-from training.config import load_config
-from training.paths import paths_in
+from evatok.cli.app import main
+from evatok.core.config import load_config
+from evatok.core.paths import paths_in
+from evatok.report.demo import MANIFEST
 from video.io import write_video
 
 Square = Callable[[int, int, int, int], np.ndarray]
@@ -95,7 +95,7 @@ def test_inputs_are_not_written_over(
 
 
 def test_settings_name_their_inputs(here: Path) -> None:
-    from evatok.search import SearchConfig
+    from evatok.workflows.search import SearchConfig
 
     found = paths_in(load_config(SearchConfig, here / "my" / "search.yaml"))
     assert here / "my" / "proxy" / "model" in found and here / "my" / "arcade" in found
@@ -104,10 +104,10 @@ def test_settings_name_their_inputs(here: Path) -> None:
 
 def test_demo_removes_only_pages_of_its_own(here: Path) -> None:
     """Its folder of samples is made anew, but not one that somebody else has filled."""
-    from evatok.demo import Demo, DemoConfig
-    from evatok.models import load
-    from evatok.page import Page
-    from training.errors import EvatokError
+    from evatok.core.errors import EvatokError
+    from evatok.hub import load
+    from evatok.report.demo import Demo, DemoConfig
+    from evatok.report.page import Page
 
     output = here / "demo"
     mine = output / "videos" / "samples" / "Left-7-000.mp4"
@@ -125,7 +125,7 @@ def test_a_record_is_checked_before_the_work(
     def work(*_: object, **__: object) -> None:
         raise AssertionError("it began to work")
 
-    monkeypatch.setattr("evaluation.protocols.score_folders", work)
+    monkeypatch.setattr("evaluation.scoring.score.score_folders", work)
     (here / "file").write_text("")
     words = ["fvd", str(here / "set"), str(here / "hard"), "--model", str(toy_dir), "--record"]
     for place in ("run", "file/record.json"):

@@ -8,14 +8,14 @@ from typing import Any
 import pytest
 import torch
 
-from evatok.apart import SHAPES
-from evatok.info import describe
-from evatok.search import SearchConfig
-from evatok.stages import KINDS
-from evatok.tokens import TokensConfig
+from evatok.core.config import load_config, read_yaml
+from evatok.plan.describe import describe
+from evatok.plan.training_networks import SHAPES
+from evatok.workflows.search import SearchConfig
+from evatok.workflows.tokens import TokensConfig
+from evatok.workflows.train import KINDS
 from generator.conditions import FrameCondition
-from tokenizer.stages import FinalConfig, TokenizerTraining
-from training.config import load_config, read_yaml
+from tokenizer.training.tokenizer_stage import FinalConfig, TokenizerTraining
 
 ROOT = Path(__file__).resolve().parent.parent.parent / "configs"
 FAMILIES = ("webvid", "ucf101", "k600")

@@ -19,9 +19,9 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from evaluation.lpips import VGG16
+from evaluation.perceptual.lpips import VGG16
+from evatok.core.config import read_yaml
 from tokenizer.router import Router, RouterConfig
-from training.config import read_yaml
 from video.io import write_video
 
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -41,7 +41,7 @@ import json, resource, sys, time
 from pathlib import Path
 import torch
 import training.loop
-from evatok.stages import KINDS, load_training
+from evatok.workflows.train import KINDS, load_training
 
 torch.set_num_threads(1)
 path, folder, *overrides = sys.argv[1:]
@@ -69,11 +69,11 @@ import json, resource, sys, time
 from pathlib import Path
 import torch
 import torch.nn.functional as F
-from evatok.info import model_of
-from evatok.stages import load_training
+from evatok.plan.describe import model_of
+from evatok.workflows.train import load_training
 from tokenizer.router import Router
 from training.optimizer import build_optimizers
-from training.precision import fast_float32
+from evatok.core.precision import fast_float32
 
 torch.set_num_threads(1)
 config = load_training(Path(sys.argv[1]))

@@ -68,7 +68,7 @@ class Ending:
 
 def command(words: Sequence[str]) -> Callable[[], int]:
     """The `evatok` command as work for `run`."""
-    from evatok.cli import main
+    from evatok.cli.app import main
 
     return lambda: main(list(words))
 

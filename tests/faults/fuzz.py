@@ -125,7 +125,7 @@ def warm() -> None:
         import_module(name)
     import torch
 
-    from training.config import OptimizerConfig
+    from evatok.core.config import OptimizerConfig
     from training.optimizer import build_optimizers
 
     torch.set_num_threads(1)

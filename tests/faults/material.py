@@ -33,7 +33,7 @@ def module(path: str) -> Any:
 
 def make() -> int:
     """Make all of it in the current folder; 0 if every command succeeded."""
-    from evatok.cli import main
+    from evatok.cli.app import main
 
     square = module("evatok/conftest.py").moving_square
     _footage(Path("squares"), square)

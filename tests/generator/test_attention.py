@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch import Tensor
 
+from evatok.core import optional_kernels as kernels
 from generator.attention import BACKENDS, Sequences, attend, default_backend, exact_matmul
-from training import kernels
 
 
 def packed(lengths: list[int]) -> Tensor:

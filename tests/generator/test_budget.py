@@ -10,18 +10,18 @@ import torch
 from torch import Tensor
 
 from generator.budget import BudgetConfig
-from generator.choosing import scheduled
 from generator.conditions import FrameCondition
-from generator.decoding import for_sampling
-from generator.engine import (
+from generator.gpt import GPT
+from generator.grammar import Vocabulary
+from generator.inference.engine import (
     Request,
     SamplingConfig,
     class_requests,
     frame_requests,
     sample,
 )
-from generator.gpt import GPT
-from generator.grammar import Vocabulary
+from generator.inference.optimize import for_sampling
+from generator.inference.sampling import scheduled
 from tokenizer.tokens import Tokens
 
 

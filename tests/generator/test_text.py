@@ -21,7 +21,11 @@ from generator.conditions import (
     text_prompt,
     uniform,
 )
-from generator.engine import (
+from generator.data.shards import META, TokenSet, write_tokens
+from generator.export.vocabulary import GrammarLogitsProcessor, token_table
+from generator.gpt import GPT
+from generator.grammar import NEVER, Vocabulary
+from generator.inference.engine import (
     Request,
     SamplingConfig,
     class_requests,
@@ -29,10 +33,6 @@ from generator.engine import (
     sample,
     text_requests,
 )
-from generator.gpt import GPT
-from generator.grammar import NEVER, Vocabulary
-from generator.llama import GrammarLogitsProcessor, token_table
-from generator.shards import META, TokenSet, write_tokens
 from generator.text import TextTokenizer, train_text_tokenizer
 from generator.train import ExpectedTokens, GeneratorConfig, GeneratorStage
 from tokenizer.tokens import Tokens
@@ -334,7 +334,7 @@ def test_the_grammar_of_other_engines_takes_text(text_gpt: GPT) -> None:
 
 @needs_transformers
 def test_export_and_import_keep_text(text_gpt: GPT, tmp_path: Path) -> None:
-    from generator.export import export_llama, import_llama
+    from generator.export.checkpoint import export_llama, import_llama
 
     export_llama(text_gpt, tmp_path / "llama")
     again = import_llama(tmp_path / "llama")

@@ -8,16 +8,16 @@ import pytest
 import torch
 from torch import Tensor
 
+from evatok.core.config import load_config
 from generator.conditions import Condition, FrameCondition
-from generator.engine import SamplingConfig, class_requests, frame_requests, sample
+from generator.data.shards import write_tokens
 from generator.gpt import GPT
 from generator.grammar import Vocabulary
-from generator.shards import write_tokens
+from generator.inference.engine import SamplingConfig, class_requests, frame_requests, sample
 from generator.train import GeneratorConfig, GeneratorStage
 from tokenizer.model import TokenizerConfig, VideoTokenizer
 from tokenizer.qformer import QFormerConfig
 from tokenizer.tokens import Tokens
-from training.config import load_config
 from training.loop import train
 
 CLIPS = 3  # one of each class

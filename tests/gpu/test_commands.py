@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from evatok.cli import main
+from evatok.cli.app import main
 from tests.devices import test_commands as commands
 
 pytestmark = pytest.mark.gpu

@@ -15,7 +15,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from evatok.stages import train_config
+from evatok.workflows.train import train_config
 from tests.devices import test_stages as stages
 
 pytestmark = pytest.mark.gpu
@@ -77,7 +77,7 @@ def test_the_same_loss_as_on_a_cpu(tokenizer_settings: dict[str, Any], tmp_path:
 
 
 def test_half_precision_tokenizer(toy_dir: Path) -> None:
-    from evatok.models import load
+    from evatok.hub import load
 
     models = load(toy_dir, DEVICE)
     clips = torch.rand(2, 3, stages.FRAMES, stages.SIZE, stages.SIZE, device=DEVICE) * 2 - 1

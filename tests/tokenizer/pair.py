@@ -12,10 +12,10 @@ from typing import Any
 import torch
 from frozen import ToyEncoder  # the script's own folder
 
-import tokenizer.semantic
-from tokenizer.stages import ProxyConfig, TokenizerStage
+import tokenizer.losses.semantic_discriminator
+from evatok.core.distributed import joined
+from tokenizer.training.tokenizer_stage import ProxyConfig, TokenizerStage
 from training.loop import train
-from training.processes import joined
 from video.io import write_video
 
 SEMANTIC = {"kind": "semantic", "layers": [1, 3], "width": 8, "groups": 2, "kernel": 5}
@@ -77,12 +77,12 @@ def run(
 ) -> None:
     """Train into folder/name."""
     settings = config(folder, discriminator, sharding)
-    encoders, tokenizer.semantic.load_encoder = (
-        tokenizer.semantic.load_encoder,
+    encoders, tokenizer.losses.semantic_discriminator.load_encoder = (
+        tokenizer.losses.semantic_discriminator.load_encoder,
         lambda config: ToyEncoder((2, 3, 3)),
     )
     train(TokenizerStage(settings), settings.train, folder / name, settings)
-    tokenizer.semantic.load_encoder = encoders
+    tokenizer.losses.semantic_discriminator.load_encoder = encoders
 
 
 if __name__ == "__main__":

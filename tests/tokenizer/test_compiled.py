@@ -12,13 +12,13 @@ import pytest
 import torch
 from torch import Tensor
 
+from evatok.core.config import ConfigError
 from tests.tokenizer.conftest import toy
-from tokenizer.batch_layout import BlockLevels, Side
-from tokenizer.losses import LossConfig, tokenizer_loss
-from tokenizer.masks import ClipGroups, padded_attention
+from tokenizer.attention.batch_layout import BlockLevels, Side
+from tokenizer.attention.clip_groups import ClipGroups, padded_attention
+from tokenizer.losses.reconstruction import LossConfig, tokenizer_loss
 from tokenizer.model import VideoTokenizer
 from training import compilation
-from training.config import ConfigError
 
 # the compiler warns about what it does itself
 pytestmark = pytest.mark.filterwarnings("default")

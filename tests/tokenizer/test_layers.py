@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from tokenizer.discriminator import PatchDiscriminator, PatchDiscriminatorConfig
-from tokenizer.losses import LossConfig, tokenizer_loss
+from tokenizer.losses.patch_discriminator import PatchDiscriminator, PatchDiscriminatorConfig
+from tokenizer.losses.reconstruction import LossConfig, tokenizer_loss
 from tokenizer.model import VideoTokenizer
 from tokenizer.router import Router, RouterConfig
 from training.layers import layers_of, recomputed

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from tokenizer.initialise import initialise_router
 from tokenizer.router import Router, RouterConfig
+from tokenizer.training.initialization import initialise_router
 
 
 @pytest.fixture

@@ -20,11 +20,12 @@ import torch
 from safetensors.torch import save_file
 from toy import DuelStage, ToyStage
 
-from training import checkpoint, processes
-from training.config import OptimizerConfig, TrainConfig
+from evatok.core import distributed as processes
+from evatok.core.config import OptimizerConfig, TrainConfig
+from evatok.core.distributed import place_from_environment
+from training import checkpoint
 from training.loop import train
 from training.optimizer import build_optimizers
-from training.processes import place_from_environment
 from training.stage import Validation
 
 STEPS = 60

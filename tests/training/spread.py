@@ -17,9 +17,9 @@ from safetensors.torch import save_file
 from torch import nn
 from toy import DuelStage, LayeredModel
 
-from training.config import TrainConfig
+from evatok.core.config import TrainConfig
+from evatok.core.distributed import joined
 from training.loop import train
-from training.processes import joined
 from training.sharding import local
 
 

@@ -10,9 +10,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from evatok.core.config import OptimizerConfig, ScheduleConfig, TrainConfig
 from training import checkpoint
 from training.checkpoint import CheckpointError
-from training.config import OptimizerConfig, ScheduleConfig, TrainConfig
 from training.loop import Adversarial, TrainingError, train
 
 

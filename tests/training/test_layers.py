@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from training.config import ConfigError, TrainConfig
+from evatok.core.config import ConfigError, TrainConfig
 from training.layers import layers_of, recomputed
 from training.loop import train
 

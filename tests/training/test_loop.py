@@ -13,12 +13,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from evatok.core.config import Config, ConfigError, OptimizerConfig, ScheduleConfig, TrainConfig
+from evatok.core.seeds import mixed_seed
 from training import checkpoint
 from training.checkpoint import CheckpointError
-from training.config import Config, ConfigError, OptimizerConfig, ScheduleConfig, TrainConfig
 from training.loop import Stage, StageBase, TrainingError, train
-from training.rundir import alone
-from training.seeds import mixed_seed
+from training.run_folder import alone
 
 
 def settings(**changes: Any) -> TrainConfig:

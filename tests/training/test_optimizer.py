@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from training.config import OptimizerConfig
+from evatok.core.config import OptimizerConfig
 from training.muon import Muon
 from training.optimizer import build_optimizers, load_state_tensors, set_rates, state_tensors
 

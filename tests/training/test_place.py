@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from training.processes import Place, place_from_environment
+from evatok.core.distributed import Place, place_from_environment
 
 
 def test_shares_are_all_of_the_work_and_nothing_twice() -> None:

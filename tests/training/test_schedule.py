@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from training.config import ScheduleConfig
+from evatok.core.config import ScheduleConfig
 from training.schedule import multiplier
 
 NAMES = ("constant", "cosine", "wsd")

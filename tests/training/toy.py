@@ -8,8 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from training.config import AdversaryConfig, OptimizerConfig
-from training.processes import mean_over_processes
+from evatok.core.config import AdversaryConfig, OptimizerConfig
+from evatok.core.distributed import mean_over_processes
 from training.stage import StageBase, Validation
 
 

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from evatok.cli import main
+from evatok.cli.app import main
 from video.decoding.container import VideoError
 from video.io import write_video
 from video.lists import read_kinetics_csv, read_ucf101

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 import torch
 
-from evaluation.quality import psnr
+from evaluation.metrics.quality import psnr
 from video.clips import covering, to_clip
 from video.decoding.container import VideoError
 from video.io import frame_times, probe, read_frames, write_video

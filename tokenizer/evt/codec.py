@@ -13,13 +13,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from evatok.core.devices import device_of
+from tokenizer.coding.exact import ExactEncoder
 from tokenizer.evt.format import Chunk, EvtError, Header
 from tokenizer.evt.pictures import Fit, to_coded
-from tokenizer.exact import ExactEncoder
 from tokenizer.model import VideoTokenizer
-from tokenizer.search import model_hash
+from tokenizer.search.candidates import model_hash
 from tokenizer.tokens import Tokens
-from training.devices import device_of
 from video.clips import pad_last, resize, to_clip
 
 # clips (B, 3, F, S, S) in [−1, 1] → (B, T) int64 token counts

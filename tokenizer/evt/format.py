@@ -21,6 +21,7 @@ from typing import Annotated, BinaryIO, Literal
 import numpy as np
 from pydantic import Field, ValidationError, model_validator
 
+from evatok.core.config import Config
 from tokenizer.assignment import Levels
 from tokenizer.evt.bits import (
     bit_width,
@@ -29,7 +30,6 @@ from tokenizer.evt.bits import (
     unpack_fields,
     write_varints,
 )
-from training.config import Config
 from video.tiles import TileGrid
 
 MAGIC, END = b"EVT1", b"EVTi"
@@ -52,7 +52,7 @@ class Header(Config):
 
     format: Literal[1] = 1
     model: str  # name by which the model was loaded
-    weights: str  # `tokenizer.search.model_hash` of the tokenizer
+    weights: str  # `tokenizer.search.candidates.model_hash` of the tokenizer
     levels: tuple[Count, ...]
     codebook_size: Count
     num_frames: Count  # of a clip

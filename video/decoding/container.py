@@ -18,7 +18,7 @@ import av.error
 from av.stream import Disposition
 from av.video.stream import VideoStream
 
-from training.errors import EvatokError
+from evatok.core.errors import EvatokError
 
 GROUPS = "closed groups of frames: "  # then their size: how files for random access are marked
 STILLS = ("mjpeg", "png", "bmp", "webp", "gif")  # codecs of cover pictures

@@ -1,0 +1,1 @@
+"""Feature networks and frozen encoders, by name."""

@@ -1,0 +1,199 @@
+"""The nano feature network: a small 3D convolutional net, trained here on arcade videos.
+
+It stands in for I3D in quick experiments and tests: it is shipped with the package, takes
+milliseconds a clip and sees 64 × 64 pixels. Its distances are written `fvd[nano]` and compare with
+nothing else. It learns to tell the games apart. Its features are what the classifier reads: how
+strong the channels of every layer are, which shows lost detail as well as a wrong scene, and how
+much they change from frame to frame, without which it would be blind to frozen or flickering
+videos, as games can be told apart by their still pictures. Each feature is standardised over the
+training clips and never clipped.
+
+Shape letters: B batch, F frames, H W pixels, D features.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from evaluation.encoders.base import (
+    check_clips,
+    exact_float32,
+    resize_frames,
+    weights_checksum,
+)
+from evatok.core.config import Config, TrainConfig, Width
+from evatok.core.loading.pretrained import FILES, Pretrained
+from training.stage import StageBase, Validation
+from video.dataset import ClipSampler, DataConfig
+
+SMOOTHING = 0.05  # of the labels
+VALIDATION_BATCH = 32
+SIZE = 64  # pixels; clips of another size are resized
+MIN_FRAMES = 9  # fewer would leave the last layer one frame, in which nothing changes
+SHIPPED = Path(__file__).resolve().parent / "weights" / "nano" / "features"
+
+
+class NanoModelConfig(Config):
+    """Sizes of the network, see `NanoNet`; about 330 k parameters as they stand."""
+
+    widths: tuple[Width, ...] = (16, 48, 64, 96)
+    dim: Width = 128
+
+
+class FeaturesConfig(Config):
+    """The feature network's training, configs/nano/features.yaml."""
+
+    stage: Literal["features"]
+    data: DataConfig
+    model: NanoModelConfig = NanoModelConfig()
+    train: TrainConfig
+
+
+class NanoNet(nn.Module, Pretrained):
+    """Clips (B, 3, F, 64, 64) in [-1, 1] to logits over games, by way of features (B, D).
+
+    Args:
+        class_names: what the logits stand for; travels in config.json.
+        widths: channels of the convolutions, each of which halves height and width, and each but
+            the first, which looks at single frames, their number.
+        dim: D, the length of the feature vector.
+    """
+
+    def __init__(
+        self, class_names: Sequence[str], widths: Sequence[int] = (16, 48, 64, 96), dim: int = 128
+    ):
+        super().__init__()
+        self.class_names = list(class_names)
+        self.dim = dim
+        ins = (3, *widths[:-1])
+        self.layers = nn.ModuleList(
+            _convolution(i, o, single_frames=n == 0)
+            for n, (i, o) in enumerate(zip(ins, widths, strict=True))
+        )
+        # Neither learned nor per clip: each pooled value, then each feature, gets the mean 0 and
+        # the variance 1 over the training clips, so that none of them drowns the others.
+        self.balance = nn.BatchNorm1d(2 * sum(widths), affine=False)
+        self.project = nn.Linear(2 * sum(widths), dim, bias=False)
+        self.standardise = nn.BatchNorm1d(dim, affine=False)
+        self.classify = nn.Linear(dim, len(self.class_names))
+
+    def features(self, clips: Tensor) -> Tensor:
+        """(B, D): how strong every channel of every layer is and how much it changes in time."""
+        x, pooled = clips.contiguous(memory_format=torch.channels_last_3d), []
+        for layer in self.layers:
+            x = layer(x)
+            # Root mean square: a mean of absolute changes stays the same where every second frame
+            # is dropped and the changes between the others are twice as large.
+            change = (x.diff(dim=2).square().mean((2, 3, 4)) + 1e-6).sqrt()
+            pooled += [x.mean((2, 3, 4)), change]
+        return self.standardise(self.project(self.balance(torch.cat(pooled, 1))))
+
+    def forward(self, clips: Tensor) -> Tensor:
+        """Logits (B, number of classes)."""
+        return self.classify(self.features(clips))
+
+
+def _convolution(ins: int, outs: int, *, single_frames: bool) -> nn.Sequential:
+    kernel = (1, 5, 5) if single_frames else (3, 3, 3)
+    return nn.Sequential(
+        nn.Conv3d(
+            ins,
+            outs,
+            kernel,
+            stride=(1 if single_frames else 2, 2, 2),
+            padding=(kernel[0] // 2, kernel[1] // 2, kernel[2] // 2),
+            bias=False,
+        ),
+        nn.BatchNorm3d(outs),
+        nn.SiLU(),
+    )
+
+
+class NanoFeatures:
+    """A trained `NanoNet` as a `FeatureNetwork`."""
+
+    name = "nano"
+
+    def __init__(self, net: NanoNet, device: str | torch.device = "cpu"):
+        self.net = net.to(device=device, dtype=torch.float32).eval().requires_grad_(False)
+        self.dim = net.dim
+        self.device = torch.device(device)
+        self.checksum = weights_checksum(net.state_dict())
+
+    @torch.no_grad()
+    def __call__(self, clips: Tensor) -> Tensor:
+        """Features (B, D) float32, on the CPU, of clips (B, 3, F, H, W) in [-1, 1]; F ≥ 9."""
+        check_clips(clips)
+        if clips.shape[2] < MIN_FRAMES:
+            raise ValueError(f"clips of {clips.shape[2]} frames: the network needs {MIN_FRAMES}")
+        clips = clips.to(self.device, torch.float32)
+        with exact_float32(self.device):
+            return self.net.features(resize_frames(clips, SIZE, antialias=True)).cpu()
+
+
+def load_nano(path: str | Path | None = None, device: str | torch.device = "cpu") -> NanoFeatures:
+    """The shipped network, or one that was saved in the folder `path`.
+
+    Raises FileNotFoundError where the folder has no weights.
+    """
+    folder = Path(path) if path is not None else SHIPPED
+    for name in FILES:
+        if not (folder / name).is_file():
+            raise FileNotFoundError(
+                f"no nano feature network in {folder}: {name} is missing; train one with "
+                "`evatok train configs/nano/features.yaml` or give the folder of another"
+            )
+    return NanoFeatures(NanoNet.from_pretrained(folder), device)
+
+
+class FeaturesStage(StageBase):
+    """Trains a `NanoNet` to tell classes of videos apart."""
+
+    def __init__(self, config: FeaturesConfig):
+        self.config = config
+        self.train_clips = ClipSampler(config.data, "train")
+        self.test_clips = ClipSampler(config.data, "test")
+        if self.test_clips.class_names != self.train_clips.class_names:
+            raise ValueError("the training and the test videos do not have the same classes")
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(config.train.seed)
+            self.model = NanoNet(self.train_clips.class_names, **config.model.model_dump())
+
+    def batch(self, step: int, rank: int, world: int) -> tuple[Tensor, Tensor]:
+        """Clips (B, 3, F, H, W) and labels (B,)."""
+        train = self.config.train
+        clips, labels, _ = self.train_clips.batch(step, train.batch_size, train.seed, rank, world)
+        return clips, labels
+
+    def loss(
+        self, model: nn.Module, batch: tuple[Tensor, Tensor], generator: torch.Generator
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """Cross-entropy, smoothed: the logits need not grow once the classes are told apart."""
+        clips, labels = batch
+        logits = model(clips)
+        loss = F.cross_entropy(logits, labels, label_smoothing=SMOOTHING)
+        accuracy = (logits.argmax(1) == labels).float().mean()
+        return loss, {"cross_entropy": loss.detach(), "accuracy": accuracy}
+
+    def validate(self, model: nn.Module, step: int) -> Validation:
+        """Accuracy and cross-entropy (unsmoothed) over the first clip of each held-out video."""
+        windows = self.test_clips.eval_clips(window="first")
+        device = next(model.parameters()).device
+        losses, right = [], []
+        for start in range(0, len(windows), VALIDATION_BATCH):
+            clips, labels = self.test_clips.load(windows[start : start + VALIDATION_BATCH])
+            logits = model(clips.to(device)).cpu()
+            losses.append(F.cross_entropy(logits, labels, reduction="none"))
+            right.append((logits.argmax(1) == labels).float())
+        return Validation(
+            {
+                "accuracy": torch.cat(right).mean().item(),
+                "cross_entropy": torch.cat(losses).mean().item(),
+            }
+        )

@@ -1,1 +1,0 @@
-"""Feature networks: one file each; a score always carries the name of its network."""

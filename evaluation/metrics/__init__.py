@@ -1,0 +1,1 @@
+"""Distances between sets of features, and the quality of single clips."""

@@ -1,0 +1,1 @@
+"""Videos to scores: readers, clips, caches, records, leaderboards."""

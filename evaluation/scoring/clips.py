@@ -1,0 +1,250 @@
+"""Clips of a set of videos, drawn by a rule, with a key for each that caches go by.
+
+Shape letters: F frames, H W pixels.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import random
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Literal, Protocol
+
+import torch
+from torch import Tensor
+
+from evaluation.encoders.base import resize_frames
+from evaluation.scoring.feature_cache import FeatureCache
+from evaluation.scoring.readers import Video, find_videos
+from evatok.core.config import Config
+from video.clips import pad_last, to_clip, window_starts
+from video.decoding.container import VideoError
+from video.io import READING
+
+logger = logging.getLogger(__name__)
+
+Window = Literal["first", "random", "all"]
+WINDOWS: tuple[Window, ...] = ("first", "random", "all")
+
+
+class Cut(Config):
+    """How clips are cut from videos.
+
+    Attributes:
+        num_frames: F; of a shorter video the last frame is repeated.
+        size: short side resized to it (antialiased), then the centre cut out.
+        window: which frames of a video: the first F, F in a row at random, or every run of F
+            without overlap.
+        seed: of random windows and of the draw.
+        count: clips drawn from all windows with `random.Random(seed).sample`, as published
+            protocols do; None: all of them.
+        shrink: then resized to this side, as K600's protocols do first.
+        shrink_by: "antialias", or "legacy" (TensorFlow 1: no half-pixel centres, aliased).
+    """
+
+    num_frames: int = 16
+    size: int = 128
+    window: Window = "first"
+    seed: int = 42
+    count: int | None = None
+    shrink: int | None = None
+    shrink_by: Literal["antialias", "legacy"] = "antialias"
+
+    def finish(self, clip: Tensor) -> Tensor:
+        """Resize a clip (3, F, H, W) in [−1, 1] as `shrink` says."""
+        if self.shrink is None:
+            return clip
+        resize = legacy_resize if self.shrink_by == "legacy" else _antialiased
+        return resize(clip[None], self.shrink)[0]
+
+
+def _antialiased(clips: Tensor, size: int) -> Tensor:
+    return resize_frames(clips, size, antialias=True)
+
+
+def legacy_resize(clips: Tensor, size: int) -> Tensor:
+    """Bilinear as TensorFlow 1 did it: target pixel i looks at i · scale, corner to corner.
+
+    Args:
+        clips: (B, 3, F, H, W).
+        size: side of the result.
+
+    Returns:
+        (B, 3, F, size, size).
+    """
+    for axis in (-2, -1):
+        length = clips.shape[axis]
+        place = torch.arange(size, dtype=torch.float64) * (length / size)
+        low = place.floor().long().clamp(max=length - 1)
+        high = (low + 1).clamp(max=length - 1)
+        share = (place - low).to(clips.dtype)
+        if axis == -2:
+            share = share[:, None]
+        first, second = clips.index_select(axis, low), clips.index_select(axis, high)
+        clips = first + (second - first) * share
+    return clips
+
+
+class Source(Protocol):
+    """Clips with keys, gone through in order."""
+
+    def walk(
+        self, is_wanted: Callable[[str], bool], cache: FeatureCache | None
+    ) -> Iterator[tuple[str, Tensor | None]]:
+        """(key, clip (3, F, H, W) float32 in [−1, 1]) of each; None in place of an unwanted one."""
+        ...
+
+
+class VideoClips:
+    """Clips of all videos of an input, decoded while they are gone through.
+
+    Attributes:
+        videos: all of them, sorted by name.
+        damaged: why a video could not be read, by name; filled while the clips are gone through.
+            Such a video gives no clip.
+        padded: videos shorter than a clip, whose last frame was repeated.
+    """
+
+    def __init__(self, path: str | Path, cut: Cut | None = None) -> None:
+        """Find the videos.
+
+        Raises:
+            FileNotFoundError: there is no such path.
+            ValueError: it has no videos, or no such window.
+        """
+        self.path, self.cut = Path(path), cut or Cut()
+        self.videos = find_videos(path)
+        self.damaged: dict[str, str] = {}
+        self.padded: list[str] = []
+
+    def __iter__(self) -> Iterator[Tensor]:
+        """Clips (3, F, H, W) float32 in [−1, 1], in order of the videos."""
+        for _, clip in self.walk(lambda key: True, None):
+            assert clip is not None
+            yield clip
+
+    def fingerprint(self) -> str:
+        """sha256 in hex over the content of all videos and the way they are cut.
+
+        Of a damaged one, once the clips were gone through, its name alone.
+        """
+        whole = hashlib.sha256(self.cut.model_dump_json().encode())
+        for video in self.videos:
+            digest = "damaged" if video.name in self.damaged else video.digest()
+            whole.update(f"{video.name} {digest}\n".encode())
+        return whole.hexdigest()
+
+    def walk(
+        self, is_wanted: Callable[[str], bool], cache: FeatureCache | None
+    ) -> Iterator[tuple[str, Tensor | None]]:
+        """See `Source.walk`. A video is decoded only if one of its clips is wanted."""
+        self.damaged, self.padded = {}, []
+        drawn = self._drawn(cache) if self.cut.count is not None else None
+        for number, video in enumerate(self.videos):
+            if drawn is not None and number not in drawn:
+                continue
+            digest = self._digest(video, cache)
+            if digest is None:
+                continue
+            starts = self._known(video, digest, cache)
+            if drawn is not None:
+                starts = drawn[number]
+            if starts is not None and not any(is_wanted(self._key(digest, s)) for s in starts):
+                for start in starts:
+                    yield self._key(digest, start), None
+                continue
+            frames = self._read(video, digest, cache)
+            if frames is None:
+                continue
+            if starts is None:
+                starts = self._starts(len(frames), video.name)
+            for start in starts:
+                window = frames[start : start + self.cut.num_frames]
+                clip = to_clip(pad_last(window, self.cut.num_frames))
+                yield self._key(digest, start), self.cut.finish(clip)
+
+    def _key(self, digest: str, start: int) -> str:
+        cut = self.cut
+        shrunk = f" {cut.shrink_by} {cut.shrink}" if cut.shrink else ""
+        return f"{digest} {READING} {start}+{cut.num_frames} {cut.size}{shrunk}"
+
+    def _read(self, video: Video, digest: str, cache: FeatureCache | None) -> Tensor | None:
+        """All frames that may be wanted: a video that breaks later gives nothing."""
+        wanted = self.cut.num_frames if self.cut.window == "first" else None
+        try:
+            frames = video.read(wanted, self.cut.size)  # (F', size, size, 3)
+        except (VideoError, OSError) as error:
+            self._skip(video, error)
+            return None
+        if cache is not None:
+            cache.put_note(self._length_note(digest), len(frames))
+        self._tell(video, len(frames))
+        return frames
+
+    def _digest(self, video: Video, cache: FeatureCache | None) -> str | None:
+        """Return a video's identity in the cache (without one its name); None if it is damaged."""
+        if cache is None:
+            return video.name
+        try:
+            return video.digest()
+        except OSError as error:
+            self._skip(video, error)
+            return None
+
+    def _skip(self, video: Video, error: VideoError | OSError) -> None:
+        if video.name not in self.damaged:
+            logger.warning("skipped a damaged video: %s", error)
+        self.damaged[video.name] = str(error)
+
+    def _tell(self, video: Video, length: int) -> None:
+        if length < self.cut.num_frames and video.name not in self.padded:
+            self.padded.append(video.name)
+
+    def _length_note(self, digest: str) -> str:
+        part = f" first {self.cut.num_frames}" if self.cut.window == "first" else ""
+        return f"frames of {digest} {READING}{part}"
+
+    def _known(self, video: Video, digest: str, cache: FeatureCache | None) -> list[int] | None:
+        """Windows of a video whose length a cache knows."""
+        length = None if cache is None else cache.note(self._length_note(digest))
+        if length is None:
+            return None
+        self._tell(video, length)
+        return self._starts(length, video.name)
+
+    def _starts(self, length: int, name: str) -> list[int]:
+        """First frames of the windows of a video."""
+        if self.cut.window == "all":
+            return window_starts(length, self.cut.num_frames)
+        if self.cut.window == "first":
+            return [0]
+        # Drawn from the name: adding a file to the folder changes no other's window.
+        last = max(length - self.cut.num_frames, 0)
+        return [random.Random(f"{self.cut.seed} {name}").randint(0, last)]
+
+    def _drawn(self, cache: FeatureCache | None) -> dict[int, list[int]]:
+        """Which windows of which videos are drawn; every length has to be known first."""
+        assert self.cut.count is not None
+        windows: list[tuple[int, int]] = []
+        for number, video in enumerate(self.videos):
+            digest = self._digest(video, cache)
+            if digest is None:
+                continue
+            starts = self._known(video, digest, cache)
+            if starts is None:
+                frames = self._read(video, digest, cache)
+                starts = [] if frames is None else self._starts(len(frames), video.name)
+            windows += [(number, start) for start in starts]
+        if len(windows) < self.cut.count:
+            raise ValueError(
+                f"{self.path} has {len(windows)} clips, not {self.cut.count}: give --count "
+                f"{len(windows)} (a distance of another count is another distance)"
+            )
+        self.padded = []  # only of those that are drawn
+        out: dict[int, list[int]] = {}
+        for place in random.Random(self.cut.seed).sample(range(len(windows)), self.cut.count):
+            number, start = windows[place]
+            out.setdefault(number, []).append(start)
+        return out

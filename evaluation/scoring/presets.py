@@ -1,0 +1,56 @@
+"""The protocols that papers score by, by name: which clips, how many, how cut, which covariance.
+
+What a preset fixes goes into the record, so numbers of two presets never share a table. The
+networks are named, not loaded: a preset asks for one, and another one may be given instead.
+
+| preset | from | what is particular |
+| --- | --- | --- |
+| `larp-ucf` | LARP, AdapTok, EVATok | 10 000 of all windows of the train list, seed 42, biased |
+| `larp-k600` | LARP | 50 000 windows of the validation list, resized to 64 first |
+| `magvit-k600` | MAGVIT | the same, resized to 64 as TensorFlow 1 did; unbiased |
+| `tats-2048` | TATS, OmniTokenizer | 2 048 clips, one random window a video, unbiased |
+| `styleganv-2048` | StyleGAN-V, Latte | 2 048 clips, one random window a video, biased |
+"""
+
+from __future__ import annotations
+
+from evaluation.scoring.clips import Cut
+from evatok.core.config import Config
+
+
+class Preset(Config):
+    """How one line of papers scores.
+
+    Attributes:
+        cut: windows, size and count.
+        biased: covariance by n, else by n − 1.
+        network: the feature network that the papers took.
+    """
+
+    cut: Cut
+    biased: bool
+    network: str
+
+
+PRESETS: dict[str, Preset] = {
+    "larp-ucf": Preset(cut=Cut(window="all", count=10_000), biased=True, network="i3d"),
+    "larp-k600": Preset(cut=Cut(window="all", count=50_000, shrink=64), biased=True, network="i3d"),
+    "magvit-k600": Preset(
+        cut=Cut(window="all", count=50_000, shrink=64, shrink_by="legacy"),
+        biased=False,
+        network="i3d",
+    ),
+    "tats-2048": Preset(cut=Cut(window="random", count=2048), biased=False, network="i3d-tats"),
+    "styleganv-2048": Preset(cut=Cut(window="random", count=2048), biased=True, network="i3d"),
+}
+
+
+def preset(name: str) -> Preset:
+    """A preset by name.
+
+    Raises:
+        ValueError: there is none of that name.
+    """
+    if name not in PRESETS:
+        raise ValueError(f"no preset {name!r}; there are {', '.join(PRESETS)}")
+    return PRESETS[name]

@@ -1,0 +1,184 @@
+"""Commands that make numbers: distances between anyone's videos, and protocols run on a model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from evatok.cli.errors import message_for_user
+from evatok.cli.options import AsJson, Device, Model, Trust, feature_networks, note
+from evatok.cli.output import show
+from evatok.core.errors import EvatokError
+
+if TYPE_CHECKING:
+    from evaluation.scoring.feature_cache import FeatureCache
+
+Metrics = Annotated[
+    str, typer.Option(help="fvd, fvd-infinity, kvd, jedi, precision, recall, density, coverage")
+]
+RecordFile = Annotated[
+    Path | None, typer.Option("--record", help="Also a record for the leaderboard, one a network.")
+]
+Name = Annotated[str, typer.Option(help="What the record calls the fake side.")]
+CacheFile = Annotated[
+    Path | None, typer.Option("--cache", help="Of features. Default: ~/.cache/evatok.")
+]
+NoCache = Annotated[bool, typer.Option("--no-cache", help="Make every feature anew; keep none.")]
+
+
+def open_cache(path: Path | None, without: bool) -> FeatureCache | None:
+    """The cache that the options ask for."""
+    from evaluation.scoring.feature_cache import FeatureCache, default_cache
+
+    if without:
+        if path is not None:
+            raise ValueError("--cache and --no-cache contradict each other")
+        return None
+    try:
+        return FeatureCache(path or default_cache())
+    except OSError as error:
+        reason = message_for_user(error) or error
+        raise EvatokError(f"{reason}: give --cache FILE, or --no-cache") from error
+
+
+def fvd_command(
+    real: Annotated[Path, typer.Argument(help="Folder of videos or frames, video, .npz or .pt.")],
+    fake: Annotated[Path, typer.Argument(help="Likewise.")],
+    features: Annotated[
+        str, typer.Option(help="As nano,i3d or i3d-tats:FILE. Default: the preset's, or nano.")
+    ] = "",
+    preset: Annotated[
+        str,
+        typer.Option(help="larp-ucf, larp-k600, magvit-k600, tats-2048 or styleganv-2048."),
+    ] = "",
+    frames: Annotated[int | None, typer.Option(min=1, help="Of a clip. Default: 16.")] = None,
+    size: Annotated[
+        int | None, typer.Option(min=1, help="Pixels to which both sides are cut. Default: 128.")
+    ] = None,
+    window: Annotated[
+        str | None, typer.Option(help="first, random or all windows of a video. Default: first.")
+    ] = None,
+    count: Annotated[
+        int | None, typer.Option(min=2, help="Clips drawn on each side. Default: all.")
+    ] = None,
+    seed: Annotated[int | None, typer.Option(min=0, help="Of the draw. Default: 42.")] = None,
+    model: Model = "nano",
+    unbiased: Annotated[
+        bool, typer.Option("--unbiased", help="Covariance by n − 1, not n.")
+    ] = False,
+    metrics: Metrics = "fvd",
+    record: RecordFile = None,
+    name: Name = "",
+    cache: CacheFile = None,
+    no_cache: NoCache = False,
+    trust: Trust = False,
+    device: Device = "auto",
+    as_json: AsJson = False,
+) -> None:
+    """Fréchet video distance, and others, between two sets of anyone's videos.
+
+    \b
+    Example:
+        evatok fvd data/arcade/Frogger out/samples --features nano --size 64
+    """
+    import time
+
+    from evaluation.scoring.clips import WINDOWS, Cut
+    from evaluation.scoring.presets import preset as preset_of
+    from evaluation.scoring.records import write_records
+    from evaluation.scoring.score import records_of, score_folders
+    from evatok.core.devices import resolve_device
+    from evatok.core.files import check_writable
+    from evatok.core.paths import refuse_overwrite
+
+    started = time.monotonic()
+    if window not in (None, *WINDOWS):
+        raise ValueError(f"window {window!r} is none of {', '.join(WINDOWS)}")
+    chosen = preset_of(preset) if preset else None
+    given: dict[str, Any] = {"num_frames": frames, "size": size, "window": window}
+    given |= {"count": count, "seed": seed}
+    base = Cut() if chosen is None else chosen.cut
+    cut = Cut.model_validate(
+        base.model_dump() | {key: value for key, value in given.items() if value is not None}
+    )
+    if record is not None:
+        refuse_overwrite([record], [real, fake, *([cache] if cache else [])])
+        check_writable(record)
+    names = features or ("nano" if chosen is None else chosen.network)
+    networks = feature_networks(names, model, trust, resolve_device(device))
+    biased = not unbiased if chosen is None else chosen.biased
+    result = score_folders(
+        real,
+        fake,
+        networks,
+        cut=cut,
+        biased=biased,
+        metrics=[word for word in metrics.split(",") if word],
+        cache=open_cache(cache, no_cache),
+        with_interval=record is not None,
+    )
+    if record is not None:
+        seconds = round(time.monotonic() - started, 1)
+        rows = records_of(result, networks, name or fake.name, preset or "folder", seconds=seconds)
+        write_records(record, rows)
+    show(result, as_json)
+
+
+def evaluate_command(
+    protocol: Annotated[
+        str, typer.Argument(help="NAME-rfvd, NAME-gfvd or NAME-fp; NAME: arcade, ucf101, k600.")
+    ],
+    data: Annotated[Path, typer.Option(help="Settings file with the data.")] = Path(
+        "configs/nano/data.yaml"
+    ),
+    model: Model = "nano",
+    features: Annotated[str, typer.Option(help="nano, i3d, or nano,i3d.")] = "nano",
+    count: Annotated[
+        int | None, typer.Option(min=2, help="Clips, drawn as papers do. Default: the protocol's.")
+    ] = None,
+    assignment: Annotated[
+        str, typer.Option(help="rfvd: router, router:1.65, uniform:32, 32,16,8,8 …")
+    ] = "router",
+    guidance: Annotated[float, typer.Option(help="gfvd: u + s (c − u); 1 = off.")] = 2.0,
+    seed: Annotated[int, typer.Option(min=0, help="gfvd, fp: of the samples.")] = 0,
+    metrics: Metrics = "fvd",
+    record: RecordFile = None,
+    name: Name = "",
+    cache: CacheFile = None,
+    no_cache: NoCache = False,
+    trust: Trust = False,
+    device: Device = "auto",
+    as_json: AsJson = False,
+) -> None:
+    """Run a protocol on a model: reconstruct, sample or predict, then score; resumable.
+
+    \b
+    Example:
+        evatok evaluate arcade-rfvd --features nano,i3d --count 1000 --record out/rfvd.json
+    """
+    from evatok.core.devices import resolve_device
+    from evatok.measure.evaluate import evaluate
+    from evatok.measure.protocol_sides import Settings
+
+    settings = Settings(
+        protocol=protocol,
+        data=data,
+        model=model,
+        count=count,
+        assignment=assignment,
+        guidance=guidance,
+        seed=seed,
+        device=device,
+    )
+    result = evaluate(
+        settings,
+        feature_networks(features, model, trust, resolve_device(device)),
+        metrics=[word for word in metrics.split(",") if word],
+        cache=open_cache(cache, no_cache),
+        record=record,
+        name=name,
+        say=note,
+    )
+    show(result, as_json)

@@ -1,0 +1,159 @@
+"""`evatok encode`, `decode` and `show`: token files."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from evatok.cli.options import AllowDamaged, AsJson, Device, Model, note
+from evatok.cli.output import show
+
+Start = Annotated[float, typer.Option(min=0.0, help="Seconds after the first frame.")]
+End = Annotated[float | None, typer.Option(min=0.0, help="Seconds; default: to the end.")]
+NoSound = Annotated[bool, typer.Option("--no-sound", help="Leave the sound track out.")]
+
+
+class Fit(StrEnum):
+    """How a picture meets the tokenizer's size."""
+
+    tile = "tile"
+    crop = "crop"
+    pad = "pad"
+    stretch = "stretch"
+
+
+def encode_command(
+    files: Annotated[list[Path], typer.Argument(help="Videos or pictures of any size and length.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="FILE.evt, or a folder.")],
+    model: Model = "nano",
+    assignment: Annotated[
+        str, typer.Option(help="router, uniform:32, 32,16,8,8, best or threshold:24.5 (dB).")
+    ] = "router",
+    quality: Annotated[
+        float | None, typer.Option(help="Weight of quality w_q in [0, 2]; short for router:Q.")
+    ] = None,
+    max_tokens: Annotated[
+        int | None, typer.Option(min=1, help="The most that a clip of one tile may take.")
+    ] = None,
+    tokens_per_second: Annotated[
+        float | None, typer.Option(help="Budget of the whole video, a mean.")
+    ] = None,
+    max_bytes: Annotated[int | None, typer.Option(help="Budget: size of the file.")] = None,
+    min_psnr: Annotated[
+        float | None, typer.Option(help="Budget: as few tokens as reach so many dB.")
+    ] = None,
+    fit: Annotated[
+        Fit, typer.Option(help="tile: the whole picture at its own size; docs/token-files.md.")
+    ] = Fit.tile,
+    overlap: Annotated[
+        int | None, typer.Option(min=0, help="Pixels that tiles share; default: an eighth.")
+    ] = None,
+    start: Start = 0.0,
+    end: End = None,
+    no_sound: NoSound = False,
+    chunk_clips: Annotated[
+        int, typer.Option(min=1, max=256, help="Clips that are lost together when damaged.")
+    ] = 4,
+    batch_size: Annotated[
+        int, typer.Option(min=1, help="Tiles computed at once; does not change the tokens.")
+    ] = 32,
+    allow_damaged: AllowDamaged = False,
+    device: Device = "auto",
+    as_json: AsJson = False,
+) -> None:
+    """Encode whole videos into token files; run it again to continue one that was broken off.
+
+    \b
+    Example:
+        evatok encode holiday.mp4 -o holiday.evt --tokens-per-second 2000
+    """
+    from evatok.core.devices import resolve_device
+    from evatok.generate.token_file import EncodeSettings, encode_file, targets
+    from evatok.generate.token_rate import Rate
+    from evatok.hub import load
+
+    if quality is not None:
+        if assignment != "router":
+            raise ValueError(f"--quality is the router's: leave out --assignment {assignment}")
+        assignment = f"router:{quality:g}"
+    rate = Rate(assignment, max_tokens, tokens_per_second, max_bytes, min_psnr)
+    settings = EncodeSettings(
+        fit.value, overlap, start, end, not no_sound, chunk_clips, batch_size, allow_damaged
+    )
+    models = load(model, resolve_device(device))
+    rows = [
+        encode_file(models, file, target, rate, settings, None if as_json else _pace(file.name))
+        for file, target in zip(files, targets(files, output, ".evt"), strict=True)
+    ]
+    show(rows[0] if len(rows) == 1 else {"files": rows}, as_json)
+
+
+def decode_command(
+    file: Annotated[Path, typer.Argument(help="FILE.evt.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="FILE.mp4, .mkv, .gif, .png.")],
+    model: Annotated[
+        str, typer.Option("--model", help="The file's own model: nano, or a folder.")
+    ] = "nano",
+    start: Start = 0.0,
+    end: End = None,
+    native: Annotated[
+        bool, typer.Option("--native", help="At the coded size, not the source's.")
+    ] = False,
+    no_sound: NoSound = False,
+    allow_damaged: AllowDamaged = False,
+    device: Device = "auto",
+    as_json: AsJson = False,
+) -> None:
+    """Decode a token file into a video with the times, size and sound of its source.
+
+    \b
+    Example:
+        evatok decode holiday.evt -o holiday-again.mp4 --start 60 --end 70
+    """
+    from evatok.core.devices import resolve_device
+    from evatok.generate.token_file import decode_file
+    from evatok.hub import load
+
+    result = decode_file(
+        load(model, resolve_device(device)),
+        file,
+        output,
+        start=start,
+        end=end,
+        native=native,
+        sound=not no_sound,
+        allow_damaged=allow_damaged,
+        progress=None if as_json else _pace(file.name),
+    )
+    show(result, as_json)
+
+
+def show_command(
+    file: Annotated[Path, typer.Argument(help="FILE.evt.")],
+    as_json: AsJson = False,
+) -> None:
+    """Tell what a token file holds: model, size, times, tokens, damage.
+
+    \b
+    Example:
+        evatok show holiday.evt
+    """
+    from evatok.generate.token_file import show_file
+
+    show(show_file(file), as_json)
+
+
+def _pace(name: str) -> Callable[[int], None]:
+    """A teller of frames done and frames a second."""
+    start = time.monotonic()
+
+    def tell(done: int) -> None:
+        seconds = max(time.monotonic() - start, 1e-9)
+        note(f"{name}: {done} frames, {done / seconds:.1f} frames/s")
+
+    return tell

@@ -1,0 +1,1 @@
+"""Foundations that every package uses: settings, files, errors, processes, seeds, devices."""

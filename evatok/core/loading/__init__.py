@@ -1,0 +1,1 @@
+"""Read what may be damaged: records, arrays, weights, settings."""

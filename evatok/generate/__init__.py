@@ -1,0 +1,1 @@
+"""Clips from a model: samples, predictions, reconstructions."""

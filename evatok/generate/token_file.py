@@ -1,0 +1,345 @@
+"""`evatok encode`, `decode` and `show`: videos to token files and back, a chunk at a time.
+
+Frames are read, encoded and written chunk by chunk: memory does not grow with a video's length.
+
+Shape letters: F frames, N tiles, T blocks, S side of a tile.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from functools import partial
+from itertools import islice, pairwise
+from pathlib import Path
+from typing import Any
+
+import imageio.v3 as iio
+import numpy as np
+
+from evatok.core.devices import device_of
+from evatok.generate.token_rate import Rate, assigner_for, router_for, tiles_of
+from evatok.hub import Models
+from tokenizer.coding.exact import ExactEncoder
+from tokenizer.evt.budget import BudgetAssigner
+from tokenizer.evt.codec import (
+    ChunkDecoder,
+    ChunkEncoder,
+    Timed,
+    runs,
+)
+from tokenizer.evt.format import EvtError, Header
+from tokenizer.evt.pictures import Fit, coded_size, shown_size
+from tokenizer.evt.reader import EvtReader
+from tokenizer.evt.writer import EvtWriter
+from tokenizer.search.candidates import model_hash
+from video.io import OnDamage, iter_timed, probe
+from video.timed import SOUND_FORMAT, copy_sound, time_base_of, write_timed
+
+IMAGES = (".png", ".jpg", ".jpeg", ".bmp", ".webp")
+ROUNDING = 1e-6  # seconds by which a time written as a decimal may be off
+DIGEST_BYTES = 1 << 20  # of each end of a source, to tell it from others
+
+Progress = Callable[[int], None]  # frames done
+
+
+@dataclass(frozen=True)
+class EncodeSettings:
+    """Everything but the rate.
+
+    Attributes:
+        fit: see `tokenizer.evt.pictures`.
+        overlap: pixels that neighbouring tiles share; an eighth of a tile if None.
+        start: seconds after the first frame.
+        end: likewise; None: the video's end.
+        sound: carry the sound track along.
+        clips_per_chunk: clips that are lost together where a file is damaged.
+        batch_size: tiles computed at once; of no effect on the tokens.
+        allow_damaged: encode what can be read of a damaged video.
+    """
+
+    fit: Fit = "tile"
+    overlap: int | None = None
+    start: float = 0.0
+    end: float | None = None
+    sound: bool = True
+    clips_per_chunk: int = 4
+    batch_size: int = 32
+    allow_damaged: bool = False
+
+    def __post_init__(self) -> None:
+        if self.start < 0 or (self.end is not None and self.end <= self.start):
+            raise ValueError(f"from {self.start} to {self.end} seconds is no part of a video")
+
+
+def source_digest(path: Path) -> str:
+    """16 hex digits that tell a file from others: of its size, its first and its last bytes."""
+    size = path.stat().st_size
+    with open(path, "rb") as file:
+        digest = hashlib.sha256(f"{size}:".encode() + file.read(DIGEST_BYTES))
+        file.seek(max(0, size - DIGEST_BYTES))
+        digest.update(file.read(DIGEST_BYTES))
+    return digest.hexdigest()[:16]
+
+
+def encode_file(
+    models: Models,
+    source: Path,
+    target: Path,
+    rate: Rate | None = None,
+    settings: EncodeSettings | None = None,
+    progress: Progress | None = None,
+) -> dict[str, Any]:
+    """Encode a video into a token file; one that was broken off is continued.
+
+    Args:
+        models: with a tokenizer (`final`) and a router.
+        source: a video or a picture.
+        target: FILE.evt.
+        rate: how many tokens to spend; the router's choice if None.
+        settings: see `EncodeSettings`.
+        progress: called with the number of frames done.
+
+    Returns:
+        JSON-able: file, frames, tokens, bytes, bits per pixel and what `describe` tells.
+
+    Raises:
+        VideoError: the source cannot be read.
+        ValueError: a budget below the shortest assignments, or options that do not fit each other.
+    """
+    rate, settings = rate or Rate(), settings or EncodeSettings()
+    model = models.final.eval()
+    header = _header(models, source, rate, settings)
+    damage: dict[str, None] = {}  # each loss once, though there may be several passes
+    on_damage = (lambda found: damage.setdefault(str(found))) if settings.allow_damaged else None
+    frames = partial(_frames, source, settings, on_damage)
+    with tempfile.TemporaryDirectory(prefix="evatok-") as folder:
+        track = Path(folder) / "sound.mka"
+        if header.sound and not copy_sound(source, track):
+            header = header.model_copy(update={"sound": ""})
+        spent = track.stat().st_size if header.sound else 0
+        encoder = ExactEncoder(model, router_for(models, rate))
+        with EvtWriter(target, header) as writer:
+            assign = assigner_for(models, encoder, header, rate, frames, spent)
+            coder = ChunkEncoder(header, encoder, assign, settings.batch_size)
+            done = writer.next_frame
+            if isinstance(assign, BudgetAssigner):  # its balance is that of all clips before
+                for batch in tiles_of(header, islice(frames(), done), device_of(model)):
+                    assign(batch)
+            for run in runs(islice(frames(), done, None), header.frames_per_chunk):
+                writer.write(coder.encode(run, writer.next_frame, writer.last_tick))
+                if progress is not None:
+                    progress(writer.next_frame)
+            if header.sound:
+                writer.write_sound(track)
+            writer.close(complete=True)
+    told = show_file(target)
+    return told | {"source_damage": list(damage)} if settings.allow_damaged else told
+
+
+def _header(models: Models, source: Path, rate: Rate, settings: EncodeSettings) -> Header:
+    model, info = models.final, probe(source)
+    config, size = model.config, model.config.size
+    overlap = size // 8 if settings.overlap is None else settings.overlap
+    height, width = coded_size(settings.fit, info.height, info.width, size)
+    tick = time_base_of(source)
+    part = (
+        "" if settings.start == 0 and settings.end is None else f" {settings.start}-{settings.end}"
+    )
+    return Header(
+        model=models.directory.name,
+        weights=model_hash(model),
+        levels=tuple(model.levels.values),
+        codebook_size=config.codebook_size,
+        num_frames=config.num_frames,
+        frames_per_block=config.patch[0],
+        size=size,
+        overlap=overlap,
+        height=height,
+        width=width,
+        shown=shown_size(settings.fit, info.height, info.width, size),
+        time_base=(tick.numerator, tick.denominator),
+        frames_per_chunk=config.num_frames * settings.clips_per_chunk,
+        fit=settings.fit,
+        assignment=rate.describe(),
+        source=f"{source.name} {source_digest(source)}{part}",
+        sound=SOUND_FORMAT if settings.sound else "",
+    )
+
+
+def _frames(source: Path, settings: EncodeSettings, on_damage: OnDamage | None) -> Iterator[Timed]:
+    """Frames of the wanted part, with their times."""
+    origin: Fraction | None = None
+    for time, picture in iter_timed(source, on_damage):
+        origin = time if origin is None else origin
+        if settings.end is not None and time - origin >= settings.end - ROUNDING:
+            return
+        if time - origin >= settings.start - ROUNDING:
+            yield time, picture
+
+
+def decode_file(
+    models: Models,
+    source: Path,
+    target: Path,
+    *,
+    start: float = 0.0,
+    end: float | None = None,
+    native: bool = False,
+    sound: bool = True,
+    allow_damaged: bool = False,
+    progress: Progress | None = None,
+) -> dict[str, Any]:
+    """Decode a token file into a video, a GIF or a picture.
+
+    Args:
+        models: whose `final` tokenizer made the file.
+        source: FILE.evt.
+        target: .mp4, .mov, .mkv, .gif, or a picture's suffix for a file of one frame.
+        start: seconds after the first frame.
+        end: likewise; None: to its end.
+        native: at the coded size instead of the source's.
+        sound: with the sound track, where all of the file is decoded.
+        allow_damaged: decode what is intact; what is lost is told in `damage`.
+        progress: called with the number of frames done.
+
+    Raises:
+        EvtError: no token file, another model's, or damaged.
+    """
+    with EvtReader(source) as reader, tempfile.TemporaryDirectory(prefix="evatok-") as folder:
+        decoder = ChunkDecoder(reader.header, models.final.eval())
+        track = None
+        if sound and reader.header.sound and start == 0 and end is None:
+            track = Path(folder) / "sound.mka"
+            with open(track, "wb") as file:
+                for piece in reader.sound():
+                    file.write(piece)
+            track = track if track.stat().st_size else None
+        pictures = _decoded(reader, decoder, start, end, native, progress, allow_damaged)
+        count = _write(target, pictures, reader.header.tick, track)
+        return {
+            "file": str(source),
+            "output": str(target),
+            "frames": count,
+            "sound": track is not None,
+            "damage": reader.damage,
+        }
+
+
+def _decoded(
+    reader: EvtReader,
+    decoder: ChunkDecoder,
+    start: float,
+    end: float | None,
+    native: bool,
+    progress: Progress | None,
+    allow_damaged: bool,
+) -> Iterator[tuple[int, np.ndarray]]:
+    tick, origin, done = reader.header.tick, None, 0
+    last = math.inf if end is None else end - ROUNDING
+    for chunk in reader.chunks(reader.frame_at(start) if start else 0):
+        _refuse_damage(reader, allow_damaged)
+        if origin is None:
+            origin = reader.first_tick if start else chunk.times[0]
+        wanted = [
+            place
+            for place, ticks in enumerate(chunk.times)
+            if start - ROUNDING <= (ticks - origin) * tick < last
+        ]
+        if not wanted:
+            if (chunk.times[0] - origin) * tick >= last:
+                return
+            continue
+        frames = decoder.decode(chunk, native).numpy()
+        for place in wanted:
+            yield chunk.times[place], frames[place]
+        done += len(wanted)
+        if progress is not None:
+            progress(done)
+    _refuse_damage(reader, allow_damaged)
+
+
+def _refuse_damage(reader: EvtReader, allow_damaged: bool) -> None:
+    if reader.damage and not allow_damaged:
+        raise EvtError(f"{reader.path}: {reader.damage[0]}: --allow-damaged decodes what is intact")
+
+
+def _write(
+    target: Path, pictures: Iterator[tuple[int, np.ndarray]], tick: Fraction, sound: Path | None
+) -> int:
+    suffix = target.suffix.lower()
+    if suffix not in IMAGES and suffix != ".gif":
+        return write_timed(target, pictures, tick, sound)
+    timed = list(pictures)
+    if not timed:
+        raise EvtError(f"{target}: there are no frames to write")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    partial_name = target.with_name(f".{target.stem}.partial{suffix}")
+    if suffix == ".gif":
+        times = [ticks for ticks, _ in timed]
+        steps = [b - a for a, b in pairwise(times)] or [1]
+        durations = [float(step * tick * 1000) for step in (*steps, steps[-1])][: len(timed)]
+        iio.imwrite(partial_name, np.stack([p for _, p in timed]), duration=durations, loop=0)
+    elif len(timed) > 1:
+        raise EvtError(f"{target}: a picture holds one frame, the file has {len(timed)}")
+    else:
+        iio.imwrite(partial_name, timed[0][1])
+    partial_name.replace(target)
+    return len(timed)
+
+
+def show_file(path: Path) -> dict[str, Any]:
+    """What is in a token file, without decoding it."""
+    with EvtReader(path) as reader:
+        header = reader.header
+        frames = tokens = blocks = 0
+        used = dict.fromkeys(header.levels, 0)
+        first = last = None
+        for chunk in reader.chunks():
+            frames += len(chunk.times)
+            tokens += len(chunk.ids)
+            for part in chunk.assignment:
+                blocks += part.size
+                for level, number in zip(*np.unique(part, return_counts=True), strict=True):
+                    used[int(level)] += int(number)
+            first = chunk.times[0] if first is None else first
+            last = chunk.times[-1]
+        seconds = 0.0 if first is None or last is None else float((last - first) * header.tick)
+        pixels = frames * header.height * header.width
+        size = path.stat().st_size
+        return {
+            "file": str(path),
+            "model": header.model,
+            "weights": header.weights,
+            "source": header.source,
+            "frames": frames,
+            "seconds": seconds,
+            "size": [header.width, header.height],
+            "shown": [header.shown[1], header.shown[0]],
+            "tiles": len(header.grid),
+            "fit": header.fit,
+            "assignment": header.assignment,
+            "tokens": tokens,
+            "tokens_per_second": tokens / seconds if seconds else None,
+            "blocks_at_level": {str(level): number for level, number in used.items()},
+            "bytes": size,
+            "bits_per_pixel": 8 * size / pixels if pixels else None,
+            "sound": bool(header.sound),
+            "complete": reader.is_complete,
+            "damage": reader.damage,
+        }
+
+
+def targets(sources: Sequence[Path], output: Path, suffix: str) -> list[Path]:
+    """Where each of several files goes: into a folder, or one file under the given name."""
+    if len(sources) == 1 and output.suffix.lower() == suffix:
+        return [output]
+    names = [source.stem for source in sources]
+    if len(set(names)) < len(names):
+        twice = sorted({name for name in names if names.count(name) > 1})
+        raise ValueError(f"several files are called {', '.join(twice)}: encode them apart")
+    return [output / f"{name}{suffix}" for name in names]

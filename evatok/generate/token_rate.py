@@ -1,0 +1,216 @@
+"""How many tokens a video's blocks and tiles get: a rule for each clip, or a budget for all.
+
+Shape letters: F frames, N tiles, T blocks, S side of a tile.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from evatok.core.devices import device_of
+from evatok.hub import Models
+from tokenizer.coding.exact import ExactEncoder
+from tokenizer.evt.bits import bit_width, write_varints
+from tokenizer.evt.budget import GRID, PARTS, BudgetAssigner, enclose
+from tokenizer.evt.codec import Assign, Timed, clips_of_chunk, runs, ticks_of
+from tokenizer.evt.format import CHUNK, MAX_PAYLOAD, Header, times_bytes
+from tokenizer.evt.pictures import to_coded
+from tokenizer.model import VideoTokenizer
+from tokenizer.search.reward import psnr_of_mse
+from tokenizer.tokens import Tokens
+
+FILE_OVERHEAD = 12 + CHUNK.size + 12 + 8  # bytes around the header, of the index and the end
+
+
+@dataclass(frozen=True)
+class Rate:
+    """What decides how many tokens are spent; one of the three budgets at most.
+
+    Attributes:
+        assignment: as `tokenizer.search.assigners` reads it.
+        max_tokens: the most that a clip of one tile may take.
+        tokens_per_second: of the whole video, on average.
+        max_bytes: of the whole file, with its sound.
+        min_psnr: dB, least PSNR of the video as the tokenizer sees it.
+    """
+
+    assignment: str = "router"
+    max_tokens: int | None = None
+    tokens_per_second: float | None = None
+    max_bytes: int | None = None
+    min_psnr: float | None = None
+
+    def __post_init__(self) -> None:
+        given = [name for name in self.BUDGETS if getattr(self, name) is not None]
+        if len(given) > 1:
+            raise ValueError(f"give one budget, not {' and '.join(given)}")
+        if given and (self.assignment != "router" or self.max_tokens is not None):
+            raise ValueError(
+                f"{given[0]} chooses the assignments: leave out --assignment, --quality and "
+                "--max-tokens"
+            )
+        for name in given:
+            value = getattr(self, name)
+            if not (math.isfinite(value) and value > 0):
+                raise ValueError(f"{name} {value} is not a positive number")
+
+    BUDGETS = ("tokens_per_second", "max_bytes", "min_psnr")
+
+    @property
+    def budget(self) -> str | None:
+        """Name of the budget that is given."""
+        return next((name for name in self.BUDGETS if getattr(self, name) is not None), None)
+
+    def describe(self) -> str:
+        """The rule in a few words, as the header keeps it."""
+        if self.budget is not None:
+            return f"{self.budget}:{getattr(self, self.budget):g}"
+        return self.assignment + ("" if self.max_tokens is None else f" at most {self.max_tokens}")
+
+
+def tiles_of(
+    header: Header, frames: Iterator[Timed], device: torch.device | None = None
+) -> Iterator[Tensor]:
+    """Whole clips of all tiles, chunk by chunk, (N, 3, F, S, S) in [−1, 1]."""
+    for run in runs(frames, header.frames_per_chunk):
+        pictures = torch.from_numpy(np.stack([picture for _, picture in run]))
+        fit: Any = header.fit
+        tiles = torch.cat(clips_of_chunk(to_coded(pictures, fit, header.size), header))
+        yield tiles if device is None else tiles.to(device)
+
+
+def router_for(models: Models, rate: Rate) -> Any:
+    """The router that a rule asks, or None."""
+    kind, _, value = rate.assignment.partition(":")
+    if kind != "router":
+        return None
+    return models.steerable if value or rate.budget else models.router
+
+
+def assigner_for(
+    models: Models,
+    encoder: ExactEncoder,
+    header: Header,
+    rate: Rate,
+    frames: Callable[[], Iterator[Timed]],
+    sound_bytes: int,
+) -> Assign:
+    """What chooses the assignment of each clip.
+
+    Args:
+        models: with a tokenizer and a router.
+        encoder: of the same.
+        header: of the file to be written.
+        rate: the rule or the budget.
+        frames: begins a pass over the video.
+        sound_bytes: size of the sound, which counts for `max_bytes`.
+    """
+    chosen = models.assigner(rate.assignment, rate.max_tokens)  # refuses what does not fit
+    kind, _, value = rate.assignment.partition(":")
+    if kind != "router":  # one by one: what a clip gets must not depend on its neighbours
+        return lambda clips: torch.cat([chosen(clip) for clip in clips.split(1)])
+    if rate.budget is None:
+        return partial(
+            encoder.assign, w_q=float(value) if value else None, max_tokens=rate.max_tokens
+        )
+
+    def at(clips: Tensor, w_q: float) -> Tensor:
+        return encoder.assign(clips, w_q=w_q)
+
+    if not models.steerable.config.preference:
+        raise ValueError(f"a budget ({rate.budget}) needs a router with w_q as an input")
+    if rate.min_psnr is not None:
+        return partial(encoder.assign, w_q=_w_q_of_psnr(encoder, header, rate.min_psnr, frames))
+    extent = _Extent.of(header, frames())
+    if rate.tokens_per_second is not None:
+        budget = rate.tokens_per_second * extent.seconds
+    else:
+        assert rate.max_bytes is not None
+        bits = 8 * (rate.max_bytes - sound_bytes - extent.fixed_bytes) - extent.level_bits
+        budget = bits / bit_width(header.codebook_size)
+    return BudgetAssigner(
+        at,
+        *enclose(lambda: tiles_of(header, frames(), device_of(encoder.model)), at, budget),
+        budget,
+    )
+
+
+@dataclass
+class _Extent:
+    """How long a video is, and what a file of it takes before the first token.
+
+    Attributes:
+        seconds: its last frame lasts as long as the mean.
+        fixed_bytes: of everything but tokens, levels and sound; a few too many.
+        level_bits: of the blocks' levels.
+    """
+
+    seconds: float
+    fixed_bytes: int
+    level_bits: int
+
+    @staticmethod
+    def of(header: Header, frames: Iterator[Timed]) -> _Extent:
+        """Measure in one pass over the frames."""
+        fixed, blocks, count = len(header.model_dump_json()) + FILE_OVERHEAD, 0, 0
+        first = last = Fraction(0)
+        previous, begins = None, 0
+        for run in runs(frames, header.frames_per_chunk):
+            ticks = ticks_of((time for time, _ in run), header, previous)
+            fixed += CHUNK.size + len(times_bytes(ticks)) + 1  # the last byte may be half empty
+            fixed += len(write_varints([MAX_PAYLOAD, len(ticks), ticks[0] - begins]))  # the index
+            blocks += sum(header.blocks(len(run))) * len(header.grid)
+            previous, begins = ticks[-1], ticks[0]
+            first, last = (first if count else run[0][0]), run[-1][0]
+            count += len(run)
+        span = last - first
+        seconds = float(span * Fraction(count, count - 1)) if span else 1.0
+        return _Extent(seconds, fixed, blocks * bit_width(len(header.levels)))
+
+
+def _w_q_of_psnr(
+    encoder: ExactEncoder,
+    header: Header,
+    wanted: float,
+    frames: Callable[[], Iterator[Timed]],
+) -> float:
+    """The least w_q at which the video's PSNR, over all tiles, is at least the wanted one."""
+
+    def reached(grid: Sequence[float]) -> list[float]:
+        errors, count = [0.0] * len(grid), 0
+        for batch in tiles_of(header, frames(), device_of(encoder.model)):
+            for part in batch.split(32):
+                for place, w_q in enumerate(grid):
+                    tokens = encoder.encode(part, encoder.assign(part, w_q=w_q))
+                    errors[place] += float(
+                        (_decode(encoder.model, tokens) - part).square().mean((1, 2, 3, 4)).sum()
+                    )
+                count += len(part)
+        return psnr_of_mse(torch.tensor(errors) / count).tolist()
+
+    values = reached(GRID)
+    place = next((place for place, value in enumerate(values) if value >= wanted), None)
+    if place is None:
+        raise ValueError(
+            f"no assignment of this router reaches {wanted:g} dB: the best is {max(values):.2f}"
+        )
+    if place == 0:
+        return GRID[0]
+    step = (GRID[place] - GRID[place - 1]) / PARTS
+    inner = [GRID[place - 1] + step * part for part in range(1, PARTS)]
+    pairs = zip(inner, reached(inner), strict=True)
+    return next((w_q for w_q, value in pairs if value >= wanted), GRID[place])
+
+
+@torch.no_grad()
+def _decode(model: VideoTokenizer, tokens: Tokens) -> Tensor:
+    return model.decode(tokens).float().clamp(-1, 1)

@@ -1,0 +1,168 @@
+"""The trained parts by name: the shipped nano models, or a folder of one's own.
+
+models = load("nano")
+tokens = models.final.encode(clips, models.router.assign(clips))
+"""
+
+from __future__ import annotations
+
+import copy
+import os
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from evaluation.encoders.nano import NanoNet
+from evatok.core.files import atomic_file, partial_folder
+from evatok.core.loading.pretrained import FILES
+from evatok.workflows.text import Captioner
+from generator.gpt import GPT
+from generator.inference.optimize import Weights, for_sampling
+from tokenizer.model import VideoTokenizer
+from tokenizer.router import Router
+from tokenizer.search.assigners import Assigner, make_assigner
+
+SHIPPED = Path(__file__).resolve().parent / "weights"
+PARTS = ("features", "proxy", "router", "final", "generator")
+TEXT = "text"  # beside the parts of a generator with text: no weights
+PREFERENCE = "preference"  # a part that nothing else needs: a router with w_q as an input
+
+
+class Models:
+    """The parts of one folder, each loaded when it is first asked for; weights in float32.
+
+    Attributes:
+        directory: the folder.
+        device: where all parts are.
+    """
+
+    def __init__(self, directory: Path, device: torch.device | str = "cpu") -> None:
+        self.directory, self.device = directory, torch.device(device)
+
+    @property
+    def parts(self) -> list[str]:
+        """Names of the parts that are there."""
+        names = (*PARTS, PREFERENCE)
+        return [name for name in names if (self.directory / name / "config.json").is_file()]
+
+    @cached_property
+    def features(self) -> NanoNet:
+        """The feature network behind FVD[nano]."""
+        return self._load("features", NanoNet)
+
+    @cached_property
+    def proxy(self) -> VideoTokenizer:
+        """The stage-1 tokenizer, trained on random assignments."""
+        return self._load("proxy", VideoTokenizer)
+
+    @cached_property
+    def router(self) -> Router:
+        """Clip → assignment."""
+        return self._load("router", Router)
+
+    @cached_property
+    def preference(self) -> Router:
+        """Clip and w_q → assignment."""
+        return self._load(PREFERENCE, Router)
+
+    @property
+    def steerable(self) -> Router:
+        """The router to ask with a w_q; the plain one, which refuses, where there is no other."""
+        return self.preference if PREFERENCE in self.parts else self.router
+
+    def assigner(self, spec: str, max_tokens: int | None = None) -> Assigner:
+        """A way to choose assignments for the final tokenizer; see `tokenizer.search.assigners`."""
+        kind, _, value = spec.partition(":")
+        router = self.router if kind in ("router", "best") else None
+        if kind == "router" and value:
+            router = self.steerable
+        proxy = self.proxy if kind in ("best", "threshold") else None
+        return make_assigner(spec, self.final, router, proxy, max_tokens)
+
+    @cached_property
+    def final(self) -> VideoTokenizer:
+        """The stage-4 tokenizer, trained on the router's assignments."""
+        return self._load("final", VideoTokenizer)
+
+    @cached_property
+    def generator(self) -> GPT:
+        """Class, text or frames → tokens; with compiled steps where they can be had."""
+        return for_sampling(self._load("generator", GPT))
+
+    def sample_with(self, weights: Weights, graphs: bool) -> None:
+        """Load the generator anew for these decode steps; see `optimize.for_sampling`."""
+        self.generator = for_sampling(self._load("generator", GPT), weights, graphs=graphs)
+
+    @cached_property
+    def text(self) -> Captioner:
+        """Captions and their pieces, as the generator was trained with.
+
+        Raises:
+            ValueError: the generator takes no text, or text of other pieces.
+        """
+        condition, folder = self.generator.text, self.directory / TEXT
+        if condition is None:
+            raise ValueError(
+                f"the generator in {self.directory} was not trained on texts: give its tokens.yaml "
+                "a text and its generator.yaml a text_share, and train it"
+            )
+        captioner = Captioner.load(folder)
+        if captioner.pieces.digest != condition.digest:
+            raise ValueError(f"{folder} is not the text model that the generator was trained with")
+        return captioner
+
+    def _load(self, part: str, kind: Any) -> Any:
+        folder = self.directory / part
+        for name in FILES:
+            if not (folder / name).is_file():
+                raise FileNotFoundError(
+                    f"no {part} in {self.directory} ({folder / name} is missing): "
+                    f"`evatok pipeline configs/nano` trains and exports it"
+                )
+        return load_model(kind, folder).to(self.device)
+
+
+def load(name_or_path: str | Path = "nano", device: torch.device | str = "cpu") -> Models:
+    """Find models.
+
+    Args:
+        name_or_path: the name of shipped models, or a folder with a sub-folder for each part.
+        device: where the models work.
+
+    Raises:
+        FileNotFoundError: neither such a name nor a folder with parts.
+    """
+    for directory in (SHIPPED / str(name_or_path), Path(name_or_path)):
+        models = Models(directory, device)
+        if models.parts:
+            return models
+    shipped = sorted(path.name for path in SHIPPED.glob("*") if path.is_dir())
+    raise FileNotFoundError(
+        f"no models {str(name_or_path)!r}: give one of {shipped} or a folder that holds some of "
+        f"{', '.join(PARTS)}"
+    )
+
+
+def load_model(kind: Any, folder: Path) -> Any:
+    """A model of this class from a folder, in eval mode and without gradients."""
+    model: nn.Module = kind.from_pretrained(folder)
+    return model.eval().requires_grad_(False)
+
+
+def save_model(model: nn.Module, folder: Path, *, half: bool = False) -> None:
+    """Write config.json and model.safetensors of a model with the hub's mixin, whole or not at all.
+
+    Args:
+        model: is left as it is.
+        folder: made if absent; files of these names are replaced.
+        half: floating-point tensors in float16, as shipped.
+    """
+    saved: Any = copy.deepcopy(model).half() if half else model
+    with partial_folder(folder) as made:
+        saved.save_pretrained(made)
+        for name in FILES:  # and not the model card that the mixin adds
+            with atomic_file(folder / name) as partial:
+                os.replace(made / name, partial)

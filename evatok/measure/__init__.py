@@ -1,0 +1,1 @@
+"""What trained models achieve: tables, protocols, curves."""

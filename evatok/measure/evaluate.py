@@ -1,0 +1,166 @@
+"""Published protocols run on a model: reconstruct, sample or predict, then score.
+
+| protocol | clips | what is made |
+| --- | --- | --- |
+| `ucf101-rfvd` | training list, the first window of each video, 9 537 | their reconstructions |
+| `ucf101-gfvd` | training list, 10 000 of all windows | a sample of the class of each window |
+| `k600-fp` | validation list, 50 000 of all windows | their continuation; both sides at 64 × 64 |
+| `arcade-rfvd`, `-gfvd`, `-fp` | held-out files, all windows | likewise, at their own size |
+
+Windows are drawn with `random.Random(42).sample` from all non-overlapping ones, as LARP does.
+Clips are scored as the model gives them, clamped and not rounded to bytes. Features and numbers are
+filed clip by clip, so a killed run goes on where it was and ends with the same record.
+
+Shape letters: B batch, N clips, F frames, H W pixels.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from evaluation.encoders.base import FeatureNetwork
+from evaluation.scoring.feature_cache import FeatureCache
+from evaluation.scoring.records import write_records
+from evaluation.scoring.score import records_of, score_sides
+from evatok.core.config import Config, load_config
+from evatok.core.devices import resolve_device
+from evatok.core.files import check_writable
+from evatok.core.paths import paths_in, refuse_overwrite
+from evatok.hub import load
+from evatok.measure.protocol_sides import CHUNK, PROTOCOLS, Kind, Protocol, Settings, draw, making
+from tokenizer.coding.rate import Rate
+from tokenizer.search.reward import psnr_of_mse
+from tokenizer.tokens import Tokens
+from video.dataset import DataConfig
+
+Say = Callable[[str], None]
+
+
+class DataFile(Config):
+    """data.yaml."""
+
+    data: DataConfig
+
+
+def evaluate(
+    settings: Settings,
+    networks: Sequence[FeatureNetwork],
+    *,
+    metrics: Sequence[str] = ("fvd",),
+    cache: FeatureCache | None = None,
+    record: Path | None = None,
+    name: str = "",
+    say: Say = print,
+) -> dict[str, Any]:
+    """Run a protocol on a model.
+
+    Args:
+        settings: what and with what.
+        networks: of the distances.
+        metrics: names of `evaluation.metrics.registry.METRICS`.
+        cache: of features and of numbers of single clips.
+        record: file for the records, one a network and distance.
+        name: of the model in them.
+        say: told how far it is.
+
+    Returns:
+        JSON-able: scores as `score_sides` gives them, and quality and tokens of what was made.
+
+    Raises:
+        ValueError: no such protocol, fewer clips than it wants, no source that it is meant for, or
+            a model that cannot do it.
+    """
+    started = time.monotonic()
+    protocol = _protocol(settings.protocol)
+    data = load_config(DataFile, settings.data).data
+    models = load(settings.model, resolve_device(settings.device))
+    if record is not None:
+        caches = [] if cache is None else [cache.path]
+        read = [settings.data, models.directory, *paths_in(data), *caches]
+        refuse_overwrite([record], read, links=False)
+        check_writable(record)
+    real = draw(protocol, data, settings.count)
+    made = making(protocol.kind, models, real, settings)
+
+    def progress(side: str, done: int) -> None:
+        say(f"{side}: {done} of {len(real.windows)} clips")
+
+    result = score_sides(
+        real,
+        made,
+        networks,
+        metrics=metrics,
+        cache=cache,
+        batch_size=CHUNK,
+        with_interval=True,
+        progress=progress,
+    )
+    config = models.final.config
+    pixels = config.num_frames * config.size**2
+    quality = summary(made.notes, config.codebook_size, len(config.levels), pixels)
+    result |= {"protocol": settings.protocol, "cut": real.cut.model_dump(mode="json")}
+    result |= {"split": protocol.split, "num_frames": real.cut.num_frames}
+    result |= {"size": [real.cut.shrink or real.cut.size] * 2, "data": real.fingerprint()}
+    result |= {"model": made.origin, **quality}
+    if record is not None:
+        extra = quality | _choices(protocol.kind, settings)
+        rows = records_of(
+            result,
+            networks,
+            name or settings.model,
+            settings.protocol,
+            model=made.origin,
+            seconds=round(time.monotonic() - started, 1),
+            extra=extra,
+        )
+        write_records(record, rows)
+    return result
+
+
+def _protocol(name: str) -> Protocol:
+    if name not in PROTOCOLS:
+        raise ValueError(f"no protocol {name!r}; there are {', '.join(PROTOCOLS)}")
+    return PROTOCOLS[name]
+
+
+def _choices(kind: Kind, settings: Settings) -> dict[str, Any]:
+    """What the user chose of the model, not of the protocol."""
+    if kind == "rfvd":
+        return {"assignment": settings.assignment}
+    return {"guidance": settings.guidance if kind == "gfvd" else 1.0, "seed": settings.seed}
+
+
+def summary(
+    notes: Sequence[dict[str, Any]], codebook_size: int, num_levels: int, pixels: int
+) -> dict[str, Any]:
+    """Means over clips.
+
+    Args:
+        notes: of each clip, as `Made.notes`.
+        codebook_size: K.
+        num_levels: m.
+        pixels: of a clip, over all its frames.
+
+    Returns:
+        `mean_tokens`, what `tokenizer.coding.rate.Rate` tells, and as far as the notes tell `psnr`
+        (mean of the clips'), `psnr_pooled` (of the mean error), `moving_psnr` (of the clips in
+        which something moves), `ssim`, `psnr_predicted`.
+    """
+    means = {}
+    for key in ("psnr", "moving_psnr", "ssim", "mse", "psnr_predicted"):
+        values = [note[key] for note in notes if note.get(key) is not None]
+        if values:
+            means[key] = sum(values) / len(values)
+    if "mse" in means:
+        means["psnr_pooled"] = float(psnr_of_mse(torch.tensor(means.pop("mse"))))
+    rate = Rate(codebook_size, num_levels)
+    for note in notes:
+        tokens = Tokens(torch.tensor(note["ids"]), torch.tensor([note["assignment"]]))
+        rate.update(tokens, pixels)
+    tokens_per_clip = sum(len(note["ids"]) for note in notes) / len(notes)
+    return means | {"mean_tokens": tokens_per_clip} | rate.compute()

@@ -1,0 +1,257 @@
+"""The two sides of a protocol: held-out clips, and what a model makes of them.
+
+Shape letters: B batch, N clips.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from evaluation.metrics.quality import moving_psnr, psnr, ssim
+from evaluation.scoring.clips import Cut
+from evaluation.scoring.feature_cache import FeatureCache
+from evatok.core.config import Config
+from evatok.generate.samples import (
+    frame_condition,
+    labels_of,
+    predict_clips,
+    request_seed,
+    sample_labels,
+)
+from evatok.hub import Models
+from evatok.measure.clip_sets import to_bytes
+from generator.inference.engine import SamplingConfig
+from tokenizer.search.candidates import model_hash
+from tokenizer.tokens import Tokens
+from video.dataset import ClipSampler, DataConfig, Split, Window
+
+Kind = Literal["rfvd", "gfvd", "fp"]
+CHUNK = 32  # clips made at a time; the same in every run, so that the same bits come out
+
+
+class Protocol(Config):
+    """Which clips, and what is made of them.
+
+    Attributes:
+        kind: reconstructions, samples, or predictions.
+        source: folder names of the data's sources that it is meant for.
+        split: of the lists.
+        window: "first" of each video, or "all" of them, of which `count` are drawn.
+        count: clips; None: all.
+        shrink: side to which both sides are resized first.
+    """
+
+    kind: Kind
+    source: tuple[str, ...]
+    split: Split
+    window: Literal["first", "all"]
+    count: int | None = None
+    shrink: int | None = None
+
+
+UCF, K600 = ("ucf101", "UCF-101", "ucf6"), ("k600", "kinetics600")
+PROTOCOLS: dict[str, Protocol] = {
+    "ucf101-rfvd": Protocol(kind="rfvd", source=UCF, split="train", window="first", count=9537),
+    "ucf101-gfvd": Protocol(kind="gfvd", source=UCF, split="train", window="all", count=10_000),
+    "k600-fp": Protocol(
+        kind="fp", source=K600, split="test", window="all", count=50_000, shrink=64
+    ),
+    **{
+        f"arcade-{kind}": Protocol(kind=kind, source=("arcade",), split="test", window="all")
+        for kind in ("rfvd", "gfvd", "fp")
+    },
+}
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What is asked of `evaluate`.
+
+    Attributes:
+        protocol: name of one of `PROTOCOLS`.
+        data: settings file with `data`.
+        model: name or folder.
+        count: clips, instead of the protocol's.
+        assignment: of reconstructions.
+        guidance: of samples.
+        seed: of samples and predictions.
+        device: where the models work.
+    """
+
+    protocol: str
+    data: Path
+    model: str = "nano"
+    count: int | None = None
+    assignment: str = "router"
+    guidance: float = 2.0
+    seed: int = 0
+    device: str = "auto"
+
+
+@dataclass
+class Drawn:
+    """The real side: clips of a sampler, at windows that a protocol draws."""
+
+    sampler: ClipSampler
+    windows: list[Window]
+    cut: Cut
+    digests: list[str] = field(default_factory=list)  # of the clips gone through
+
+    def load(self, start: int) -> Tensor:
+        """The chunk of clips from a place on, (B, 3, F, H, W) float32 in [−1, 1]."""
+        return self.sampler.load(self.windows[start : start + CHUNK])[0]
+
+    def walk(
+        self, is_wanted: Callable[[str], bool], cache: FeatureCache | None
+    ) -> Iterator[tuple[str, Tensor | None]]:
+        """See `evaluation.scoring.clips.Source.walk`; a clip is known by its pixels."""
+        self.digests = []
+        for start in range(0, len(self.windows), CHUNK):
+            for clip in self.load(start):
+                digest = hashlib.sha256(to_bytes(clip[None]).numpy().tobytes()).hexdigest()
+                self.digests.append(digest)
+                key = f"pixels {digest}{_shrunk(self.cut)}"
+                yield key, self.cut.finish(clip) if is_wanted(key) else None
+
+    def class_names(self) -> list[str]:
+        """Of each window."""
+        names, label = self.sampler.class_names, self.sampler.label
+        return [names[label(window)] for window in self.windows]
+
+    def fingerprint(self) -> str:
+        """sha256 in hex over all clips."""
+        return hashlib.sha256("\n".join(self.digests).encode()).hexdigest()
+
+
+def _shrunk(cut: Cut) -> str:
+    return f" {cut.shrink_by} {cut.shrink}" if cut.shrink else ""
+
+
+@dataclass
+class Made:
+    """The fake side: what a model makes of the real clips, and what is told of each.
+
+    Attributes:
+        real: the clips, gone through before.
+        make: (first place, real clips) → clips in [−1, 1], tokens, notes of each.
+        origin: whatever decides a made clip beside the real one.
+        notes: of each clip, filled while the clips are gone through.
+    """
+
+    real: Drawn
+    make: Callable[[int, Tensor], tuple[Tensor, Tokens, list[dict[str, Any]]]]
+    origin: str
+    notes: list[dict[str, Any]] = field(default_factory=list)
+
+    def walk(
+        self, is_wanted: Callable[[str], bool], cache: FeatureCache | None
+    ) -> Iterator[tuple[str, Tensor | None]]:
+        """See `evaluation.scoring.clips.Source.walk`; a chunk of which all is known is not made."""
+        self.notes = []
+        for start in range(0, len(self.real.windows), CHUNK):
+            keys = [
+                f"{self.origin} {start + i} {digest}{_shrunk(self.real.cut)}"
+                for i, digest in enumerate(self.real.digests[start : start + CHUNK])
+            ]
+            noted = [] if cache is None else [cache.note(key) for key in keys]
+            known = [note for note in noted if note is not None]
+            if len(known) == len(keys) and not any(map(is_wanted, keys)):
+                self.notes += known
+                yield from ((key, None) for key in keys)
+                continue
+            clips, tokens, notes = self.make(start, self.real.load(start))
+            for key, clip, blocks, note in zip(keys, clips, tokens.blocks(), notes, strict=True):
+                ids = torch.cat(list(blocks)).tolist()
+                self.notes.append({**note, "ids": ids, "assignment": [len(b) for b in blocks]})
+                if cache is not None:
+                    cache.put_note(key, self.notes[-1])
+                yield key, self.real.cut.finish(clip)
+
+
+def draw(protocol: Protocol, data: DataConfig, count: int | None) -> Drawn:
+    """The clips of a protocol."""
+    sampler = ClipSampler(data, protocol.split)
+    names = [source.root.name for source in sampler.sources]
+    fitting = [number for number, name in enumerate(names) if name in protocol.source]
+    if not fitting:
+        raise ValueError(
+            f"the protocol is for {' or '.join(protocol.source)}; the data has {', '.join(names)}"
+        )
+    wanted = count or protocol.count
+    windows = sampler.eval_clips(wanted, protocol.window, fitting[0])
+    if wanted is not None and len(windows) < wanted:
+        raise ValueError(
+            f"{names[fitting[0]]} has {len(windows)} clips, not {wanted}: give --count "
+            f"{len(windows)} (a distance of another count is another distance)"
+        )
+    cut = Cut(
+        num_frames=data.num_frames,
+        size=data.size,
+        window=protocol.window,
+        count=wanted,
+        shrink=protocol.shrink,
+    )
+    return Drawn(sampler, windows, cut)
+
+
+def making(kind: Kind, models: Models, real: Drawn, settings: Settings) -> Made:
+    """The fake side of a protocol."""
+    if kind == "rfvd":
+        assigner = models.assigner(settings.assignment)
+
+        @torch.no_grad()
+        def reconstruct(start: int, clips: Tensor) -> tuple[Tensor, Tokens, list[dict[str, Any]]]:
+            there = clips.to(models.device)
+            tokens = models.final.encode(there, assigner(there))
+            out = models.final.decode(tokens).float().clamp(-1, 1).cpu()
+            mse = (out - clips).square().double().mean((1, 2, 3, 4))
+            columns = {
+                "psnr": psnr(out, clips).tolist(),
+                # NaN, where nothing moves, is no JSON
+                "moving_psnr": [v if v == v else None for v in moving_psnr(out, clips).tolist()],
+                "ssim": ssim(out, clips).tolist(),
+                "mse": mse.tolist(),
+            }
+            rows = zip(*columns.values(), strict=True)
+            return out, tokens, [dict(zip(columns, row, strict=True)) for row in rows]
+
+        parts: tuple[torch.nn.Module, ...] = (models.final,)
+        if settings.assignment.split(":")[0] in ("router", "best"):
+            parts = (models.final, models.router, models.steerable)
+        origin = {"assignment": settings.assignment}
+        return Made(real, reconstruct, _origin(kind, parts, origin))
+    chosen = SamplingConfig(guidance=settings.guidance if kind == "gfvd" else 1.0)
+    origin = {"sampling": chosen.model_dump(mode="json"), "seed": settings.seed}
+    parts = (models.final, models.generator)
+    if kind == "gfvd":
+        labels, places = labels_of(models, real.class_names())
+
+        def generate(start: int, clips: Tensor) -> tuple[Tensor, Tokens, list[dict[str, Any]]]:
+            rows = slice(start, start + len(clips))
+            out, tokens = sample_labels(models, labels[rows], places[rows], settings.seed, chosen)
+            return out, tokens, [{} for _ in out]
+
+        return Made(real, generate, _origin(kind, parts, origin))
+    given = frame_condition(models).num_frames
+
+    def predict(start: int, clips: Tensor) -> tuple[Tensor, Tokens, list[dict[str, Any]]]:
+        seeds = [request_seed(settings.seed, start + i) for i in range(len(clips))]
+        out, tokens = predict_clips(models, clips, seeds, chosen)
+        values = psnr(out[:, :, given:], clips[:, :, given:])
+        return out, tokens, [{"psnr_predicted": float(value)} for value in values]
+
+    return Made(real, predict, _origin(kind, parts, origin))
+
+
+def _origin(kind: Kind, parts: Sequence[torch.nn.Module], more: dict[str, Any]) -> str:
+    """Hash of the weights and settings that decide what is made."""
+    told = json.dumps({"kind": kind, "weights": [model_hash(p) for p in parts], **more})
+    return hashlib.sha256(told.encode()).hexdigest()[:16]

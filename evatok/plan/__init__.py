@@ -1,0 +1,1 @@
+"""What a model or a training costs: parameters, operations, memory, hours."""

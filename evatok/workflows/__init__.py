@@ -1,0 +1,1 @@
+"""The stages as commands run them: settings in, a folder out."""

@@ -1,0 +1,243 @@
+"""Stage 2 from a settings file: the table of all assignments, for training and held-out clips."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from datetime import timedelta
+from functools import partial
+from multiprocessing import get_context
+from multiprocessing.connection import wait
+from pathlib import Path
+from typing import Any, Literal
+
+import pyarrow.parquet as pq
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from evaluation.metrics.quality import MOTION, REACH
+from evaluation.perceptual.distance import load_perceptual
+from evatok.core.config import Config, load_config
+from evatok.core.devices import resolve_device
+from evatok.core.distributed import place_from_environment
+from evatok.core.paths import paths_in, refuse_overwrite
+from evatok.core.pools import end_with_parent
+from evatok.core.precision import fast_float32
+from evatok.hub import load_model
+from tokenizer.model import VideoTokenizer
+from tokenizer.search.candidates import Method
+from tokenizer.search.table import Recorded, curate
+from video.dataset import ClipSampler, DataConfig, Window
+from video.lists import Split
+
+DECIDING = ("batch_size", "seed", "precision")
+Progress = Callable[[str, int, int], None]  # "train" or "test", clips done, clips in all
+
+
+class Pace:
+    """Tells how a search gets on: clips done, clips a second, time left."""
+
+    def __init__(self, tell: Callable[[str], None]) -> None:
+        self.tell = tell
+        # When and how many, the last few times: shards that were there already cost nothing.
+        self._last: dict[str, deque[tuple[float, int]]] = {}
+
+    def __call__(self, split: str, done: int, total: int) -> None:
+        """A `Progress`."""
+        last = self._last.setdefault(split, deque(maxlen=20))
+        last.append((time.monotonic(), done))
+        seconds, clips = (b - a for a, b in zip(last[0], last[-1], strict=True))
+        text = f"{split}: {done} of {total} clips"
+        if clips and seconds:
+            left = timedelta(seconds=round((total - done) * seconds / clips))
+            text += f", {clips / seconds:.2f} clips/s, {left} left"
+        self.tell(text)
+
+
+class SearchConfig(Config):
+    """What is searched, and with what."""
+
+    stage: Literal["search"] = "search"
+    data: DataConfig  # as in the router's settings, which load the same clips again
+    model: Path  # folder of the proxy tokenizer
+    clips: int = Field(ge=0)  # training clips, rounded up to whole batches; 0: only held-out ones
+    # Held-out clips, one of a video, drawn as `ClipSampler.eval_clips` does; all if None.
+    held_out_clips: int | None = Field(default=None, ge=1)
+    batch_size: int = Field(default=32, ge=1)
+    seed: int = Field(default=0, ge=0)
+    method: Method = "tree"
+    quality: tuple[Recorded, ...] = ()  # columns beside "mse", which gives PSNR
+    precision: Literal["fp32", "bf16"] = "fp32"
+    processes: int = Field(default=1, ge=1)  # that share the batches; changes speed only
+    device: str = "auto"  # as in a training; processes of one search share it
+
+    def decides(self) -> dict[str, Any]:
+        """What else than the model and the clip decides the numbers of a shard; JSON-able."""
+        data = self.data.model_dump(mode="json", exclude={"cache_dir"})
+        return {"data": data} | {key: getattr(self, key) for key in DECIDING}
+
+
+def run_search(
+    path: Path,
+    overrides: Sequence[str] = (),
+    run_dir: Path | None = None,
+    progress: Progress | None = None,
+) -> dict[str, Any]:
+    """Search what a settings file says; a killed search goes on where it was.
+
+    Returns:
+        JSON-able: folders of both tables and their numbers of clips.
+    """
+    config = load_config(SearchConfig, path, overrides)
+    folder = run_dir or Path("runs") / path.resolve().parent.name / path.stem
+    written = [folder, folder / "train", folder / "test"]
+    refuse_overwrite(written, [path, *paths_in(config)], links=False)
+    return search_config(config, folder, progress)
+
+
+def search_config(
+    config: SearchConfig, run_dir: Path, progress: Progress | None = None
+) -> dict[str, Any]:
+    """As `run_search`, for settings that have been read."""
+    if not (config.model / "config.json").is_file():
+        raise FileNotFoundError(f"model: no tokenizer in {config.model}: train the proxy first")
+    model: VideoTokenizer = load_model(VideoTokenizer, config.model)
+    result: dict[str, Any] = {"candidates": model.levels.num_candidates(model.num_blocks)}
+    place = place_from_environment()
+    ours, groups = place.rank, place.world
+    splits: tuple[Split, ...] = ("train", "test") if config.clips else ("test",)
+    for split in splits:
+        _, num_batches, total = _batches(config, split)  # also fills the cache, once
+        tell = partial(progress, split) if progress is not None else _silent
+        processes = min(config.processes, -(-num_batches // groups))
+        if processes == 1:
+            for done in _curate(config, run_dir / split, split, ours, groups):
+                tell(done if groups == 1 else _done(run_dir / split), total)
+        else:
+            _share(config, run_dir / split, split, processes, tell, total)
+        result[split] = {"table": str(run_dir / split), "clips": total}
+    return result
+
+
+def _done(folder: Path) -> int:
+    """Clips in the shards that are there, whoever made them."""
+    return sum(pq.read_metadata(path).num_rows for path in folder.glob("*.parquet"))
+
+
+def _silent(done: int, total: int) -> None:
+    """Tell nobody."""
+
+
+def _curate(
+    config: SearchConfig, folder: Path, split: Split, rank: int, world: int
+) -> Iterator[int]:
+    """This process's batches of a split; clips done so far after each."""
+    with_motion = "moving_mse" in config.quality
+    measures = {name: load_perceptual(name) for name in config.quality if name != "moving_mse"}
+    weights = {name: measure.checksum for name, measure in measures.items()}
+    device = resolve_device(config.device)
+    if with_motion:
+        weights["moving_mse"] = f"{MOTION:g} {REACH}"
+    model: VideoTokenizer = load_model(VideoTokenizer, config.model).to(device)
+    batch, num_batches, _ = _batches(config, split)
+
+    def moved(number: int) -> tuple[Tensor, list[str]]:
+        clips, names = batch(number)
+        return clips.to(device), names
+
+    with fast_float32(device):
+        yield from curate(
+            model,
+            moved,
+            num_batches,
+            folder,
+            measures=measures,
+            with_motion=with_motion,
+            settings={**config.decides(), "quality": weights},
+            method=config.method,
+            autocast=config.precision == "bf16",
+            rank=rank,
+            world=world,
+        )
+
+
+def _part(
+    config: SearchConfig, folder: Path, split: Split, rank: int, world: int, threads: int
+) -> None:
+    """Target of one process."""
+    end_with_parent()
+    torch.set_num_threads(threads)
+    for _ in _curate(config, folder, split, rank, world):
+        pass
+
+
+def _share(
+    config: SearchConfig,
+    folder: Path,
+    split: Split,
+    processes: int,
+    tell: Callable[[int, int], None],
+    total: int,
+) -> None:
+    """Let several processes do a split; small operations gain more so than from threads."""
+    place = place_from_environment()
+    ours, groups = place.rank, place.world
+    threads = max(1, torch.get_num_threads() // processes)
+    workers = [
+        get_context("spawn").Process(
+            target=_part,
+            args=(config, folder, split, ours * processes + rank, groups * processes, threads),
+            daemon=True,
+        )
+        for rank in range(processes)
+    ]
+    for worker in workers:
+        worker.start()
+    try:
+        while any(worker.is_alive() for worker in workers):
+            wait([worker.sentinel for worker in workers if worker.is_alive()], timeout=2)
+            failed = [worker.exitcode for worker in workers if worker.exitcode]
+            if failed:
+                raise RuntimeError(f"a process of the search ended with status {failed[0]}")
+            tell(_done(folder), total)
+    finally:
+        for worker in workers:
+            worker.terminate()
+            worker.join()
+
+
+def _batches(
+    config: SearchConfig, split: Split
+) -> tuple[Callable[[int], tuple[Tensor, list[str]]], int, int]:
+    """Batch number → clips and names, how many batches, how many clips."""
+    sampler = ClipSampler(config.data, split)
+    if split == "train":
+        num_batches = -(-config.clips // config.batch_size)
+        return _training_batches(sampler, config), num_batches, num_batches * config.batch_size
+    windows = sampler.eval_clips(config.held_out_clips)
+    num_batches = -(-len(windows) // config.batch_size)
+    return _held_out_batches(sampler, windows, config.batch_size), num_batches, len(windows)
+
+
+def _training_batches(
+    sampler: ClipSampler, config: SearchConfig
+) -> Callable[[int], tuple[Tensor, list[str]]]:
+    """Batch number → clips and names; the router's stage draws the same ones."""
+
+    def batch(number: int) -> tuple[Tensor, list[str]]:
+        clips, _, windows = sampler.batch(number, config.batch_size, config.seed)
+        return clips, [sampler.name(window) for window in windows]
+
+    return batch
+
+
+def _held_out_batches(
+    sampler: ClipSampler, windows: Sequence[Window], size: int
+) -> Callable[[int], tuple[Tensor, list[str]]]:
+    def batch(number: int) -> tuple[Tensor, list[str]]:
+        part = windows[number * size : (number + 1) * size]
+        return sampler.load(part)[0], [sampler.name(window) for window in part]
+
+    return batch

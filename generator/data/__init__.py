@@ -1,0 +1,1 @@
+"""Training sequences: shards on disk, packed batches."""

@@ -1,0 +1,1 @@
+"""Sampling: requests in, tokens out."""

@@ -1,0 +1,365 @@
+"""The decode step as compiled code: all layers in one call, every row at its own length.
+
+In PyTorch a step is a few hundred small operations, and attention with one query a row runs at half
+the speed of memory. `kernels.c` computes the same in one call: each weight is read once for all
+rows, attention reads what a row holds and no more, and a request's tokens do not depend on the
+batch, to the bit. It is compiled with the system's C compiler when it is first used (about two
+seconds) and kept in the folder of caches, named after source, compiler and processor, and after the
+sha256 of its own content: a file that was cut or changed is compiled again, since the loader would
+end the process without a word.
+
+| weights | as stored | what enters a product, and the cache |
+| --- | --- | --- |
+| `float32` | as trained | float32 |
+| `bfloat16` | rounded to 8 bits of mantissa | bfloat16 |
+| `int8` | 8 bits, one scale for each output | bfloat16 |
+
+Sums, norms and softmax are float32 in every form.
+
+Shape letters: R rows, L tokens, D width, Hd heads, Dh head width, O outputs, I inputs.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import hashlib
+import logging
+import os
+import platform
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Sequence
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+import torch
+from torch import Tensor
+
+from evatok.core.files import cache_dir
+
+if TYPE_CHECKING:
+    from generator.gpt import GPT, GPTLayer
+
+log = logging.getLogger(__name__)
+
+SOURCE = Path(__file__).with_name("kernels.c")
+OPTIONS = ("-O3", "-march=native", "-fopenmp", "-shared", "-fPIC")
+OUTPUTS, LANES = 32, 16  # as in kernels.c
+KINDS = {"float32": 0, "bfloat16": 1, "int8": 2}
+SMALL = 2**22  # multiplications: a step of fewer is over before a second thread has woken up
+PREFILL = 64  # tokens of a prompt that share one reading of the weights
+
+
+class NoCompiler(RuntimeError):
+    """The kernels cannot be compiled here; the text says why, in a line."""
+
+
+class _Sizes(ctypes.Structure):
+    _fields_ = [
+        (name, ctypes.c_int32)
+        for name in (
+            *("layers", "width", "heads", "head_width", "head_padded", "hidden", "vocabulary"),
+            *("weights", "slots", "places", "threads"),
+        )
+    ] + [("epsilon", ctypes.c_float)]
+
+
+class _Matrix(ctypes.Structure):
+    _fields_ = [("values", ctypes.c_void_p), ("scales", ctypes.c_void_p)]
+
+
+class _Layer(ctypes.Structure):
+    _fields_ = [
+        ("norm_attention", ctypes.c_void_p),
+        ("norm_mlp", ctypes.c_void_p),
+        *((name, _Matrix) for name in ("qkv", "out", "gate_up", "down")),
+    ]
+
+
+class _Weights(ctypes.Structure):
+    _fields_ = [
+        ("layers", ctypes.POINTER(_Layer)),
+        ("norm", ctypes.c_void_p),
+        ("head", _Matrix),
+        ("cosines", ctypes.c_void_p),
+        ("sines", ctypes.c_void_p),
+    ]
+
+
+@lru_cache
+def library() -> ctypes.CDLL:
+    """The compiled kernels.
+
+    Raises:
+        NoCompiler: there is no C compiler, or it refuses.
+    """
+    named = os.environ.get("CC")
+    compiler = shutil.which(named) if named else shutil.which("cc") or shutil.which("gcc")
+    if compiler is None:
+        raise NoCompiler(f"no C compiler {named or 'cc'} to be found")
+    key = hashlib.sha256()
+    for part in (SOURCE.read_text(), *OPTIONS, _version(compiler), _processor()):
+        key.update(part.encode() + b"\n")
+    folder, name = cache_dir() / "kernels", key.hexdigest()[:16]
+    try:
+        path = _cached(folder, name) or _compile(compiler, folder, name)
+    except OSError as error:
+        raise NoCompiler(f"{folder} cannot be written: {error}; EVATOK_CACHE moves it") from error
+    try:
+        # torch has loaded its OpenMP by now, and both share its threads
+        found = ctypes.CDLL(str(path))
+    except OSError as error:
+        raise NoCompiler(f"{path} does not load: {error}") from error
+    found.workspace.restype = ctypes.c_int64
+    found.workspace.argtypes = [ctypes.c_void_p, ctypes.c_int64]
+    found.step.restype = None
+    pointer, count = ctypes.c_void_p, ctypes.c_int64
+    found.step.argtypes = [pointer] * 3 + [count] + [pointer] * 6 + [count]
+    return found
+
+
+def _cached(folder: Path, name: str) -> Path | None:
+    """The library that was compiled under this name, if its content is still what it was."""
+    for path in sorted(folder.glob(f"{name}-*.so")):
+        if path == _place(folder, name, path.read_bytes()):
+            return path
+        log.warning("%s is damaged: compiled again", path)
+        path.unlink(missing_ok=True)
+    return None
+
+
+def _place(folder: Path, name: str, content: bytes) -> Path:
+    return folder / f"{name}-{hashlib.sha256(content).hexdigest()[:16]}.so"
+
+
+def _compile(compiler: str, folder: Path, name: str) -> Path:
+    """Make the library, whole or not at all, and return its path.
+
+    Two processes at once write the same content to the same name, or different content to two.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder) as scratch:
+        partial = Path(scratch) / f"{name}.so"
+        words = [compiler, *OPTIONS, str(SOURCE), "-o", str(partial)]
+        done = subprocess.run(words, capture_output=True, text=True, check=False)
+        if done.returncode:
+            lines = done.stderr.strip().splitlines() or [f"exit status {done.returncode}"]
+            raise NoCompiler(f"{compiler} does not compile {SOURCE.name}: {lines[0]}")
+        with partial.open("rb") as file:
+            path = _place(folder, name, file.read())
+            os.fsync(file.fileno())
+        os.replace(partial, path)
+    return path
+
+
+def _version(compiler: str) -> str:
+    done = subprocess.run([compiler, "--version"], capture_output=True, text=True, check=False)
+    return done.stdout
+
+
+def _processor() -> str:
+    """What `-march=native` depends on."""
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.is_file() else []
+    wanted = ("model", "flags", "Features", "cpu family", "CPU part")
+    return "\n".join([platform.machine(), platform.processor(), *_first(lines, wanted)])
+
+
+def _first(lines: list[str], names: Sequence[str]) -> list[str]:
+    found = {}
+    for line in lines:
+        found.setdefault(line.split(":")[0].strip(), line)
+    return [found[name] for name in names if name in found]
+
+
+def reason_against(gpt: GPT) -> str | None:
+    """Why this model cannot be stepped by the kernels, in a line; None if it can."""
+    size, head_width = gpt.size, gpt.size.width // gpt.size.heads
+    if gpt.embedding.weight.device.type != "cpu":
+        return f"the model is on {gpt.embedding.weight.device}"
+    if size.width % OUTPUTS or head_width > 256:
+        return f"a width of {size.width} and heads of {head_width} are not laid out for them"
+    try:
+        library()
+    except NoCompiler as error:
+        return str(error)
+    return None
+
+
+class Steps:
+    """The weights of a model as the kernels read them."""
+
+    def __init__(self, gpt: GPT, weights: str) -> None:
+        """Lay out a copy.
+
+        Args:
+            gpt: on a CPU; is left as it is.
+            weights: a name out of `KINDS`.
+
+        Raises:
+            NoCompiler: `reason_against(gpt)`.
+        """
+        reason = reason_against(gpt)
+        if reason is not None:
+            raise NoCompiler(reason)
+        size, self.weights = gpt.size, weights
+        self.head_width = size.width // size.heads
+        self.head_padded = _padded(self.head_width, LANES)
+        self.vocabulary = gpt.vocabulary.size
+        self.embedding = gpt.embedding.weight.detach().float().contiguous()
+        self.cost = sum(p.numel() for name, p in gpt.named_parameters() if "embedding" not in name)
+        self._kept: list[Tensor] = []  # what the structures point at
+        hidden = _padded(size.hidden, OUTPUTS)
+        layers = (_Layer * size.layers)()
+        for to, module in zip(layers, gpt.layers, strict=True):
+            layer = cast("GPTLayer", module)
+            to.norm_attention = self._keep(layer.norm_attention.weight)
+            to.norm_mlp = self._keep(layer.norm_mlp.weight)
+            to.qkv = self._matrix([layer.q, layer.k, layer.v])
+            to.out = self._matrix([layer.out])
+            to.gate_up = self._matrix([layer.gate, layer.up], outputs=hidden)
+            to.down = self._matrix([layer.down], inputs=hidden)
+        self._layers = layers
+        self._structure = _Weights(
+            layers=layers,
+            norm=self._keep(gpt.norm.weight),
+            head=self._matrix([gpt.head], outputs=_padded(self.vocabulary, OUTPUTS)),
+            cosines=self._keep(gpt.get_buffer("_cos")),
+            sines=self._keep(gpt.get_buffer("_sin")),
+        )
+        self.sizes = {
+            **{"layers": size.layers, "width": size.width, "heads": size.heads},
+            **{"head_width": self.head_width, "head_padded": self.head_padded, "hidden": hidden},
+            **{"vocabulary": _padded(self.vocabulary, OUTPUTS), "weights": KINDS[weights]},
+            "epsilon": 1e-5,
+        }
+
+    def __deepcopy__(self, memo: object) -> None:
+        """A copied model steps in PyTorch: its weights may change."""
+
+    def _keep(self, tensor: Tensor) -> int:
+        """Address of a float32 copy that lives as long as this object."""
+        tensor = tensor.detach().to(torch.float32, copy=True).contiguous()
+        self._kept.append(tensor)
+        return tensor.data_ptr()
+
+    def _matrix(self, parts: Sequence[Any], outputs: int = 0, inputs: int = 0) -> _Matrix:
+        """Linear layers (O, I) side by side, each padded with zeros to these numbers."""
+        padded = []
+        for part in parts:
+            weight = part.weight.detach().float()
+            more = (0, max(0, inputs - weight.shape[1]), 0, max(0, outputs - weight.shape[0]))
+            padded.append(torch.nn.functional.pad(weight, more))
+        values, scales = laid_out(torch.cat(padded), self.weights)
+        self._kept.append(values)
+        scale = None if scales is None else self._keep(scales)
+        return _Matrix(values=values.data_ptr(), scales=scale)
+
+    def new_rows(self, rows: int, places: int) -> Slots:
+        """An empty cache for so many rows of at most so many tokens."""
+        return Slots(self, rows, places)
+
+
+def laid_out(weight: Tensor, weights: str) -> tuple[Tensor, Tensor | None]:
+    """A matrix in the order in which the kernels read it, and a scale (O,) of each output for int8.
+
+    Args:
+        weight: (O, I) float32, O a multiple of 32; I of 4 where it is rounded.
+        weights: a name out of `KINDS`.
+    """
+    blocks = weight.unflatten(0, (-1, OUTPUTS))  # (O / 32, 32, I)
+    if weights == "bfloat16":
+        pairs = blocks.bfloat16().unflatten(2, (-1, 2))  # (O / 32, 32, I / 2, 2)
+        return pairs.transpose(1, 2).contiguous(), None
+    if weights == "float32":
+        return blocks.transpose(1, 2).contiguous().clone(), None
+    scales, rounded = eight_bits(weight)
+    fours = rounded.unflatten(0, (-1, OUTPUTS)).unflatten(2, (-1, 4))  # (O / 32, 32, I / 4, 4)
+    return fours.transpose(1, 2).contiguous(), scales
+
+
+def eight_bits(weight: Tensor) -> tuple[Tensor, Tensor]:
+    """Scales (O,) and values (O, I) int8, which multiplied are near to a matrix (O, I)."""
+    scales = weight.abs().amax(1).clamp(min=1e-12) / 127
+    return scales, (weight / scales[:, None]).round().to(torch.int8)
+
+
+def _padded(count: int, multiple: int) -> int:
+    return -(-count // multiple) * multiple
+
+
+class Slots:
+    """Rows at work, each in a slot of the cache that it keeps until it ends; see `rows.Rows`."""
+
+    waits_for = 1  # rows: a new one costs nothing extra
+
+    def __init__(self, steps: Steps, rows: int, places: int) -> None:
+        self.steps, self.places = steps, _padded(places, LANES)
+        self._sizes = _Sizes(**steps.sizes, slots=rows, places=self.places, threads=1)
+        sizes = self._sizes
+        count = sizes.layers * rows * sizes.heads * self.places * sizes.head_padded
+        dtype = torch.float32 if steps.weights == "float32" else torch.bfloat16
+        self._keys = torch.empty(count, dtype=dtype)
+        self._values = torch.empty(count, dtype=dtype)
+        self._free = list(range(rows))[::-1]
+        none = torch.zeros(0, dtype=torch.int64)
+        self._slots, self._positions = none, none  # (R,) of the rows at work
+
+    def admit(self, prompts: Sequence[Tensor]) -> None:
+        """Begin rows; see `rows.Rows`."""
+        slots = torch.tensor([self._free.pop() for _ in prompts])
+        lengths = torch.tensor([len(prompt) for prompt in prompts])
+        ids = torch.cat(list(prompts)).cpu()
+        at = slots.repeat_interleave(lengths)
+        starts = (lengths.cumsum(0) - lengths).repeat_interleave(lengths)
+        positions = torch.arange(len(ids)) - starts
+        for part in range(0, len(ids), PREFILL):
+            few = slice(part, part + PREFILL)
+            self._run(ids[few], at[few], positions[few], 0)
+        self._slots = torch.cat([self._slots, slots])
+        self._positions = torch.cat([self._positions, lengths])
+
+    def step(self, ids: Tensor) -> Tensor:
+        """Logits (R, V) float32 after one more token (R,) int64 a row."""
+        logits = self._run(ids, self._slots, self._positions, len(ids))
+        self._positions = self._positions + 1
+        return logits[:, : self.steps.vocabulary]
+
+    def keep(self, rows: Sequence[int]) -> list[int]:
+        """End all other rows; see `rows.Rows`."""
+        index = torch.tensor(rows, dtype=torch.int64)
+        left = torch.ones(len(self._slots), dtype=torch.bool)
+        left[index] = False
+        self._free += self._slots[left].tolist()
+        self._slots, self._positions = self._slots[index], self._positions[index]
+        return list(rows)
+
+    def _run(self, ids: Tensor, slots: Tensor, positions: Tensor, logit_rows: int) -> Tensor:
+        """Take tokens (L,) into slots (L,) at positions (L,); logits of the first so many."""
+        sizes, steps, rows = self._sizes, self.steps, len(ids)
+        if rows and int(positions.max()) >= self.places:
+            raise ValueError(
+                f"a row of {int(positions.max()) + 1} tokens; the cache has {self.places}"
+            )
+        sizes.threads = torch.get_num_threads() if rows * steps.cost > SMALL else 1
+        x = steps.embedding[ids]
+        functions, reference = library(), ctypes.byref(sizes)
+        memory = torch.empty(functions.workspace(reference, rows))
+        logits = torch.empty(logit_rows, sizes.vocabulary)
+        slots, positions = slots.contiguous(), positions.contiguous()
+        functions.step(
+            reference,
+            ctypes.byref(steps._structure),
+            x.data_ptr(),
+            rows,
+            slots.data_ptr(),
+            positions.data_ptr(),
+            self._keys.data_ptr(),
+            self._values.data_ptr(),
+            memory.data_ptr(),
+            logits.data_ptr(),
+            logit_rows,
+        )
+        return logits

@@ -1,0 +1,156 @@
+"""Arrays and folders of pictures beside video files."""
+
+from __future__ import annotations
+
+import io
+import pickle
+import resource
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from imageio.v3 import imwrite
+
+from evaluation.scoring.readers import find_videos
+from evatok.cli.errors import message_for_user
+from video.decoding.container import VideoError
+
+
+def noise(*shape: int) -> np.ndarray:
+    return np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
+
+
+def test_the_same_pixels_however_they_come(tmp_path: Path) -> None:
+    """Pictures, npz and pt of either layout: equal frames; bytes and floats equal digests."""
+    frames = noise(5, 16, 16, 3)
+    for number, frame in enumerate(frames):
+        (tmp_path / "frames" / "one").mkdir(parents=True, exist_ok=True)
+        imwrite(tmp_path / "frames" / "one" / f"frame{number + 8}.png", frame)  # 8, 9, 10 …
+    np.savez(tmp_path / "single.npz", video=frames)
+    np.savez(tmp_path / "several.npz", videos=frames[None].repeat(2, 0))
+    first = torch.from_numpy(frames)[None].permute(0, 4, 1, 2, 3)  # (1, 3, F, H, W)
+    torch.save(first, tmp_path / "bytes.pt")
+    torch.save({"made": first.float() / 127.5 - 1}, tmp_path / "floats.pt")
+    for name in ("frames", "single.npz", "several.npz", "bytes.pt", "floats.pt"):
+        videos = find_videos(tmp_path / name)
+        assert len(videos) == (2 if name == "several.npz" else 1)
+        assert torch.equal(videos[-1].read(None, 16), torch.from_numpy(frames))
+        assert len(videos[-1].read(3, 8)) == 3
+    digests = {
+        find_videos(tmp_path / f"{n}")[0].digest() for n in ("single.npz", "bytes.pt", "floats.pt")
+    }
+    assert len(digests) == 1
+    everything = find_videos(tmp_path)
+    assert [v.name for v in everything] == [
+        "bytes.pt/clips/000000", "floats.pt/made/000000", "frames/one",
+        "several.npz/videos/000000", "several.npz/videos/000001", "single.npz/video/000000",
+    ]  # fmt: skip
+
+
+def test_refusals(tmp_path: Path) -> None:
+    cases = {
+        "range.pt": (torch.rand(2, 3, 4, 8, 8), r"reach from .* must be in \[-1, 1\]"),
+        "wide.pt": (torch.randn(2, 3, 4, 8, 8) * 9, "must be in"),
+        "shape.pt": (torch.zeros(4, 8, 8, dtype=torch.uint8), r"clips is uint8 \(4, 8, 8\)"),
+        "kind.pt": (torch.zeros(2, 4, 8, 8, 3, dtype=torch.int64), "clips is int64"),
+        "words.pt": ({"a": "text"}, "a is a str, no tensor"),
+    }
+    for name, (value, match) in cases.items():
+        torch.save(value, tmp_path / name)
+        with pytest.raises(ValueError, match=match):
+            find_videos(tmp_path / name)
+    (tmp_path / "evil.pt").write_bytes(pickle.dumps(print, protocol=2))
+    np.savez(tmp_path / "evil.npz", a=np.array([{}], dtype=object))
+    (tmp_path / "torn.npz").write_bytes(b"PK no archive")
+    for name in ("evil.pt", "evil.npz", "torn.npz"):
+        with pytest.raises(ValueError, match=f"{name} holds no plain (arrays|tensors)"):
+            find_videos(tmp_path / name)
+    (tmp_path / "notes.txt").write_text("nothing")
+    with pytest.raises(ValueError, match=r"notes\.txt is none of"):
+        find_videos(tmp_path / "notes.txt")
+    (tmp_path / "frames").mkdir()
+    (tmp_path / "frames" / "0.png").write_bytes(b"no picture")
+    with pytest.raises(VideoError, match=r"0\.png: no readable picture"):
+        find_videos(tmp_path / "frames")[0].read(None, 8)
+
+
+def npy(header: str, body: bytes = b"") -> bytes:
+    text = header.encode() + b"\n"
+    return b"\x93NUMPY\x01\x00" + len(text).to_bytes(2, "little") + text + body
+
+
+def zipped(name: str, content: bytes, compression: int = zipfile.ZIP_STORED) -> bytes:
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w", compression) as archive:
+        archive.writestr(name, content)
+    return file.getvalue()
+
+
+def saved(value: object, **options: object) -> bytes:
+    file = io.BytesIO()
+    torch.save(value, file, **options)  # type: ignore[arg-type]
+    return file.getvalue()
+
+
+def arrays(**named: np.ndarray) -> bytes:
+    file = io.BytesIO()
+    np.savez(file, **named)  # type: ignore[arg-type]
+    return file.getvalue()
+
+
+HUGE = "{'descr': '|u1', 'fortran_order': False, 'shape': (4000000, 16, 1024, 1024, 3)}"
+CLIP = torch.zeros(1, 3, 4, 8, 8, dtype=torch.uint8)
+DAMAGED = {
+    "empty.npz": b"",
+    "empty.pt": b"",
+    "none.npz": arrays(),
+    "none.pt": saved({}),
+    "rows.npz": arrays(videos=np.zeros((0, 4, 8, 8, 3), np.uint8)),
+    "frames.npz": arrays(videos=np.zeros((2, 0, 8, 8, 3), np.uint8)),
+    "rows.pt": saved(torch.zeros(0, 3, 4, 8, 8)),
+    "pixels.pt": saved(torch.zeros(2, 3, 4, 0, 8)),
+    "words.npz": arrays(videos=np.array(["a", "b"])),
+    "objects.npz": zipped(
+        "videos.npy",
+        npy("{'descr': '|O', 'fortran_order': False, 'shape': (1,)}", pickle.dumps([print])),
+    ),
+    "terabytes.npz": zipped("videos.npy", npy(HUGE)),
+    "bomb.npz": zipped("videos.npy", npy(HUGE, b"\0" * 10**6), zipfile.ZIP_DEFLATED),
+    "negative.npz": zipped("v.npy", npy(HUGE.replace("4000000", "-1"))),
+    "junk.npz": zipped("v.npy", b"no array"),
+    "text.npz": zipped("readme.txt", b"no array"),
+    "nonsense.npz": b"\x93NUMPY" + b"\xff" * 50,
+    "cut.npz": arrays(videos=np.zeros((1, 4, 8, 8, 3), np.uint8))[:-200],
+    "mixed.pt": saved({"a": CLIP, 3: CLIP, ("b", 1): "text"}),
+    "list.pt": saved([CLIP, CLIP]),
+    "sparse.pt": saved(torch.eye(3).to_sparse()),
+    "wide.pt": saved(torch.zeros(1, dtype=torch.uint8).expand(10**9, 4, 8, 8, 3)),
+    "meta.pt": saved(torch.zeros(1, 3, 4, 8, 8, device="meta")),
+    "junk.pt": b"\x80\x02no tensors at all",
+    "zip.pt": zipped("archive/data.pkl", b"\x80\x02}q\x00."),
+    "cut.pt": saved(CLIP)[:-100],
+    "old.pt": saved(CLIP, _use_new_zipfile_serialization=False)[:-20],
+}
+
+
+@pytest.mark.parametrize("name", DAMAGED)
+def test_arrays_of_anyones_making(name: str, tmp_path: Path) -> None:
+    """One line that names the file, and no memory for what is only declared."""
+    path = tmp_path / name
+    path.write_bytes(DAMAGED[name])
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with pytest.raises(ValueError) as caught:
+        find_videos(path)
+    assert str(path) in str(caught.value) and "\n" not in str(caught.value)
+    assert message_for_user(caught.value) is not None
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 100_000  # kB
+
+
+def test_compressed_and_legacy_arrays_are_read(tmp_path: Path) -> None:
+    black = np.zeros((2, 4, 64, 64, 3), np.uint8)
+    np.savez_compressed(tmp_path / "black.npz", videos=black)
+    torch.save(CLIP, tmp_path / "old.pt", _use_new_zipfile_serialization=False)
+    assert len(find_videos(tmp_path / "black.npz")) == 2
+    assert torch.equal(find_videos(tmp_path / "old.pt")[0].read(None, 8), torch.zeros(4, 8, 8, 3))

@@ -1,0 +1,260 @@
+"""Whole videos into token files and back, through the functions that the commands call."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+import torch
+
+from evatok.cli.app import main
+from evatok.generate.token_file import EncodeSettings, decode_file, encode_file, show_file, targets
+from evatok.generate.token_rate import Rate
+from evatok.hub import Models, load, save_model
+from tokenizer.evt.format import EvtError
+from tokenizer.evt.reader import EvtReader
+from tokenizer.router import Router, RouterConfig
+from video.io import iter_timed, read_frames, write_video
+from video.timed import write_timed
+
+Square = Callable[[int, int, int, int], np.ndarray]
+
+
+@pytest.fixture
+def video(square: Square, tmp_path: Path) -> Path:
+    """75 frames of 46 × 38 pixels, every third frame late."""
+    path = tmp_path / "in.mp4"
+    times = [40 * index + 7 * (index % 3) for index in range(75)]
+    frames = square(75, 38, 46, 0)
+    write_timed(path, zip(times, frames, strict=True), Fraction(1, 1000))
+    return path
+
+
+@pytest.fixture(scope="session")
+def conditioned(toy_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Models:
+    """The toy parts and a router with w_q as an input, whose choices depend on it."""
+    import shutil
+
+    root = tmp_path_factory.mktemp("conditioned") / "models"
+    shutil.copytree(toy_dir, root)
+    torch.manual_seed(5)
+    router = Router(
+        RouterConfig(
+            levels=(1, 2, 4), num_frames=16, size=32, width=16, layers=1, heads=2, preference=True
+        )
+    )
+    with torch.no_grad():  # the more w_q, the more tokens
+        lengths = router.levels.candidates(4).sum(1).float()
+        router.head.weight.normal_(std=0.3)
+        router.head.bias.copy_(-0.05 * (lengths - 9).square())
+        assert router.preference is not None
+    save_model(router, root / "preference")
+    return load(root)
+
+
+def chunks(path: Path) -> list[tuple[list[int], list[int]]]:
+    with EvtReader(path) as reader:
+        return [
+            (np.concatenate([p.reshape(-1) for p in c.assignment]).tolist(), c.ids.tolist())
+            for c in reader.chunks()
+        ]
+
+
+def times_of(path: Path) -> list[Fraction]:
+    return [time for time, _ in iter_timed(path)]
+
+
+@pytest.mark.parametrize("fit", ["tile", "crop", "pad", "stretch"])
+def test_round_trip_keeps_frames_times_and_size(
+    toy: Models, video: Path, tmp_path: Path, fit: str
+) -> None:
+    settings = EncodeSettings(fit=fit)  # type: ignore[arg-type]
+    told = encode_file(toy, video, tmp_path / "a.evt", settings=settings)
+    assert told["frames"] == 75 and told["complete"] and not told["damage"]
+    assert told["tiles"] == (4 if fit == "tile" else 1)
+    decode_file(toy, tmp_path / "a.evt", tmp_path / "b.mp4")
+    frames = read_frames(tmp_path / "b.mp4")
+    assert tuple(frames.shape) == ((75, 32, 32, 3) if fit == "crop" else (75, 38, 46, 3))
+    assert times_of(tmp_path / "b.mp4") == times_of(video)
+
+
+def test_ids_do_not_depend_on_batches_threads_or_interruptions(
+    toy: Models, video: Path, tmp_path: Path
+) -> None:
+    encode_file(toy, video, tmp_path / "a.evt")
+    whole = (tmp_path / "a.evt").read_bytes()
+    threads = torch.get_num_threads()
+    for batch_size, count in ((1, 1), (5, 2), (7, 1)):
+        torch.set_num_threads(count)
+        settings = EncodeSettings(batch_size=batch_size)
+        try:
+            encode_file(toy, video, tmp_path / "b.evt", settings=settings)
+        finally:
+            torch.set_num_threads(threads)
+        assert (tmp_path / "b.evt").read_bytes() == whole
+
+    def interrupt(done: int) -> None:
+        raise KeyboardInterrupt
+
+    for _ in range(2):  # the first frames, then a broken-off file goes on
+        with pytest.raises(KeyboardInterrupt):
+            encode_file(toy, video, tmp_path / "c.evt", progress=interrupt)
+    assert show_file(tmp_path / "c.evt")["frames"] == 75
+    assert not show_file(tmp_path / "c.evt")["complete"]
+    encode_file(toy, video, tmp_path / "c.evt")
+    assert (tmp_path / "c.evt").read_bytes() == whole
+
+
+def test_part_of_a_video_is_the_same_clips(toy: Models, video: Path, tmp_path: Path) -> None:
+    """From a clip's border on, a part has the ids of the whole."""
+    encode_file(toy, video, tmp_path / "a.evt")
+    times = times_of(video)
+    start = float(times[64] - times[0])
+    encode_file(toy, video, tmp_path / "b.evt", settings=EncodeSettings(start=start))
+    assert chunks(tmp_path / "b.evt") == chunks(tmp_path / "a.evt")[1:]
+
+
+def test_decoding_from_the_middle_is_the_middle(toy: Models, video: Path, tmp_path: Path) -> None:
+    encode_file(toy, video, tmp_path / "a.evt", settings=EncodeSettings(clips_per_chunk=1))
+    decode_file(toy, tmp_path / "a.evt", tmp_path / "all.mkv")
+    whole = list(iter_timed(tmp_path / "all.mkv"))
+    part = decode_file(toy, tmp_path / "a.evt", tmp_path / "part.mkv", start=1.0, end=2.0)
+    wanted = [time for time, _ in whole if 1 <= time - whole[0][0] < 2]
+    found = list(iter_timed(tmp_path / "part.mkv"))
+    assert part["frames"] == len(wanted) == len(found)
+    first = next(place for place, (time, _) in enumerate(whole) if time == wanted[0])
+    for (_, a), (_, b) in zip(whole[first:], found, strict=False):
+        assert np.abs(a.astype(int) - b.astype(int)).mean() < 8  # two H.264 encodings of it
+
+
+def test_pictures_and_gifs(toy: Models, square: Square, tmp_path: Path) -> None:
+    """A picture is a video of one block."""
+    from PIL import Image
+
+    Image.fromarray(square(1, 38, 46, 0)[0]).save(tmp_path / "p.png")
+    told = encode_file(toy, tmp_path / "p.png", tmp_path / "p.evt")
+    assert told["frames"] == 1 and sum(told["blocks_at_level"].values()) == 4  # one a tile
+    decode_file(toy, tmp_path / "p.evt", tmp_path / "out.png")
+    with Image.open(tmp_path / "out.png") as picture:
+        assert picture.size == (46, 38)
+    write_video(tmp_path / "g.gif", square(20, 38, 46, 0), 10)
+    encode_file(toy, tmp_path / "g.gif", tmp_path / "g.evt")
+    decode_file(toy, tmp_path / "g.evt", tmp_path / "again.gif")
+    assert times_of(tmp_path / "again.gif") == times_of(tmp_path / "g.gif")
+    with pytest.raises(EvtError, match="holds one frame"):
+        decode_file(toy, tmp_path / "g.evt", tmp_path / "again.png")
+
+
+def with_sound(path: Path, frames: np.ndarray) -> bytes:
+    """A video with a track of AAC; returns the packets of the track."""
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libx264", rate=25)
+        stream.height, stream.width, stream.pix_fmt = *frames.shape[1:3], "yuv420p"
+        track = container.add_stream("aac", rate=16_000)
+        for picture in frames:
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
+        container.mux(stream.encode())
+        tone = np.sin(np.arange(16_000) / 20).astype(np.float32)[None]
+        sound = av.AudioFrame.from_ndarray(tone, format="fltp", layout="mono")
+        sound.sample_rate = 16_000
+        container.mux(track.encode(sound))
+        container.mux(track.encode())
+    return packets(path)
+
+
+def packets(path: Path) -> bytes:
+    with av.open(str(path)) as container:
+        track = container.streams.audio[0]
+        return b"".join(bytes(packet) for packet in container.demux(track))
+
+
+def test_sound_is_carried_unchanged(toy: Models, square: Square, tmp_path: Path) -> None:
+    sound = with_sound(tmp_path / "in.mp4", square(20, 38, 46, 0))
+    assert encode_file(toy, tmp_path / "in.mp4", tmp_path / "a.evt")["sound"]
+    for name in ("b.mp4", "b.mkv"):
+        assert decode_file(toy, tmp_path / "a.evt", tmp_path / name)["sound"]
+        assert packets(tmp_path / name) == sound
+    silent = EncodeSettings(sound=False)
+    assert not encode_file(toy, tmp_path / "in.mp4", tmp_path / "s.evt", settings=silent)["sound"]
+
+
+def test_another_model_is_refused_by_name_and_weights(
+    toy: Models, video: Path, tmp_path: Path
+) -> None:
+    encode_file(toy, video, tmp_path / "a.evt")
+    with pytest.raises(EvtError, match=r"encoded with .* weights [0-9a-f]{16}.*--model"):
+        decode_file(load("nano"), tmp_path / "a.evt", tmp_path / "b.mp4")
+    assert not (tmp_path / "b.mp4").exists()
+
+
+def test_damage_is_refused_or_told(toy: Models, video: Path, tmp_path: Path) -> None:
+    encode_file(toy, video, tmp_path / "a.evt", settings=EncodeSettings(clips_per_chunk=1))
+    with EvtReader(tmp_path / "a.evt") as reader:
+        start = [start for start, _, _ in reader.whole_chunks()][2]
+    data = bytearray((tmp_path / "a.evt").read_bytes())
+    data[start + 30] ^= 1
+    (tmp_path / "b.evt").write_bytes(data)
+    with pytest.raises(EvtError, match=r"frames 32 to 47 are damaged.*--allow-damaged"):
+        decode_file(toy, tmp_path / "b.evt", tmp_path / "b.mp4")
+    assert not (tmp_path / "b.mp4").exists()
+    told = decode_file(toy, tmp_path / "b.evt", tmp_path / "b.mp4", allow_damaged=True)
+    assert told["frames"] == 59 and told["damage"] == ["frames 32 to 47 are damaged"]
+
+
+def test_budgets_are_met(conditioned: Models, video: Path, tmp_path: Path) -> None:
+    def tokens(rate: Rate) -> dict:
+        return encode_file(conditioned, video, tmp_path / "x.evt", rate)
+
+    low, high = tokens(Rate("router:0")), tokens(Rate("router:2"))
+    least, most = sorted((low["tokens"], high["tokens"]))
+    if most > least:
+        wanted = (least + most) / 2 / 3.0
+        told = tokens(Rate(tokens_per_second=wanted))
+        spent = wanted * 75 / 74 * told["seconds"]
+        assert spent - 12 <= told["tokens"] <= spent + 1  # 12: the most that one clip can differ
+    room = (low["bytes"] + high["bytes"]) // 2 + 20
+    assert room - 40 <= tokens(Rate(max_bytes=room))["bytes"] <= room
+    with pytest.raises(ValueError, match="below the"):
+        tokens(Rate(max_bytes=300))
+    with pytest.raises(ValueError, match="reaches 90 dB"):
+        tokens(Rate(min_psnr=90.0))
+    assert tokens(Rate(min_psnr=1.0))["tokens"] == low["tokens"]
+
+
+def test_rates_that_contradict_each_other_are_refused() -> None:
+    for values in (
+        {"max_bytes": 10, "min_psnr": 3.0},
+        {"max_bytes": -1},
+        {"min_psnr": float("nan")},
+        {"tokens_per_second": 5.0, "assignment": "uniform:4"},
+    ):
+        with pytest.raises(ValueError):
+            Rate(**values)  # type: ignore[arg-type]
+
+
+def test_targets_of_several_files(tmp_path: Path) -> None:
+    assert targets([Path("a.mp4")], tmp_path / "x.evt", ".evt") == [tmp_path / "x.evt"]
+    assert targets([Path("a.mp4"), Path("b.mp4")], tmp_path, ".evt")[1] == tmp_path / "b.evt"
+    with pytest.raises(ValueError, match="several files are called a"):
+        targets([Path("a.mp4"), Path("d/a.avi")], tmp_path, ".evt")
+
+
+def test_commands(
+    toy_dir: Path, video: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file, model = tmp_path / "a.evt", ["--model", str(toy_dir)]
+    assert main(["encode", str(video), "-o", str(file), *model, "--json"]) == 0
+    told = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert main(["show", str(file), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out.splitlines()[-1]) == told
+    assert main(["decode", str(file), "-o", str(tmp_path / "b.mp4"), *model]) == 0
+    assert "75 frames" in capsys.readouterr().err
+    assert main(["show", str(video)]) == 2
+    assert "no token file" in capsys.readouterr().err
+    assert main(["decode", str(file), "-o", str(tmp_path / "b.txt"), *model]) == 2
+    assert "write .mp4" in capsys.readouterr().err

@@ -1,0 +1,52 @@
+"""The demo with toy parts: a page whose every picture and video is there."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+from evatok.core.config import load_config
+from evatok.report.demo import SETTINGS, DemoConfig, run_demo
+from video.io import read_frames
+
+
+def test_shipped_settings_are_valid() -> None:
+    config = load_config(DemoConfig, SETTINGS)
+    assert all(source.optional for source in config.more_sources)
+
+
+def test_page_is_complete(text_dir: Path, footage: Path, tmp_path: Path) -> None:
+    pytest.importorskip("ale_py", reason="recording needs ale-py")
+    settings = tmp_path / "demo.yaml"
+    settings.write_text(
+        f"""
+games: [frogger, boxing]
+clips_per_game: 1
+more_sources: [{{kind: ucf101, root: {footage}}}]
+more_videos: {footage / "Left"}
+cache_dir: {tmp_path / "cache"}
+reconstructions: 1
+texts: [a dark clip of left, "right, bright"]
+predictions: 2
+scored_clips: 4
+"""
+    )
+    out = tmp_path / "out"
+    said: list[str] = []
+    result = run_demo(out, str(text_dir), said.append, settings)
+    page = (out / "index.html").read_text(encoding="utf-8")
+    sources = re.findall(r' src="([^"]+)"', page)
+    # 3 reconstructions, 2 classes, 2 texts, 2 predictions of each of 2 sets, 3 plots
+    assert len(sources) == 3 + 2 + 2 + 4 + 3 == len(set(sources))
+    for source in sources:
+        assert not source.startswith("/") and (out / source).is_file()
+        if source.endswith(".mp4"):
+            assert len(read_frames(out / source)) >= 16
+    assert "FVD[nano]" in page or "fvd[nano]" in page
+    assert json.loads((out / "demo.json").read_text()) == result
+    assert {row["set"] for row in result["levels"]} == {"arcade", "squares"}
+    assert result["clips"] == {"arcade": 4, "squares": 4}
+    assert not list(out.rglob("*partial*"))

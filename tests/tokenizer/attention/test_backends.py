@@ -1,0 +1,239 @@
+"""Every backend of the tokenizer's attention against the naive one, forward and backward."""
+
+from __future__ import annotations
+
+import math
+import shutil
+import sys
+from types import ModuleType, SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from evatok.core import optional_kernels as kernels
+from tests.tokenizer.conftest import toy
+from tokenizer.attention.backends import default_backend
+from tokenizer.attention.clip_groups import ClipGroups
+from tokenizer.router import Router, RouterConfig
+
+KINDS = ("1d-1d", "1d-3d", "3d-1d", "3d-3d")
+CELLS = 4
+
+
+def flash_attn_varlen_func(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    cu_seqlens_q: Tensor,
+    cu_seqlens_k: Tensor,
+    max_seqlen_q: int,
+    max_seqlen_k: int,
+    dropout_p: float = 0.0,
+    softmax_scale: float | None = None,
+    causal: bool = False,
+) -> Tensor:
+    """What flash-attn documents, in plain words: (total, heads, dim), int32 bounds."""
+    for bounds, rows, longest in ((cu_seqlens_q, q, max_seqlen_q), (cu_seqlens_k, k, max_seqlen_k)):
+        assert bounds.dtype == torch.int32 and bounds[0] == 0 and bounds[-1] == len(rows)
+        assert isinstance(longest, int) and longest == int(bounds.diff().max())
+    assert len(cu_seqlens_q) == len(cu_seqlens_k) and len(k) == len(v)
+    assert dropout_p == 0 and softmax_scale is None and not causal
+    out = []
+    for i in range(len(cu_seqlens_q) - 1):
+        a = q[cu_seqlens_q[i] : cu_seqlens_q[i + 1]]
+        b, c = (x[cu_seqlens_k[i] : cu_seqlens_k[i + 1]] for x in (k, v))
+        scores = torch.einsum("qhd,khd->hqk", a, b) / math.sqrt(q.shape[-1])
+        out.append(torch.einsum("hqk,khd->qhd", scores.softmax(-1), c))
+    return torch.cat(out)
+
+
+def varlen_attn(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    cu_seq_q: Tensor,
+    cu_seq_k: Tensor,
+    max_q: int,
+    max_k: int,
+    *,
+    window_size: tuple[int, int] = (-1, -1),
+) -> Tensor:
+    """torch.nn.attention.varlen: (−1, −1) is a window over all keys."""
+    assert window_size == (-1, -1)
+    return flash_attn_varlen_func(query, key, value, cu_seq_q, cu_seq_k, max_q, max_k)
+
+
+class BlockDiagonalMask:
+    """xformers: blocks on the diagonal, of queries by keys."""
+
+    def __init__(self, queries: list[int], keys: list[int]) -> None:
+        self.bounds = [torch.tensor([0, *n]).cumsum(0).to(torch.int32) for n in (queries, keys)]
+        self.longest = max(queries), max(keys)
+
+    @classmethod
+    def from_seqlens(
+        cls, q_seqlen: list[int], kv_seqlen: list[int] | None = None
+    ) -> BlockDiagonalMask:
+        assert kv_seqlen is not None and len(q_seqlen) == len(kv_seqlen)
+        assert all(type(length) is int for length in (*q_seqlen, *kv_seqlen))
+        return cls(q_seqlen, kv_seqlen)
+
+
+def memory_efficient_attention(
+    query: Tensor, key: Tensor, value: Tensor, attn_bias: BlockDiagonalMask
+) -> Tensor:
+    """xformers: one batch of all rows, (1, total, heads, dim)."""
+    assert query.ndim == 4 and len(query) == len(key) == 1
+    rows: Any = (query[0], key[0], value[0], *attn_bias.bounds, *attn_bias.longest)
+    return flash_attn_varlen_func(*rows)[None]
+
+
+@pytest.fixture
+def libraries(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Plain functions of the libraries' documented signatures in the place of their kernels."""
+    modules = {
+        "flash_attn": {"flash_attn_varlen_func": flash_attn_varlen_func},
+        "torch.nn.attention.varlen": {"varlen_attn": varlen_attn},
+        "xformers": {"ops": SimpleNamespace()},
+        "xformers.ops": {"memory_efficient_attention": memory_efficient_attention},
+        "xformers.ops.fmha": {},
+        "xformers.ops.fmha.attn_bias": {"BlockDiagonalMask": BlockDiagonalMask},
+    }
+    for name, members in modules.items():
+        module = ModuleType(name)
+        module.__dict__.update(members)
+        monkeypatch.setitem(sys.modules, name, module)
+    monkeypatch.setattr(kernels, "optional_function", kernels.optional_function.__wrapped__)
+
+
+def run(
+    groups: ClipGroups,
+    kind: str,
+    backend: str,
+    device: str = "cpu",
+    dtype: torch.dtype = torch.float64,
+) -> list[Tensor]:
+    """Output and gradients of one attention on random rows."""
+    rows = {"1d": groups.num_rows, "3d": groups.counts.numel() * CELLS}
+    queries, keys = (rows[side] for side in kind.split("-"))
+    generator = torch.Generator().manual_seed(0)
+    inputs = [
+        torch.randn(n, 2, 16, generator=generator, dtype=torch.float64)
+        .to(device, dtype)
+        .requires_grad_()
+        for n in (queries, keys, keys)
+    ]
+    weight = torch.randn(queries, 2, 16, generator=generator, dtype=torch.float64).to(device)
+    q, k, v = inputs
+    out = groups.attend(q, k, v, CELLS, kind, backend)
+    return [out, *torch.autograd.grad((out * weight).sum(), inputs)]
+
+
+@pytest.mark.usefixtures("libraries")
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("backend", ["groups", "padded", "flash", "varlen", "xformers"])
+def test_backend_equals_naive(assignment: Tensor, kind: str, backend: str) -> None:
+    for chosen in (assignment, assignment[:1], assignment[:, :1]):
+        groups = ClipGroups.of(chosen)
+        pairs = zip(run(groups, kind, backend), run(groups, kind, "naive"), strict=True)
+        for ours, theirs in pairs:
+            torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=1e-5)
+
+
+@torch.no_grad()
+@pytest.mark.skipif(shutil.which("c++") is None, reason="compiling needs a C++ compiler")
+@pytest.mark.filterwarnings("ignore")  # of the compiler and its generated code
+def test_flex_equals_naive(assignment: Tensor) -> None:
+    groups = ClipGroups.of(assignment)
+    generator = torch.Generator().manual_seed(0)
+    q = torch.randn(len(assignment) * 3 * CELLS, 2, 16, generator=generator)
+    k, v = torch.randn(2, groups.num_rows, 2, 16, generator=generator).unbind()
+    results = [groups.attend(q, k, v, CELLS, "3d-1d", name) for name in ("flex", "naive")]
+    torch.testing.assert_close(*results, atol=1e-5, rtol=1e-5)
+
+
+def test_sequences_of_a_worked_example() -> None:
+    """Two clips of two blocks with 1, 2 and 2, 1 tokens; the second block sees both."""
+    groups = ClipGroups.of(torch.tensor([[1, 2], [2, 1]]))
+    sequences = groups.sequences(CELLS, "3d-1d")
+    assert sequences is groups.sequences(CELLS, "3d-1d")  # for all layers
+    assert sequences.bounds[0].tolist() == [0, 4, 8, 12, 16]
+    assert sequences.bounds[1].tolist() == [0, 1, 4, 6, 9]
+    assert sequences.key_rows.tolist() == [0, 0, 1, 2, 3, 4, 3, 4, 5]
+    assert sequences.longest == (4, 3)
+
+
+def test_the_choice_depends_on_device_and_packages(monkeypatch: pytest.MonkeyPatch) -> None:
+    default_backend.cache_clear()
+    monkeypatch.setattr(kernels, "optional_function", lambda name: {"varlen": min}.get(name))
+    assert default_backend("cpu", torch.bfloat16) == "groups"
+    assert default_backend("cuda", torch.bfloat16) == "varlen"
+    assert default_backend("cuda", torch.float32) == "padded"
+    assert default_backend("mps", torch.float32) == "padded"
+    default_backend.cache_clear()
+
+
+def test_an_unknown_or_missing_backend_is_named(
+    assignment: Tensor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(ValueError, match="'best' is not one of"):
+        run(ClipGroups.of(assignment), "1d-1d", "best")
+    monkeypatch.setattr(kernels, "optional_function", lambda name: None)
+    with pytest.raises(ValueError, match="'flash' is not installed"):
+        run(ClipGroups.of(assignment), "1d-1d", "flash")
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("backend", ["padded", "flex", "flash", "varlen", "xformers"])
+def test_backend_equals_naive_on_a_gpu(assignment: Tensor, kind: str, backend: str) -> None:
+    if backend in kernels.KERNELS and kernels.optional_function(backend) is None:
+        pytest.skip(f"{backend} is not installed")
+    groups = ClipGroups.of(assignment.cuda())
+    dtype = torch.bfloat16
+    pairs = zip(
+        run(groups, kind, backend, "cuda", dtype),
+        run(groups, kind, "naive", "cuda", dtype),
+        strict=True,
+    )
+    for ours, theirs in pairs:
+        torch.testing.assert_close(ours.float(), theirs.float(), atol=5e-2, rtol=5e-2)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("start", ["aligned", "first"])
+def test_half_precision_encodes_and_decodes(start: str, clips: Tensor, assignment: Tensor) -> None:
+    model = toy(start)
+    want = model(clips, assignment).clips
+    half = toy(start).to(torch.bfloat16)
+    for given in (clips, clips.bfloat16()):
+        tokens = half.encode(given, assignment)
+        assert tokens.ids.shape == (int(assignment.sum()),)
+        assert half.decode(tokens).dtype == torch.bfloat16
+    out = half.decode(model.encode(clips, assignment)).float()
+    assert (out - want).norm() < 0.05 * want.norm()
+
+
+@torch.no_grad()
+def test_a_router_of_half_precision_assigns(clips: Tensor) -> None:
+    config = RouterConfig(
+        levels=(1, 2, 4), num_frames=12, size=16, width=24, layers=1, heads=2, preference=True
+    )
+    router = Router(config).to(torch.bfloat16).eval()
+    assert router.assign(clips).shape == (5, 3)
+    assert router.assign(clips, w_q=1.5).shape == (5, 3)
+
+
+@torch.no_grad()
+def test_nothing_is_made_twice_for_a_device(clips: Tensor, assignment: Tensor) -> None:
+    """Matrices of a level and grids of blocks are the same tensors in every call."""
+    places = toy().decoder_places
+    assert places.pool(1) is places.pool(1)
+    for start in ("aligned", "first"):
+        assert places.spread(2, start) is places.spread(2, start)
+    one, two = ClipGroups.of(assignment), ClipGroups.of(assignment)
+    assert one.grid(CELLS) is two.grid(CELLS)
+    assert places.pool(1).dtype == torch.float32
+    assert toy().to(torch.bfloat16).decoder_places.pool(1).dtype == torch.bfloat16

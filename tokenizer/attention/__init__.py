@@ -1,0 +1,1 @@
+"""Block-causal attention over packed clips: layout, backends."""

@@ -1,0 +1,1 @@
+"""Clips and whole videos to tokens and back."""

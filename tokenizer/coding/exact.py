@@ -1,0 +1,109 @@
+"""Tokens that do not depend on the batch, the number of threads or the device.
+
+Floating-point sums differ in their last bits from one batch size to another, and a code vector that
+lies between two codes may then go to either. Here such near ties are found by their margin, and the
+clips that have one are computed again alone in float64, where the margin is large against rounding.
+
+Shape letters: B batch, T blocks, L packed tokens, F frames, H W pixels.
+"""
+
+from __future__ import annotations
+
+import copy
+from functools import cached_property
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from tokenizer.attention.clip_groups import ClipGroups
+from tokenizer.model import VideoTokenizer
+from tokenizer.router import Router
+from tokenizer.tokens import Tokens
+
+CODE_MARGIN = 2e-5  # of a cosine; float32 errs by some 1e-6
+LOGIT_MARGIN = 1e-3  # of a router's logit; float32 errs by some 1e-5
+
+
+class ExactEncoder:
+    """A tokenizer and a router whose decisions are those of float64."""
+
+    def __init__(self, model: VideoTokenizer, router: Router | None = None) -> None:
+        """Args: model: float32, in eval mode; router: likewise, for `assign`."""
+        self.model, self.router = model, router
+
+    @cached_property
+    def _model64(self) -> VideoTokenizer:
+        return copy.deepcopy(self.model).double()
+
+    @cached_property
+    def _router64(self) -> Router:
+        return copy.deepcopy(self._router).double()
+
+    @property
+    def _router(self) -> Router:
+        if self.router is None:
+            raise ValueError("no router was given to choose assignments with")
+        return self.router
+
+    @torch.no_grad()
+    def encode(self, clips: Tensor, assignment: Tensor) -> Tokens:
+        """Encode clips.
+
+        Args:
+            clips: (B, 3, F, H, W) float32 in [−1, 1], F = 4 T.
+            assignment: (B, T) int64, each one of the levels.
+        """
+        self.model.check(clips, assignment)
+        ids, margin = self._nearest(self.model, clips, assignment)
+        lengths = assignment.sum(1).tolist()
+        parts = list(ids.split(lengths))
+        close = [bool(part.min() < CODE_MARGIN) for part in margin.split(lengths)]
+        for index, is_close in enumerate(close):
+            if is_close:
+                one = slice(index, index + 1)
+                clip = clips[one].double()
+                parts[index] = self._nearest(self._model64, clip, assignment[one])[0]
+        return Tokens(torch.cat(parts), assignment)
+
+    def _nearest(
+        self, model: VideoTokenizer, clips: Tensor, assignment: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Ids (L,) in batch order, and by how much each cosine beats the next one's."""
+        groups = ClipGroups.of(assignment)
+        unit = F.normalize(model._encode(clips, groups), dim=-1)
+        cosine = unit @ F.normalize(model.quantizer.codebook, dim=-1).T
+        best = cosine.topk(min(2, cosine.shape[1]), -1)
+        order = groups.rows_in_batch_order()
+        return best.indices[order, 0], (best.values[:, 0] - best.values[:, -1])[order]
+
+    @torch.no_grad()
+    def assign(
+        self,
+        clips: Tensor,
+        *,
+        w_q: float | Tensor | None = None,
+        max_tokens: int | None = None,
+    ) -> Tensor:
+        """(B, T) assignments, as `Router.assign` chooses them."""
+        router = self._router
+        candidates = router.levels.candidates(router.num_blocks).to(clips.device)
+        allowed = torch.ones(len(candidates), dtype=torch.bool, device=clips.device)
+        if max_tokens is not None:
+            allowed = candidates.sum(1) <= max_tokens
+            if not bool(allowed.any()):
+                shortest = int(candidates.sum(1).min())
+                raise ValueError(f"at most {max_tokens} tokens a clip: the shortest has {shortest}")
+        wanted = None
+        if w_q is not None:
+            wanted = torch.as_tensor(w_q, dtype=torch.float32, device=clips.device)
+            wanted = wanted.expand(len(clips))
+        logits = router(clips, wanted).masked_fill(~allowed, float("-inf"))
+        best = logits.topk(min(2, logits.shape[1]), -1)
+        chosen = best.indices[:, 0]
+        for index in (best.values[:, 0] - best.values[:, -1] < LOGIT_MARGIN).nonzero().flatten():
+            one = slice(int(index), int(index) + 1)
+            wish = None if wanted is None else wanted[one].double()
+            alone = self._router64(clips[one].double(), wish).masked_fill(~allowed, float("-inf"))
+            chosen[one] = alone.argmax(-1)
+        return candidates[chosen]

@@ -1,0 +1,1 @@
+"""What the tokenizers are trained on."""

@@ -1,0 +1,1 @@
+"""Every assignment of a clip, its reward, and ways to choose."""

@@ -1,0 +1,1 @@
+"""The trained stages: proxy tokenizer, router, final tokenizer."""

@@ -1,0 +1,135 @@
+"""Starting a network from data: patch layers from a PCA, codes from encoder outputs.
+
+A transformer that starts from noise first has to find out what a patch is; on a small compute
+budget it never gets further. Starting the patch layers as principal components, and the codebook
+on what the encoder really says, costs seconds.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from tokenizer.attention.clip_groups import ClipGroups
+from tokenizer.model import VideoTokenizer
+from tokenizer.router import Router
+
+
+class Components(NamedTuple):
+    """Principal components of patches, largest first (float64).
+
+    Attributes:
+        mean: (V,) of all patches of V voxels.
+        vectors: (V, V), a component a column.
+        std: (V,) of each component.
+    """
+
+    mean: Tensor
+    vectors: Tensor
+    std: Tensor
+
+    def encode(self) -> tuple[Tensor, Tensor]:
+        """Weight (V, V) and bias (V,) of the layer patch → components.
+
+        Components enter with the square root of their standard deviation, between raw (the mean
+        colour drowns everything) and whitened (noise counts as much as content).
+        """
+        scale = self.std.rsqrt() / self.std.mean().sqrt()  # unit variance on average
+        weight = (self.vectors * scale).T
+        return weight, -(weight @ self.mean)
+
+
+def components_of(patches: Tensor) -> Components:
+    """Principal components of patches (N, V), some hundred at least."""
+    x = patches.double()
+    mean = x.mean(0)
+    covariance = (x - mean).T @ (x - mean) / len(x)
+    values, vectors = torch.linalg.eigh(covariance)
+    return Components(mean, vectors.flip(1), values.flip(0).clamp_min(1e-8).sqrt())
+
+
+def _put(linear: torch.nn.Linear, weight: Tensor, bias: Tensor | None) -> None:
+    """Fill as much of a layer as the weight has, zeros elsewhere."""
+    linear.weight.zero_()
+    rows, columns = (min(a, b) for a, b in zip(linear.weight.shape, weight.shape, strict=True))
+    linear.weight[:rows, :columns] = weight[:rows, :columns].float()
+    linear.bias.zero_()
+    if bias is not None:
+        linear.bias[: len(bias)] = bias[: len(linear.bias)].float()
+
+
+@torch.no_grad()
+def initialise_router(model: Router, clips: Tensor) -> None:
+    """Set the patch layer of a router from principal components of patches.
+
+    Args:
+        model: changed in place.
+        clips: (B, 3, F, H, W) in [−1, 1], some hundred patches at least.
+    """
+    _put(model.patch_in, *components_of(model.patches(clips).flatten(0, 1)).encode())
+
+
+@torch.no_grad()
+def initialise_patches(model: VideoTokenizer, clips: Tensor) -> None:
+    """Set the patch layers and the code maps from principal components of patches.
+
+    Args:
+        model: changed in place.
+        clips: (B, 3, F, H, W) in [−1, 1], some hundred patches at least.
+    """
+    found = components_of(model.patches(clips).flatten(0, 1))
+    _put(model.patch_in, *found.encode())
+    # The decoder's last norm gives vectors of length √D: read them as the leading components.
+    _put(model.patch_head, found.vectors * found.std.sqrt() * 0.5, found.mean)
+    eye = torch.eye(max(model.code_in.in_features, model.code_out.out_features))
+    _put(model.code_in, eye, None)
+    _put(model.code_out, eye, None)
+    model.code_out.weight *= 2.0
+
+
+@torch.no_grad()
+def initialise_codes(
+    model: VideoTokenizer, clips: Tensor, assignment: Tensor, generator: torch.Generator
+) -> None:
+    """Put the codebook on random encoder outputs of these clips."""
+    z = F.normalize(model._encode(clips, ClipGroups.of(assignment)).float(), dim=-1)
+    book = model.quantizer.codebook
+    pick = torch.randint(len(z), (len(book),), generator=generator)
+    noise = torch.randn(book.shape, generator=generator) * 0.01
+    book.copy_(F.normalize(z[pick.to(z.device)] + noise.to(z.device), dim=-1))
+
+
+@torch.no_grad()
+def initialise_from(model: VideoTokenizer, source: VideoTokenizer) -> None:
+    """Start from a trained tokenizer of the same clips, or of shorter ones.
+
+    Positions of blocks that the source does not have get what its last block has learned beyond
+    the fixed table that both began with.
+
+    Args:
+        model: to be filled.
+        source: the same but for `num_frames`, which is at most the model's.
+
+    Raises:
+        ValueError: they differ in more.
+    """
+    ours, theirs = model.config, source.config
+    different = [
+        name
+        for name in type(ours).model_fields
+        if name != "num_frames" and getattr(ours, name) != getattr(theirs, name)
+    ]
+    if different or theirs.num_frames > ours.num_frames:
+        raise ValueError(
+            f"start_from: that tokenizer has another {' and '.join(different) or 'num_frames'}"
+        )
+    state = source.state_dict()
+    for name in ("encoder_places.position", "decoder_places.position"):
+        fixed = model.get_parameter(name).detach()  # as it was made
+        learned = state[name] - fixed[: len(state[name])]
+        last = learned[-model.num_cells :].repeat(model.num_blocks - source.num_blocks, 1)
+        state[name] = fixed + torch.cat([learned, last])
+    model.load_state_dict(state)
