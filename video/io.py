@@ -45,6 +45,7 @@ READING = 2  # changes when a file gives other pixels than before: part of what 
 CHUNK = 32  # frames resized together: bounds the memory of large videos
 WITH_ALPHA = {"vp8": "libvpx", "vp9": "libvpx-vp9"}  # decoders
 TICKS = 90_000  # a second, of times that are written
+LEAD = 5.0  # seconds that are decoded before a wanted frame: its key frame may refer to others
 OnDamage = Callable[[Damage], None]
 
 
@@ -111,10 +112,21 @@ def iter_frames(path: Path | str, on_damage: OnDamage | None = None) -> Iterator
 
 
 def iter_timed(
-    path: Path | str, on_damage: OnDamage | None = None
+    path: Path | str, on_damage: OnDamage | None = None, start: float = 0.0
 ) -> Iterator[tuple[Fraction, np.ndarray]]:
-    """As `iter_frames`, each with its time in seconds; where none is told, at the mean rate."""
+    """As `iter_frames`, each with its time in seconds; where none is told, at the mean rate.
+
+    Args:
+        path: a video file.
+        on_damage: as for `iter_frames`.
+        start: seconds after the first frame from which frames are wanted. Earlier ones may come
+            too: decoding begins at a key frame `LEAD` seconds before, or at the first frame. What
+            lies before is neither read nor looked through for damage.
+    """
     path = Path(path)
+    if start > LEAD and not is_animation(path):
+        yield from _iter_from(path, start - LEAD, on_damage)
+        return
     if is_animation(path):
         yield from iter_animation(path)
         return
@@ -139,6 +151,45 @@ def iter_timed(
         on_damage(_of(seen, count, errors))
     if count == 0:
         raise VideoError(f"{path}: has no frames{errors.reason and f' ({errors.reason})'}")
+
+
+def _iter_from(
+    path: Path, start: float, on_damage: OnDamage | None
+) -> Iterator[tuple[Fraction, np.ndarray]]:
+    """Frames from the last key frame at or before a time on."""
+    errors, count = _Errors(), 0
+    container, stream = open_video(path)
+    with container:
+        unit = stream.time_base
+        if unit is None:
+            raise VideoError(f"{path}: tells no times: encode it from its start")
+        first = stream.start_time or 0
+        try:
+            container.seek(first + round(start / unit), stream=stream)
+        except av.error.FFmpegError as error:
+            raise VideoError(f"{path}: cannot be read from {start:g} s on ({error})") from error
+        shape = pixel_shape(path, stream)
+        for frame in progressive(
+            _decoded(container, stream, errors, on_damage is not None), stream
+        ):
+            if errors.reason and on_damage is None:
+                raise VideoError(f"{path}: damaged after {start:g} s ({errors.reason})")
+            if frame.pts is not None:
+                count += 1
+                yield Fraction(frame.pts * (frame.time_base or unit)), to_picture(frame, shape)
+    if errors.reason and on_damage is not None:
+        on_damage(Damage(count, count + errors.packets, errors.reason))
+
+
+def first_time(path: Path | str) -> Fraction:
+    """Time of a video's first frame in seconds, without decoding it where the container tells."""
+    path = Path(path)
+    if not is_animation(path):
+        container, stream = open_video(path)
+        with container:
+            if stream.start_time is not None and stream.time_base is not None:
+                return Fraction(stream.start_time * stream.time_base)
+    return next(iter_timed(path))[0]
 
 
 @dataclass

@@ -5,7 +5,6 @@ Shape letters: H W pixels.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable
 from fractions import Fraction
 from pathlib import Path
@@ -15,7 +14,9 @@ import av.container
 import numpy as np
 from av.audio.stream import AudioStream
 
-from video.io import VideoError, open_video
+from evatok.core.files import atomic_file
+from video.decoding.container import VideoError, open_video
+from video.io import REPEATABLE
 
 SUFFIXES = (".mp4", ".mov", ".mkv")
 SOUND_FORMAT = "matroska"  # takes every codec
@@ -73,37 +74,35 @@ def write_timed(
     """
     if path.suffix.lower() not in SUFFIXES:
         raise VideoError(f"{path}: write {', '.join(SUFFIXES)}")
-    partial = path.with_name(f".{path.stem}.{os.getpid()}.partial{path.suffix}")
-    path.parent.mkdir(parents=True, exist_ok=True)
     count, track = 0, None
-    try:
-        with av.open(str(partial), "w", container_options={"fflags": "+bitexact"}) as container:
-            stream = None
-            for ticks, picture in frames:
-                if stream is None:
-                    stream = container.add_stream("libx264")
-                    height, width = picture.shape[:2]
-                    stream.height, stream.width = height, width
-                    is_odd = height % 2 or width % 2
-                    stream.pix_fmt = "yuv444p" if is_odd else "yuv420p"
-                    stream.codec_context.time_base = tick
-                    stream.time_base = tick
-                    stream.codec_context.thread_count = 1  # more threads change the bytes
-                    stream.options = {"crf": str(crf), "mbtree": "0", "flags": "+bitexact"}
-                    if sound is not None:
-                        track = _sound_track(container, sound, path)
-                frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(picture), format="rgb24")
-                frame.pts, frame.time_base = ticks, tick
-                container.mux(stream.encode(frame))
-                count += 1
+    options = {"fflags": "+bitexact"}
+    with (
+        atomic_file(path) as partial,
+        av.open(str(partial), "w", container_options=options) as container,
+    ):
+        stream = None
+        for ticks, picture in frames:
             if stream is None:
-                raise VideoError(f"{path}: there are no frames to write")
-            container.mux(stream.encode())
-            if sound is not None and track is not None:
-                _mux_sound(container, sound, track)
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
+                stream = container.add_stream("libx264")
+                height, width = picture.shape[:2]
+                stream.height, stream.width = height, width
+                is_odd = height % 2 or width % 2
+                stream.pix_fmt = "yuv444p" if is_odd else "yuv420p"
+                stream.codec_context.time_base = tick
+                stream.time_base = tick
+                stream.codec_context.thread_count = 1  # more threads change the bytes
+                stream.options = {"crf": str(crf), **REPEATABLE}
+                if sound is not None:
+                    track = _sound_track(container, sound, path)
+            frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(picture), format="rgb24")
+            frame.pts, frame.time_base = ticks, tick
+            container.mux(stream.encode(frame))
+            count += 1
+        if stream is None:
+            raise VideoError(f"{path}: there are no frames to write")
+        container.mux(stream.encode())
+        if sound is not None and track is not None:
+            _mux_sound(container, sound, track)
     return count
 
 

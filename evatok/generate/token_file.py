@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import partial
-from itertools import islice, pairwise
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,8 @@ import imageio.v3 as iio
 import numpy as np
 
 from evatok.core.devices import device_of
+from evatok.core.files import atomic_file
+from evatok.core.paths import refuse_overwrite
 from evatok.generate.token_rate import Rate, assigner_for, router_for, tiles_of
 from evatok.hub import Models
 from tokenizer.coding.exact import ExactEncoder
@@ -37,7 +39,7 @@ from tokenizer.evt.pictures import Fit, coded_size, shown_size
 from tokenizer.evt.reader import EvtReader
 from tokenizer.evt.writer import EvtWriter
 from tokenizer.search.candidates import model_hash
-from video.io import OnDamage, iter_timed, probe
+from video.io import OnDamage, first_time, iter_timed, probe, write_video
 from video.timed import SOUND_FORMAT, copy_sound, time_base_of, write_timed
 
 IMAGES = (".png", ".jpg", ".jpeg", ".bmp", ".webp")
@@ -112,6 +114,7 @@ def encode_file(
         ValueError: a budget below the shortest assignments, or options that do not fit each other.
     """
     rate, settings = rate or Rate(), settings or EncodeSettings()
+    refuse_overwrite([target, target.with_name(target.name + ".partial")], [source])
     model = models.final.eval()
     header = _header(models, source, rate, settings)
     damage: dict[str, None] = {}  # each loss once, though there may be several passes
@@ -173,9 +176,8 @@ def _header(models: Models, source: Path, rate: Rate, settings: EncodeSettings) 
 
 def _frames(source: Path, settings: EncodeSettings, on_damage: OnDamage | None) -> Iterator[Timed]:
     """Frames of the wanted part, with their times."""
-    origin: Fraction | None = None
-    for time, picture in iter_timed(source, on_damage):
-        origin = time if origin is None else origin
+    origin = first_time(source)
+    for time, picture in iter_timed(source, on_damage, settings.start):
         if settings.end is not None and time - origin >= settings.end - ROUNDING:
             return
         if time - origin >= settings.start - ROUNDING:
@@ -210,6 +212,7 @@ def decode_file(
     Raises:
         EvtError: no token file, another model's, or damaged.
     """
+    refuse_overwrite([target], [source])
     with EvtReader(source) as reader, tempfile.TemporaryDirectory(prefix="evatok-") as folder:
         decoder = ChunkDecoder(reader.header, models.final.eval())
         track = None
@@ -277,19 +280,16 @@ def _write(
     timed = list(pictures)
     if not timed:
         raise EvtError(f"{target}: there are no frames to write")
-    target.parent.mkdir(parents=True, exist_ok=True)
-    partial_name = target.with_name(f".{target.stem}.partial{suffix}")
     if suffix == ".gif":
-        times = [ticks for ticks, _ in timed]
-        steps = [b - a for a, b in pairwise(times)] or [1]
-        durations = [float(step * tick * 1000) for step in (*steps, steps[-1])][: len(timed)]
-        iio.imwrite(partial_name, np.stack([p for _, p in timed]), duration=durations, loop=0)
-    elif len(timed) > 1:
+        times = [ticks * tick for ticks, _ in timed]
+        rate = (len(times) - 1) / float(times[-1] - times[0]) if len(times) > 1 else 25.0
+        write_video(target, np.stack([picture for _, picture in timed]), rate, times=times)
+        return len(timed)
+    if len(timed) > 1:
         raise EvtError(f"{target}: a picture holds one frame, the file has {len(timed)}")
-    else:
-        iio.imwrite(partial_name, timed[0][1])
-    partial_name.replace(target)
-    return len(timed)
+    with atomic_file(target) as partial_file:
+        iio.imwrite(partial_file, timed[0][1])
+    return 1
 
 
 def show_file(path: Path) -> dict[str, Any]:

@@ -22,6 +22,7 @@ import numpy as np
 from pydantic import Field, ValidationError, model_validator
 
 from evatok.core.config import Config
+from evatok.core.errors import EvatokError
 from tokenizer.assignment import Levels
 from tokenizer.evt.bits import (
     bit_width,
@@ -43,7 +44,7 @@ MAX_SIDE = 1 << 15
 Count = Annotated[int, Field(ge=1, le=1 << 24)]
 
 
-class EvtError(ValueError):
+class EvtError(EvatokError):
     """A file that is no token file, or not one that can be read here."""
 
 

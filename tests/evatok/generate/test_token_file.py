@@ -258,3 +258,23 @@ def test_commands(
     assert "no token file" in capsys.readouterr().err
     assert main(["decode", str(file), "-o", str(tmp_path / "b.txt"), *model]) == 2
     assert "write .mp4" in capsys.readouterr().err
+
+
+def test_a_late_start_reads_from_a_key_frame_and_gives_the_same_frames(
+    square: Square, tmp_path: Path
+) -> None:
+    """Seeking changes no frame and no time of what is wanted."""
+    frames = np.concatenate([square(100, 32, 32, seed) for seed in range(4)])
+    path = tmp_path / "long.mp4"
+    write_timed(path, ((1000 * n, f) for n, f in enumerate(frames)), Fraction(1, 25_000))
+    whole = [pair for pair in iter_timed(path) if pair[0] >= 14]
+    late = list(iter_timed(path, start=14.0))
+    assert len(late) < 300 and late[0][0] <= 14
+    wanted = [pair for pair in late if pair[0] >= 14]
+    assert [time for time, _ in wanted] == [time for time, _ in whole]
+    assert all(np.array_equal(a, b) for (_, a), (_, b) in zip(wanted, whole, strict=True))
+
+
+def test_a_token_file_is_not_written_over_its_source(toy: Models, video: Path) -> None:
+    with pytest.raises(ValueError, match="written over the input"):
+        encode_file(toy, video, video)
