@@ -191,5 +191,5 @@ def test_mistakes_of_ours_keep_their_traceback(monkeypatch: pytest.MonkeyPatch) 
 
 def test_module_runs_and_answers_at_once() -> None:
     """`python -m evatok`, without importing torch for --help."""
-    code = "import sys, evatok.cli as c; c.main(['--help']); sys.exit('torch' in sys.modules)"
+    code = "import sys, evatok.cli.app as c; c.main(['--help']); sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True).returncode == 0
