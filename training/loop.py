@@ -39,6 +39,7 @@ from training.run_folder import SETTINGS, TrainingError, alone, compare_settings
 from training.run_log import ProgressDisplay, RunLog
 from training.sharding import is_spread, spread
 from training.stage import Adversarial, Stage, StageBase, Validation, Weighted
+from training.trackers import Trackers
 from training.trainee import Player
 
 __all__ = ["Adversarial", "Stage", "StageBase", "TrainingError", "Validation", "Weighted", "train"]
@@ -53,6 +54,7 @@ MAY_CHANGE = frozenset(
         "validate_every",
         "save_every",
         "keep_checkpoints",
+        "trackers",
     }
     | {"checkpoint_activations", "sharding"}
 )
@@ -254,7 +256,7 @@ class Run:
                 if config.checkpoint_activations:
                     stack.enter_context(recomputed(player.module))
                 player.prepare(self.world > 1, config.compile)
-            log = stack.enter_context(RunLog(self.run_dir, self.step)) if self.is_main else None
+            log = stack.enter_context(self._run_log()) if self.is_main else None
             display = ProgressDisplay(self.run_dir.name, self.step, config.steps, self.is_main)
             stack.callback(display.close)
             if self.step:
@@ -403,6 +405,11 @@ class Run:
             rates = {f"{p.prefix}lr": p.learning_rate(self.step - 1) for p in playing}
             timed = {"steps_per_second": rate, "seconds": self.seconds}
             log.write("train", self.step, {**terms, **rates, **timed})
+
+    def _run_log(self) -> RunLog:
+        settings = self.resolved.model_dump(mode="json")
+        trackers = Trackers(self.config.trackers, self.run_dir, settings)
+        return RunLog(self.run_dir, self.step, trackers)
 
     def _totals(self) -> dict[str, float]:
         """Sums since the last log row, averaged over processes."""

@@ -28,6 +28,7 @@ from torch.utils.tensorboard import SummaryWriter
 
 from evatok.core.files import atomic_file, naming, write_text
 from evatok.core.loading.records import RecordError, parse_json
+from training.trackers import Trackers
 
 log = logging.getLogger(__name__)
 
@@ -38,10 +39,12 @@ class RunLog:
     Args:
         run_dir: folder of the run.
         step: steps that the run has taken already; later rows are dropped.
+        trackers: get every row too.
     """
 
-    def __init__(self, run_dir: Path, step: int) -> None:
+    def __init__(self, run_dir: Path, step: int, trackers: Trackers | None = None) -> None:
         run_dir.mkdir(parents=True, exist_ok=True)
+        self.trackers = trackers
         self.images_dir = run_dir / "images"
         self.path = run_dir / "log.jsonl"
         truncate(self.path, step)
@@ -60,6 +63,8 @@ class RunLog:
     ) -> None:
         self.file.close()
         self.board.close()
+        if self.trackers is not None:
+            self.trackers.close()
 
     def write(self, kind: str, step: int, scalars: Mapping[str, float]) -> None:
         """Add a row. Numbers that JSON does not have (nan, inf) are written as null."""
@@ -69,6 +74,8 @@ class RunLog:
             self.file.flush()
         for name, value in scalars.items():
             self.board.add_scalar(f"{kind}/{name}", value, step)
+        if self.trackers is not None:
+            self.trackers.log(kind, step, scalars)
 
     def pictures(self, step: int, images: Mapping[str, np.ndarray]) -> None:
         """Show uint8 (H, W, 3) pictures in TensorBoard and write them to images/ as PNG files."""

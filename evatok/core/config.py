@@ -27,6 +27,9 @@ MOST_MISTAKES = 20  # that are listed
 
 # Sizes. The limits lie far above any use: they turn a slip, or a broken file, into a message before
 # memory is asked for.
+TrackerName = Literal[
+    "aim", "clearml", "comet_ml", "dvclive", "mlflow", "swanlab", "tensorboard", "trackio", "wandb"
+]
 Width = Annotated[int, Field(ge=1, le=65_536)]  # channels
 Depth = Annotated[int, Field(ge=1, le=1024)]  # layers
 Heads = Annotated[int, Field(ge=1, le=1024)]
@@ -154,6 +157,8 @@ class TrainConfig(Config):
     validate_every: int = Field(default=500, ge=0)  # and once at the end, unless 0
     save_every: int = Field(default=500, ge=0)  # and once at the end, always
     keep_checkpoints: int = Field(default=2, ge=1)
+    # Beside log.jsonl and TensorBoard: wandb, mlflow, … (accelerate's; each needs its package).
+    trackers: tuple[TrackerName, ...] = ()
     optimizer: OptimizerConfig = OptimizerConfig()
     schedule: ScheduleConfig = ScheduleConfig()
 
