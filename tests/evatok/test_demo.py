@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from evatok.demo import SETTINGS, DemoConfig, run_demo
+from evatok.demo import SETTINGS, DemoConfig, report_of, run_demo
 from training.config import load_config
+from training.loading.records import RecordError
 from video.io import read_frames
 
 
@@ -50,3 +51,10 @@ scored_clips: 4
     assert {row["set"] for row in result["levels"]} == {"arcade", "squares"}
     assert result["clips"] == {"arcade": 4, "squares": 4}
     assert not list(out.rglob("*partial*"))
+
+
+def test_a_damaged_report_is_named(tmp_path: Path) -> None:
+    for content in ("", "[]", "{}", '{"tables": {"levels": 3}}'):
+        (tmp_path / "report.json").write_text(content)
+        with pytest.raises(RecordError, match=r"report\.json.*take it out"):
+            report_of(tmp_path)
