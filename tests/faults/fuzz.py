@@ -215,6 +215,8 @@ def main() -> int:
         results.append(result)
         if result.outcome in cases.BAD:
             _tell(result)
+        if len(results) % 500 == 0:
+            print(f"{len(results)} cases, {time.monotonic() - start:.0f} s", flush=True)
     print(report(results))
     failed = sum(result.outcome in cases.BAD for result in results)
     print(f"{failed} of {len(results)} bad, seed {asked.seed}, {time.monotonic() - start:.0f} s")

@@ -61,8 +61,18 @@ def make() -> int:
     _tensors(Path("tensors"), square)
     Path("tokens").mkdir()
     module("evatok/test_token_file.py").with_sound(Path("tokens/sound.mp4"), square(40, 38, 46, 3))
-    if main(["encode", "tokens/sound.mp4", "-o", "tokens/clip.evt", "--model", "run/export",
-             "--chunk-clips", "1"]):
+    if main(
+        [
+            "encode",
+            "tokens/sound.mp4",
+            "-o",
+            "tokens/clip.evt",
+            "--model",
+            "run/export",
+            "--chunk-clips",
+            "1",
+        ]
+    ):
         return 1
     return main(["data", "ucf101", "squares", "--out", "prepared", "--workers", "1",
                  "--size", "32"])  # fmt: skip
