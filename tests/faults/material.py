@@ -37,7 +37,10 @@ def make() -> int:
 
     square = module("evatok/conftest.py").moving_square
     _footage(Path("squares"), square)
+    shutil.copytree("squares", "ucf101")  # under the name that the protocols know
     module("evatok/test_pipeline.py").write_settings(Path("toy"), Path("squares"), Path("run"))
+    data = Path("toy/data.yaml").read_text()
+    Path("ucf101/data.yaml").write_text(data.replace("root: squares", "root: ucf101"))
     for stage in ("router", "generator"):  # the pipeline knows without being told
         path = Path(f"toy/{stage}.yaml")
         wide = path.read_text().replace("width: 16", "width: 32")  # as the compiled steps need
