@@ -42,6 +42,7 @@ faults: setup
 	@failed=0
 	nice $(PYTHON) tests/faults/fuzz.py --n $(N) --seed $(SEED) --jobs $(TEST_JOBS) || failed=1
 	nice $(PYTHON) tests/faults/kills.py --kills $(KILLS) --seed $(SEED) --good out/faults/good || failed=1
+	nice $(PYTHON) tests/faults/launched.py --good out/faults/good || failed=1
 	nice $(PYTHON) tests/faults/disk.py --seed $(SEED) --good out/faults/good || failed=1
 	exit $$failed
 

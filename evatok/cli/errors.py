@@ -48,7 +48,20 @@ def message_for_user(error: BaseException) -> str | None:
         return _one_line(error)
     if isinstance(error, EOFError):  # of a library that met an empty file
         return f"a file is empty or cut off ({_one_line(error) or 'end of file'}): make it again"
+    if isinstance(error, MemoryError) or _of_memory(error):
+        return (
+            f"out of memory ({_one_line(error) or 'an array'}): take smaller batches, fewer frames "
+            "or smaller pictures, or end other programs"
+        )
     return None
+
+
+def _of_memory(error: BaseException) -> bool:
+    """Whether torch had no memory: told by a class on accelerators, by words on a CPU."""
+    named = {kind.__name__ for kind in type(error).__mro__}
+    return "OutOfMemoryError" in named or (
+        isinstance(error, RuntimeError) and "DefaultCPUAllocator" in str(error)
+    )
 
 
 def _of_system(error: OSError) -> str:

@@ -11,12 +11,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from pydantic import Field
+from pydantic import BaseModel, Field
 
 from evaluation.encoders.nano import NanoFeatures
 from evatok.core.config import Config, load_config
 from evatok.core.devices import resolve_device
 from evatok.core.files import write_text
+from evatok.core.loading.records import read_record
 from evatok.core.paths import paths_in, refuse_overwrite, safe_names
 from evatok.generate.prompts import text_files
 from evatok.generate.reconstruct import reconstruct_files
@@ -64,6 +65,15 @@ class DemoConfig(Config):
     scored_clips: int = Field(default=144, ge=2)  # of each set
     sampling: SamplingConfig = SamplingConfig(guidance=2.0)
     seed: int = Field(default=7, ge=0)  # footage of another seed than the training's
+
+
+Tables = dict[str, list[dict[str, int | float | str | None]]]
+
+
+class _Report(BaseModel):
+    """What the page shows of a report.json."""
+
+    tables: Tables
 
 
 def run_demo(
@@ -273,20 +283,33 @@ class Demo:
         plots = draw(tables, self.output / "figures")
         page.section("Curves")
         page.plots([(self._link(path), caption) for path, caption in plots])
-        report = models.directory / "report.json"
-        if report.is_file():
+        report = report_of(models.directory)
+        if report:
             page.section(
                 "Numbers of the training",
                 "From the report that `evatok pipeline` wrote when these models were trained, on "
                 "more held-out clips.",
             )
-            for name, rows in json.loads(report.read_text(encoding="utf-8"))["tables"].items():
-                page.heading(TITLES[name])
+            for name, rows in report.items():
+                page.heading(TITLES.get(name, name))
                 page.table(rows)
         return tables
 
     def _link(self, path: str | Path) -> str:
         return Path(path).relative_to(self.output).as_posix()
+
+
+def report_of(folder: Path) -> Tables:
+    """Return the tables of a model folder's report.json, none where there is no such file.
+
+    Raises:
+        RecordError: it is damaged.
+    """
+    path = folder / "report.json"
+    if not path.is_file():
+        return {}
+    remedy = "take it out of the model's folder, or copy it there again"
+    return read_record(_Report, path, remedy).tables
 
 
 def _tokens(row: dict[str, Any]) -> str:

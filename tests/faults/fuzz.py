@@ -27,8 +27,14 @@ from kinds import KINDS, Kind
 from mutations import mutate
 
 # What commands import when they are run.
-WARM = ("curves", "evaluate", "pipeline", "plan", "prepare", "prompts", "reconstruct", "sample_set")
-WARM = tuple(f"evatok.{name}" for name in WARM)
+WARM = tuple(
+    f"evatok.{name}"
+    for name in (
+        *("cli", "curves", "evaluate", "pipeline", "plan", "prepare", "prompts", "reconstruct"),
+        *("sample_set", "search", "token_file"),
+    )
+)
+WARM += ("evaluation.scoring.leaderboard", "einops._torch_specific", "av.subtitles.stream")
 
 
 @dataclass(frozen=True)
@@ -124,10 +130,12 @@ def warm() -> None:
     for name in WARM:
         import_module(name)
     import torch
+    from PIL import Image
 
     from evatok.core.config import OptimizerConfig
     from training.optimizer import build_optimizers
 
+    Image.init()
     torch.set_num_threads(1)
     build_optimizers(torch.nn.Linear(2, 2), OptimizerConfig())  # its first use imports for seconds
 
@@ -215,6 +223,8 @@ def main() -> int:
         results.append(result)
         if result.outcome in cases.BAD:
             _tell(result)
+        if len(results) % 500 == 0:
+            print(f"{len(results)} cases, {time.monotonic() - start:.0f} s", flush=True)
     print(report(results))
     failed = sum(result.outcome in cases.BAD for result in results)
     print(f"{failed} of {len(results)} bad, seed {asked.seed}, {time.monotonic() - start:.0f} s")

@@ -84,7 +84,7 @@ def rank_killed(good: Path, work: Path, draw: random.Random) -> str:
 
     whole = lay(good, job.needs, work / "ranks whole")
     started = time.monotonic()
-    codes = [_wait(pid, 300) for pid in start(whole, _port())]
+    codes = [wait_for(pid, 300) for pid in start(whole, _port())]
     if codes != [0, 0]:
         return f"undisturbed: statuses {codes}: {(whole / 'stderr-0').read_text()[-300:]}"
     length = time.monotonic() - started
@@ -94,11 +94,11 @@ def rank_killed(good: Path, work: Path, draw: random.Random) -> str:
     victim = draw.randrange(2)
     with suppress(ProcessLookupError):  # it was quicker
         os.kill(pids[victim], signal.SIGKILL)
-    left = _wait(pids[1 - victim], 60)
-    _wait(pids[victim], 1)
+    left = wait_for(pids[1 - victim], 60)
+    wait_for(pids[victim], 1)
     if left is None:
         return "the other process still waits after 60 s"
-    codes = [_wait(pid, 300) for pid in start(folder, _port())]
+    codes = [wait_for(pid, 300) for pid in start(folder, _port())]
     if codes != [0, 0]:
         return f"restarted: statuses {codes}: {(folder / 'stderr-0').read_text()[-300:]}"
     return difference(job.result(whole), job.result(folder))
@@ -125,7 +125,7 @@ def _rank(folder: Path, rank: int, port: int, job: Job) -> int:
     return pid
 
 
-def _wait(pid: int, seconds: float) -> int | None:
+def wait_for(pid: int, seconds: float) -> int | None:
     """Exit status; None, and the process killed, where time ran out."""
     end = time.monotonic() + seconds
     while time.monotonic() < end:

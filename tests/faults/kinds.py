@@ -181,6 +181,17 @@ KINDS = {
         ),
         ("videos", "run/export", "squares"),
     ),
+    "token file": Kind(
+        ("tokens/clip.evt",),
+        (
+            ("show", "{}"),
+            ("decode", "{}", "-o", "out/a.mp4", *MODEL),
+            ("decode", "{}", "-o", "out/a.mkv", *MODEL, "--allow-damaged"),
+            ("decode", "{}", "-o", "out/a.gif", *MODEL, "--start", "1"),
+            ("encode", "tokens/sound.mp4", "-o", "{}", *MODEL, "--chunk-clips", "1"),
+        ),
+        ("tokens", "run/export"),
+    ),
     "pictures": Kind(
         ("videos/*/*",),
         (

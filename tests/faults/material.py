@@ -37,7 +37,10 @@ def make() -> int:
 
     square = module("evatok/conftest.py").moving_square
     _footage(Path("squares"), square)
+    shutil.copytree("squares", "ucf101")  # under the name that the protocols know
     module("evatok/test_pipeline.py").write_settings(Path("toy"), Path("squares"), Path("run"))
+    data = Path("toy/data.yaml").read_text()
+    Path("ucf101/data.yaml").write_text(data.replace("root: squares", "root: ucf101"))
     for stage in ("router", "generator"):  # the pipeline knows without being told
         path = Path(f"toy/{stage}.yaml")
         wide = path.read_text().replace("width: 16", "width: 32")  # as the compiled steps need
@@ -59,6 +62,21 @@ def make() -> int:
     _videos(Path("videos"), square)
     _sets(Path("."))
     _tensors(Path("tensors"), square)
+    Path("tokens").mkdir()
+    module("evatok/test_token_file.py").with_sound(Path("tokens/sound.mp4"), square(40, 38, 46, 3))
+    if main(
+        [
+            "encode",
+            "tokens/sound.mp4",
+            "-o",
+            "tokens/clip.evt",
+            "--model",
+            "run/export",
+            "--chunk-clips",
+            "1",
+        ]
+    ):
+        return 1
     return main(["data", "ucf101", "squares", "--out", "prepared", "--workers", "1",
                  "--size", "32"])  # fmt: skip
 

@@ -12,6 +12,7 @@ import random
 import re
 import sqlite3
 import struct
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -195,6 +196,32 @@ def change_tensors(data: bytes, draw: Random) -> bytes:
     return struct.pack("<Q", draw.choice((len(head),) * 20 + (2**63, 0))) + head + bytes(body)
 
 
+def change_token_file(data: bytes, draw: Random) -> bytes:
+    """The header or a chunk of a token file, with a checksum that is right again."""
+    (size,) = struct.unpack("<I", data[4:8])
+    head, chunks, place = data[8 : 8 + size], [], 12 + size
+    while data[place : place + 2] == b"EV":
+        length = int.from_bytes(data[place + 3 : place + 6], "little")
+        chunks.append((data[place : place + 10], data[place + 14 : place + 14 + length]))
+        place += 14 + length
+    tail, kind = data[place:], draw.randrange(6)
+    chosen = draw.randrange(len(chunks))
+    first, payload = chunks[chosen]
+    if kind < 2:
+        head = change_value(head, draw)
+    elif kind == 2:
+        del chunks[chosen]
+    elif kind == 3:
+        chunks[chosen] = (first[:6] + struct.pack("<I", draw.choice((0, 1, 2**32 - 1))), payload)
+    else:
+        payload = draw.choice(BYTES)(payload, draw)[: 2**24 - 1]
+        chunks[chosen] = (first[:3] + len(payload).to_bytes(3, "little") + first[6:], payload)
+    out = b"EVT1" + struct.pack("<I", len(head)) + head + struct.pack("<I", zlib.crc32(head))
+    for start, body in chunks:
+        out += start + struct.pack("<I", zlib.crc32(start + body)) + body
+    return out + tail
+
+
 def change_array(data: bytes, draw: Random) -> bytes:
     """Another shape, type or range of a .npy, or of one array of a .npz."""
     found: Any = np.load(io.BytesIO(data))
@@ -212,7 +239,8 @@ def change_array(data: bytes, draw: Random) -> bytes:
 
 def change_table(data: bytes, draw: Random) -> bytes:
     """A Parquet file without a column, with another one, or with other values."""
-    table = pq.read_table(io.BytesIO(data))
+    # By no threads of Arrow's: a process forked from one that has them can hang.
+    table = pq.ParquetFile(io.BytesIO(data), pre_buffer=False).read(use_threads=False)
     place = draw.randrange(table.num_columns)
     name, kind = table.column_names[place], draw.randrange(5)
     if kind == 0:
@@ -319,6 +347,7 @@ BY_SUFFIX: dict[str, tuple[Damage, ...]] = {
     ".npy": (change_array,) * 6,
     ".npz": (change_array,) * 6,
     ".parquet": (change_table,) * 6,
+    ".evt": (change_token_file,) * 8,
 }
 
 

@@ -5,15 +5,14 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
-import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
-from multiprocessing import get_context, parent_process
-from multiprocessing.connection import wait
+from multiprocessing import get_context
 from pathlib import Path
 from typing import TypeVar
 
+from evatok.core.pools import end_with_parent
 from video.io import VideoError
 
 Task = TypeVar("Task")
@@ -83,12 +82,5 @@ def in_workers(
 
 
 def _begin(directory: str) -> None:
+    end_with_parent()
     os.chdir(tempfile.mkdtemp(dir=directory))
-    parent = parent_process()
-    assert parent is not None
-
-    def watch() -> None:
-        wait([parent.sentinel])  # ready when the parent has ended, however that came
-        os._exit(1)
-
-    threading.Thread(target=watch, daemon=True).start()

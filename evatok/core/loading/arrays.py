@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 import pickle
 import struct
+import tokenize
 import zipfile
 import zlib
 from collections.abc import Iterator
@@ -30,7 +31,7 @@ class ArrayError(ValueError):
 DAMAGE = (
     *(ValueError, OSError, RuntimeError, TypeError, LookupError, AttributeError, ArithmeticError),
     *(AssertionError, EOFError, MemoryError, SyntaxError, struct.error, zlib.error),
-    *(pickle.UnpicklingError, zipfile.BadZipFile),
+    *(pickle.UnpicklingError, zipfile.BadZipFile, tokenize.TokenError),
 )
 
 

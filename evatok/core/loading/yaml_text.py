@@ -48,8 +48,8 @@ def parse_yaml(text: str, source: str) -> Any:
         ConfigError: not YAML, or more than settings need: aliases are counted for what they stand
             for, before anything is built.
     """
-    loader = _Loader(text)
     try:
+        loader = _Loader(text)  # refuses control characters already
         node = loader.get_single_node()
         if node is None:
             return None
@@ -59,8 +59,6 @@ def parse_yaml(text: str, source: str) -> Any:
         reason = " ".join(str(error).split())[:300]
     except RecursionError:
         reason = f"nested deeper than {DEEPEST}"
-    finally:
-        loader.dispose()
     raise ConfigError(f"{source}: not YAML: {reason}")
 
 

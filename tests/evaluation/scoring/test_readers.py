@@ -120,6 +120,7 @@ DAMAGED = {
     "bomb.npz": zipped("videos.npy", npy(HUGE, b"\0" * 10**6), zipfile.ZIP_DEFLATED),
     "negative.npz": zipped("v.npy", npy(HUGE.replace("4000000", "-1"))),
     "junk.npz": zipped("v.npy", b"no array"),
+    "unclosed.npz": zipped("v.npy", npy("{'descr': '|u1', 'shape': (1,")),
     "text.npz": zipped("readme.txt", b"no array"),
     "nonsense.npz": b"\x93NUMPY" + b"\xff" * 50,
     "cut.npz": arrays(videos=np.zeros((1, 4, 8, 8, 3), np.uint8))[:-200],

@@ -6,8 +6,10 @@ import json
 import logging
 from pathlib import Path
 
+import numpy as np
 import pydantic
 import pytest
+import torch
 
 from evatok.cli.errors import message_for_user
 from evatok.cli.output import Once, show
@@ -40,6 +42,22 @@ def test_config_errors_name_the_key() -> None:
     error = caught(lambda: Strict.model_validate({"steps": "many"}))
     message = message_for_user(error)
     assert message is not None and message.startswith("steps: ") and "\n" not in message
+
+
+def test_no_memory_is_told_in_a_line() -> None:
+    """On a CPU and, by a class of its own, on an accelerator."""
+    for action in (
+        lambda: torch.empty(1 << 60, dtype=torch.uint8),
+        lambda: np.empty(1 << 60, np.uint8),
+        lambda: _raise(torch.OutOfMemoryError("CUDA out of memory.\nTried to allocate")),
+    ):
+        message = message_for_user(caught(action))
+        assert message is not None and "\n" not in message
+        assert message.startswith("out of memory (") and "smaller batches" in message
+
+
+def _raise(error: Exception) -> None:
+    raise error
 
 
 def test_others_keep_their_traceback() -> None:

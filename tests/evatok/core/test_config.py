@@ -96,6 +96,8 @@ def test_frozen_and_cross_checked() -> None:
     ("text", "match"),
     [
         ("a: [", "not YAML"),
+        ("a: \0", "not YAML"),
+        ("a: x\x07y", "not YAML"),
         ("a: 1\na: 2", "given twice: a"),
         ("- 1", "should hold `key: value` lines"),
         ("base: 3", "`base` should be"),

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from evatok.core.config import load_config
-from evatok.report.demo import SETTINGS, DemoConfig, run_demo
+from evatok.core.loading.records import RecordError
+from evatok.report.demo import SETTINGS, DemoConfig, report_of, run_demo
 from video.io import read_frames
 
 
@@ -50,3 +51,10 @@ scored_clips: 4
     assert {row["set"] for row in result["levels"]} == {"arcade", "squares"}
     assert result["clips"] == {"arcade": 4, "squares": 4}
     assert not list(out.rglob("*partial*"))
+
+
+def test_a_damaged_report_is_named(tmp_path: Path) -> None:
+    for content in ("", "[]", "{}", '{"tables": {"levels": 3}}'):
+        (tmp_path / "report.json").write_text(content)
+        with pytest.raises(RecordError, match=r"report\.json.*take it out"):
+            report_of(tmp_path)
