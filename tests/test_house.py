@@ -95,6 +95,22 @@ def test_files_import_each_other_in_one_direction() -> None:
     graphlib.TopologicalSorter(edges).prepare()  # raises CycleError, which names the files
 
 
+def test_nothing_points_outside_the_repository() -> None:
+    """Pages and settings name only what a reader can make or get."""
+    settings = [p for p in (ROOT / "configs").rglob("*") if p.suffix in (".yaml", ".txt")]
+    assert len(settings) > 30
+    for path in [*PAGES, *settings]:
+        assert "../shared" not in path.read_text("utf-8"), path
+
+
+def test_pages_link_to_files() -> None:
+    for page in PAGES:
+        text = re.sub(r"```.*?```", "", page.read_text("utf-8"), flags=re.DOTALL)
+        for target in re.findall(r"\]\(([^)#\s]+)[^)]*\)", text):
+            if "://" not in target:
+                assert (page.parent / target).exists(), f"{page}: {target}"
+
+
 def code_lines() -> list[tuple[str, str]]:
     """(page, line) of every fenced shell block of README and docs."""
     lines = []
