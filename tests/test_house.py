@@ -111,6 +111,27 @@ def test_pages_link_to_files() -> None:
                 assert (page.parent / target).exists(), f"{page}: {target}"
 
 
+def test_settings_reference_is_current() -> None:
+    run = subprocess.run(
+        [sys.executable, "-c", "import settings_reference as s; print(s.page(), end='')"],
+        env=os.environ | {"PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'docs'}", "PYTHONUTF8": "1"},
+        capture_output=True,
+        text=True,
+        encoding="utf-8",
+    )
+    assert run.returncode == 0, run.stderr
+    written = (ROOT / "docs" / "settings.md").read_text("utf-8")
+    assert run.stdout == written, "run `python docs/settings_reference.py`"
+
+
+def test_messages_of_troubleshooting_occur() -> None:
+    code = "".join(path.read_text("utf-8") for name in PACKAGES for path in modules(name))
+    page = (ROOT / "docs" / "troubleshooting.md").read_text("utf-8")
+    messages = re.findall(r"^\| `([^`]+)` \|", page, re.MULTILINE)
+    assert len(messages) >= 20
+    assert not [message for message in messages if message not in code]
+
+
 def code_lines() -> list[tuple[str, str]]:
     """(page, line) of every fenced shell block of README and docs."""
     lines = []
