@@ -19,7 +19,7 @@ PYTHON := .venv/bin/python
 endif
 
 TEST_JOBS ?= 2
-EXTRAS := arcade,dev,llama
+EXTRAS := arcade,dev,docs,llama
 RUN := $(PYTHON) -m
 
 # Of `make faults`: damaged files, and which ones.
@@ -27,7 +27,7 @@ N ?= 2000
 SEED ?= 1
 KILLS ?= 5
 
-.PHONY: setup demo test faults lint format clean
+.PHONY: setup demo test faults docs lint format clean
 
 setup:
 	@PYTHON="$(PYTHON)" EXTRAS="$(EXTRAS)" bash .ci/setup
@@ -45,6 +45,10 @@ faults: setup
 	nice $(PYTHON) tests/faults/launched.py --good out/faults/good || failed=1
 	nice $(PYTHON) tests/faults/disk.py --seed $(SEED) --good out/faults/good || failed=1
 	exit $$failed
+
+docs: setup
+	@$(PYTHON) docs/settings_reference.py
+	$(RUN) mkdocs build --strict
 
 lint: setup
 	@$(RUN) ruff check .

@@ -33,7 +33,8 @@ from av.bitstream import BitStreamFilterContext
 from torch import Tensor
 
 from evaluation.metrics.quality import psnr, ssim
-from evaluation.perceptual.distance import PerceptualDistance, load_perceptual
+from evaluation.perceptual.distance import PerceptualDistance
+from evaluation.perceptual.load import load_perceptual
 from evatok.generate.token_file import EncodeSettings, encode_file
 from evatok.generate.token_rate import Rate
 from evatok.hub import Models, load

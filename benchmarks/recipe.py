@@ -23,7 +23,8 @@ import torch
 from torch import nn
 
 from evaluation.encoders.nano import NanoFeatures
-from evaluation.perceptual.distance import PerceptualDistance, load_perceptual
+from evaluation.perceptual.distance import PerceptualDistance
+from evaluation.perceptual.load import load_perceptual
 from evatok.core.config import load_config
 from evatok.hub import SHIPPED, Models, load, load_model, save_model
 from evatok.measure.clip_sets import (

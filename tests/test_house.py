@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import graphlib
 import importlib
 import os
 import re
@@ -11,6 +12,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import grimp
 import pytest
 
 from video.arcade.atari import GAMES
@@ -83,6 +85,51 @@ def test_layers() -> None:
         text=True,
     )
     assert run.returncode == 0, run.stdout + run.stderr
+
+
+def test_files_import_each_other_in_one_direction() -> None:
+    """No cycle of imports between files; imports for type checkers alone do not count."""
+    graph = grimp.build_graph(*PACKAGES, exclude_type_checking_imports=True, cache_dir=None)
+    edges = {name: graph.find_modules_directly_imported_by(name) for name in graph.modules}
+    assert any(edges.values())
+    graphlib.TopologicalSorter(edges).prepare()  # raises CycleError, which names the files
+
+
+def test_nothing_points_outside_the_repository() -> None:
+    """Pages and settings name only what a reader can make or get."""
+    settings = [p for p in (ROOT / "configs").rglob("*") if p.suffix in (".yaml", ".txt")]
+    assert len(settings) > 30
+    for path in [*PAGES, *settings]:
+        assert "../shared" not in path.read_text("utf-8"), path
+
+
+def test_pages_link_to_files() -> None:
+    for page in PAGES:
+        text = re.sub(r"```.*?```", "", page.read_text("utf-8"), flags=re.DOTALL)
+        for target in re.findall(r"\]\(([^)#\s]+)[^)]*\)", text):
+            if "://" not in target:
+                assert (page.parent / target).exists(), f"{page}: {target}"
+
+
+def test_settings_reference_is_current() -> None:
+    run = subprocess.run(
+        [sys.executable, "-c", "import settings_reference as s; print(s.page(), end='')"],
+        env=os.environ | {"PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'docs'}", "PYTHONUTF8": "1"},
+        capture_output=True,
+        text=True,
+        encoding="utf-8",
+    )
+    assert run.returncode == 0, run.stderr
+    written = (ROOT / "docs" / "settings.md").read_text("utf-8")
+    assert run.stdout == written, "run `python docs/settings_reference.py`"
+
+
+def test_messages_of_troubleshooting_occur() -> None:
+    code = "".join(path.read_text("utf-8") for name in PACKAGES for path in modules(name))
+    page = (ROOT / "docs" / "troubleshooting.md").read_text("utf-8")
+    messages = re.findall(r"^\| `([^`]+)` \|", page, re.MULTILINE)
+    assert len(messages) >= 20
+    assert not [message for message in messages if message not in code]
 
 
 def code_lines() -> list[tuple[str, str]]:

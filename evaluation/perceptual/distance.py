@@ -14,7 +14,6 @@ Shape letters: B batch, F frames, C channels, H W pixels, N frames of all clips.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Literal, Protocol
 
 import torch
@@ -33,7 +32,7 @@ class PerceptualDistance(Protocol):
 
     @property
     def name(self) -> str:
-        """As in `load_perceptual`; the name under which values are reported."""
+        """As in `evaluation.perceptual.load`; the name under which values are reported."""
         ...
 
     @property
@@ -169,25 +168,3 @@ class FeatureDistance:
     def _unit(self, feature: Tensor) -> Tensor:
         feature = feature.float()
         return feature / (feature.square().sum(1, keepdim=True) + self.epsilon).sqrt()
-
-
-def load_perceptual(name: PerceptualName, path: str | Path | None = None) -> PerceptualDistance:
-    """The distance of that name, ready to be called.
-
-    Args:
-        name: see the head of this file.
-        path: its network's weights, instead of those in the cache.
-
-    Raises:
-        ValueError: there is no such distance, or the weights are not the expected ones.
-        FileNotFoundError: the weights are not here; the message says how to get them.
-    """
-    if name == "lpips":
-        from evaluation.perceptual.lpips import load_lpips
-
-        return load_lpips(path)
-    if name == "efficientnet-lite0":
-        from evaluation.perceptual.efficientnet import load_efficientnet
-
-        return load_efficientnet(path)
-    raise ValueError(f"no perceptual distance {name!r}; there are lpips, efficientnet-lite0")

@@ -18,7 +18,7 @@ from pydantic import Field
 from torch import Tensor
 
 from evaluation.metrics.quality import MOTION, REACH
-from evaluation.perceptual.distance import load_perceptual
+from evaluation.perceptual.load import load_perceptual
 from evatok.core.config import Config, load_config
 from evatok.core.devices import resolve_device
 from evatok.core.distributed import place_from_environment

@@ -13,7 +13,8 @@ from pydantic import Field
 from torch import Tensor
 
 from evaluation.metrics.quality import moving
-from evaluation.perceptual.distance import PerceptualDistance, PerceptualName, load_perceptual
+from evaluation.perceptual.distance import PerceptualDistance, PerceptualName
+from evaluation.perceptual.load import load_perceptual
 from evatok.core.config import Config
 from tokenizer.model import Reconstruction
 from training.compilation import compiled

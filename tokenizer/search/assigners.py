@@ -23,7 +23,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from evaluation.perceptual.distance import load_perceptual
+from evaluation.perceptual.load import load_perceptual
 from tokenizer.assignment import Levels, parse_assignment
 from tokenizer.model import VideoTokenizer
 from tokenizer.router import Router

@@ -14,7 +14,8 @@ from torchmetrics.functional.image import lpips as theirs
 from evaluation.fetch import WeightsError
 from evaluation.perceptual import efficientnet
 from evaluation.perceptual import lpips as ours
-from evaluation.perceptual.distance import FeatureDistance, load_perceptual
+from evaluation.perceptual.distance import FeatureDistance
+from evaluation.perceptual.load import load_perceptual
 
 
 def torchvision_layers(seed: int = 0) -> nn.Sequential:
