@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from evaluation.encoders.nano import SHIPPED as SHIPPED_FEATURES
 from evaluation.encoders.nano import NanoNet
 from evatok.core.files import atomic_file, partial_folder
 from evatok.core.loading.pretrained import FILES
@@ -46,11 +47,20 @@ class Models:
     def parts(self) -> list[str]:
         """Names of the parts that are there."""
         names = (*PARTS, PREFERENCE)
-        return [name for name in names if (self.directory / name / "config.json").is_file()]
+        return [name for name in names if (self.folder(name) / "config.json").is_file()]
+
+    def folder(self, part: str) -> Path:
+        """Where a part is: its sub-folder, or `model` in it where the folder is a run's."""
+        folder = self.directory / part
+        if part == "final" and (self.directory / "final-wide" / "model").is_dir():
+            folder = self.directory / "final-wide"
+        return folder / "model" if (folder / "model").is_dir() else folder
 
     @cached_property
     def features(self) -> NanoNet:
-        """The feature network behind FVD[nano]."""
+        """The feature network behind FVD[nano]: the shipped one where the folder has none."""
+        if "features" not in self.parts:
+            return load_model(NanoNet, SHIPPED_FEATURES).to(self.device)
         return self._load("features", NanoNet)
 
     @cached_property
@@ -115,12 +125,14 @@ class Models:
         return captioner
 
     def _load(self, part: str, kind: Any) -> Any:
-        folder = self.directory / part
+        folder = self.folder(part)
         for name in FILES:
             if not (folder / name).is_file():
+                own = Path(f"{self.directory.name}.yaml")
+                settings = self.directory.name if own.is_file() else "configs/nano"
                 raise FileNotFoundError(
                     f"no {part} in {self.directory} ({folder / name} is missing): "
-                    f"`evatok pipeline configs/nano` trains and exports it"
+                    f"`evatok pipeline {settings}` trains and exports it"
                 )
         return load_model(kind, folder).to(self.device)
 
