@@ -19,7 +19,8 @@ from evaluation.encoders.nano import SHIPPED as SHIPPED_FEATURES
 from evaluation.encoders.nano import NanoNet
 from evatok.core.files import atomic_file, partial_folder
 from evatok.core.loading.pretrained import FILES
-from evatok.workflows.text import Captioner
+from evatok.core.paths import refuse_overwrite
+from evatok.workflows.text import Captioner, copy_text
 from generator.gpt import GPT
 from generator.inference.optimize import Weights, for_sampling
 from tokenizer.model import VideoTokenizer
@@ -178,3 +179,30 @@ def save_model(model: nn.Module, folder: Path, *, half: bool = False) -> None:
         for name in FILES:  # and not the model card that the mixin adds
             with atomic_file(folder / name) as partial:
                 os.replace(made / name, partial)
+
+
+def export_run(run: Path, output: Path) -> dict[str, Any]:
+    """Copy the parts of a run into a folder of their own, weights in float16.
+
+    Args:
+        run: folder of a pipeline, at any stage.
+        output: folder to make; parts of these names are replaced.
+
+    Returns:
+        JSON-able: the folder, its parts and their bytes.
+
+    Raises:
+        FileNotFoundError: no part is trained yet.
+        EvatokError: the output lies in the run.
+    """
+    models = load(run)
+    refuse_overwrite([output], [models.directory], inside=True, links=False)
+    kinds = {"features": NanoNet, "router": Router, PREFERENCE: Router, "generator": GPT}
+    sizes = {}
+    for part in models.parts:
+        model = load_model(kinds.get(part, VideoTokenizer), models.folder(part))
+        save_model(model, output / part, half=True)
+        sizes[part] = sum((output / part / name).stat().st_size for name in FILES)
+    if (models.directory / TEXT).is_dir():
+        sizes[TEXT] = copy_text(models.directory / TEXT, output / TEXT)
+    return {"folder": str(output), "bytes": sizes | {"all": sum(sizes.values())}}

@@ -38,7 +38,7 @@ from evatok.cli.options import (
     placed,
 )
 from evatok.cli.output import Once, naming_stdout, show
-from evatok.cli.own import init_command
+from evatok.cli.own import export_command, init_command
 from evatok.cli.process import (
     INTERRUPTED,
     PIPE_CLOSED,
@@ -321,6 +321,7 @@ def plan_command(
 
 
 app.command("init")(init_command)
+app.command("export")(export_command)
 app.command("fvd")(fvd_command)
 app.command("evaluate")(evaluate_command)
 app.command("encode")(encode_command)

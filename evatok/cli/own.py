@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from evatok.cli.options import AsJson
+from evatok.cli.options import AsJson, Output
 from evatok.cli.output import show
 
 
@@ -39,3 +39,19 @@ def init_command(
         raise ValueError(f"--levels {levels}: numbers with commas between, such as 4,8,16")
     chosen = tuple(int(word) for word in words) or None
     show(init(name, data, int(size), frames, chosen, captions, preset, held_out), as_json)
+
+
+def export_command(
+    run: Annotated[Path, typer.Argument(help="A run, such as runs/mine.")],
+    output: Output,
+    as_json: AsJson = False,
+) -> None:
+    """Copy the trained parts of a run, finished or not, into a folder that --model takes.
+
+    \b
+    Example:
+        evatok export runs/mine -o out/mine
+    """
+    from evatok.hub import export_run
+
+    show(export_run(run, output), as_json)

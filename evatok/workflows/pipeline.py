@@ -30,6 +30,7 @@ from evatok.workflows.own_settings import OwnConfig, derive
 from evatok.workflows.search import SearchConfig, search_config
 from evatok.workflows.step_record import read_record, result_digest, write_record
 from evatok.workflows.text import TextConfig, copy_text, train_text
+from evatok.workflows.time_estimate import time_of
 from evatok.workflows.tokens import TokensConfig, write_shards
 from evatok.workflows.train import train_config
 from generator.gpt import GPT
@@ -240,6 +241,7 @@ class Pipeline:
         if until is not None and until not in names:
             raise ValueError(f"no step {until!r}; there are {', '.join(names)}")
         rows, results = [], {}
+        self._tell_time()
         with alone(self.run_dir):
             for number, step in enumerate(steps, 1):
                 record, is_new = self._do(step, f"{number}/{len(steps)} {step.name}")
@@ -251,6 +253,21 @@ class Pipeline:
                 if step.name == until:
                     break
         return {"steps": rows, "run_dir": str(self.run_dir), "results": results}
+
+    def _tell_time(self) -> None:
+        """Say how long own videos take, from the operations of a step and its measured speed."""
+        if "gate" in {step.name for step in self.steps()}:
+            return
+        done = [name for name in self.settings if self._is_done(name)]
+        left = {n: c for n, c in self.settings.items() if n not in done}
+        seconds = time_of(left, self.settings["proxy"], self.device)
+        parts = ", ".join(f"{name} {value / 60:.1f}" for name, value in seconds.items())
+        total = sum(seconds.values()) / 60
+        self.say(f"about {total:.0f} minutes, a guess from one measured step: {parts}")
+
+    def _is_done(self, name: str) -> bool:
+        path = self._record_path(name)
+        return path.is_file() and read_record(path)["finished"]
 
     # --- records ---
 

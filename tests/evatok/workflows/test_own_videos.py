@@ -7,10 +7,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from evatok.cli.app import main
 from evatok.hub import load
 from evatok.workflows.pipeline import Pipeline
+from evatok.workflows.time_estimate import time_of
 from video.io import write_video
 
 
@@ -87,3 +89,13 @@ def test_parts_are_found_in_a_run(toy_dir: Path, tmp_path: Path) -> None:
     assert models.features.dim > 6  # the shipped network
     with pytest.raises(FileNotFoundError, match="no final in"):
         _ = models.final
+    assert main(["export", str(tmp_path / "run"), "-o", str(tmp_path / "out")]) == 0
+    assert load(tmp_path / "out").parts == ["proxy", "router"]
+    assert main(["export", str(tmp_path / "run"), "-o", str(tmp_path / "run" / "proxy")]) == 2
+
+
+def test_time_is_guessed_for_every_stage(videos: Path) -> None:
+    assert main(["init", "mine", "--data", "v", "--size", "32", "--frames", "8"]) == 0
+    settings = Pipeline(Path("mine.yaml")).settings
+    seconds = time_of(settings, settings["proxy"], torch.device("cpu"))
+    assert seconds.keys() == {"proxy", "search", "router", "final"} and min(seconds.values()) > 0
