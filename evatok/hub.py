@@ -15,10 +15,12 @@ from typing import Any
 import torch
 from torch import nn
 
+from evaluation.encoders.nano import SHIPPED as SHIPPED_FEATURES
 from evaluation.encoders.nano import NanoNet
 from evatok.core.files import atomic_file, partial_folder
 from evatok.core.loading.pretrained import FILES
-from evatok.workflows.text import Captioner
+from evatok.core.paths import refuse_overwrite
+from evatok.workflows.text import Captioner, copy_text
 from generator.gpt import GPT
 from generator.inference.optimize import Weights, for_sampling
 from tokenizer.model import VideoTokenizer
@@ -46,11 +48,20 @@ class Models:
     def parts(self) -> list[str]:
         """Names of the parts that are there."""
         names = (*PARTS, PREFERENCE)
-        return [name for name in names if (self.directory / name / "config.json").is_file()]
+        return [name for name in names if (self.folder(name) / "config.json").is_file()]
+
+    def folder(self, part: str) -> Path:
+        """Where a part is: its sub-folder, or `model` in it where the folder is a run's."""
+        folder = self.directory / part
+        if part == "final" and (self.directory / "final-wide" / "model").is_dir():
+            folder = self.directory / "final-wide"
+        return folder / "model" if (folder / "model").is_dir() else folder
 
     @cached_property
     def features(self) -> NanoNet:
-        """The feature network behind FVD[nano]."""
+        """The feature network behind FVD[nano]: the shipped one where the folder has none."""
+        if "features" not in self.parts:
+            return load_model(NanoNet, SHIPPED_FEATURES).to(self.device)
         return self._load("features", NanoNet)
 
     @cached_property
@@ -115,12 +126,14 @@ class Models:
         return captioner
 
     def _load(self, part: str, kind: Any) -> Any:
-        folder = self.directory / part
+        folder = self.folder(part)
         for name in FILES:
             if not (folder / name).is_file():
+                own = Path(f"{self.directory.name}.yaml")
+                settings = self.directory.name if own.is_file() else "configs/nano"
                 raise FileNotFoundError(
                     f"no {part} in {self.directory} ({folder / name} is missing): "
-                    f"`evatok pipeline configs/nano` trains and exports it"
+                    f"`evatok pipeline {settings}` trains and exports it"
                 )
         return load_model(kind, folder).to(self.device)
 
@@ -166,3 +179,30 @@ def save_model(model: nn.Module, folder: Path, *, half: bool = False) -> None:
         for name in FILES:  # and not the model card that the mixin adds
             with atomic_file(folder / name) as partial:
                 os.replace(made / name, partial)
+
+
+def export_run(run: Path, output: Path) -> dict[str, Any]:
+    """Copy the parts of a run into a folder of their own, weights in float16.
+
+    Args:
+        run: folder of a pipeline, at any stage.
+        output: folder to make; parts of these names are replaced.
+
+    Returns:
+        JSON-able: the folder, its parts and their bytes.
+
+    Raises:
+        FileNotFoundError: no part is trained yet.
+        EvatokError: the output lies in the run.
+    """
+    models = load(run)
+    refuse_overwrite([output], [models.directory], inside=True, links=False)
+    kinds = {"features": NanoNet, "router": Router, PREFERENCE: Router, "generator": GPT}
+    sizes = {}
+    for part in models.parts:
+        model = load_model(kinds.get(part, VideoTokenizer), models.folder(part))
+        save_model(model, output / part, half=True)
+        sizes[part] = sum((output / part / name).stat().st_size for name in FILES)
+    if (models.directory / TEXT).is_dir():
+        sizes[TEXT] = copy_text(models.directory / TEXT, output / TEXT)
+    return {"folder": str(output), "bytes": sizes | {"all": sum(sizes.values())}}

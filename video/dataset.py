@@ -18,14 +18,22 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 import torch
 import torch.nn.functional as F
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_serializer, model_validator
+from pydantic_core.core_schema import SerializerFunctionWrapHandler
 from torch import Tensor
 
 from video.arcade.live import LiveClips
 from video.cache import ClipCache, Store, VideoFiles, parallel, permutation
 from video.clips import window_starts
 from video.io import VideoError
-from video.lists import Split, VideoItem, read_folder, read_kinetics_csv, read_ucf101
+from video.lists import (
+    Split,
+    VideoItem,
+    read_folder,
+    read_kinetics_csv,
+    read_ucf101,
+    read_videos_csv,
+)
 
 log = logging.getLogger(__name__)
 
@@ -47,6 +55,7 @@ class SourceConfig(Settings):
     fold: int = 1  # ucf101: which of the three official splits
     train_csv: Path | None = None  # kinetics: the lists
     test_csv: Path | None = None
+    videos: Path | None = None  # folder: list with the class and split of each video
     weight: float = Field(default=1.0, gt=0)  # share of this source among the training clips
     optional: bool = False  # true: a root that is not there is left out, with one logged line
 
@@ -60,13 +69,28 @@ class SourceConfig(Settings):
             return {**data, "root": Path("procgen")}
         return data
 
+    @model_serializer(mode="wrap")
+    def _without_unset(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Name no list where there is none: records from before it could be set stay the same."""
+        return {k: v for k, v in handler(self).items() if k != "videos" or v is not None}
+
+    @model_validator(mode="after")
+    def _lists_belong(self) -> SourceConfig:
+        if self.videos is not None and self.kind != "folder":
+            raise ValueError(f"videos is the list of a folder; a {self.kind} source has others")
+        return self
+
     def items(self, split: Split) -> list[VideoItem]:
-        """The videos of a split; a plain folder has the same for both."""
+        """The videos of a split; a folder without a list has the same, unlabelled, for both."""
         if self.kind == "procgen":
             raise VideoError(f"{self.root}: a procgen source has no files")
         if self.kind == "ucf101":
             return read_ucf101(self.root, split, self.fold)
+        if self.videos is not None:
+            return read_videos_csv(self.videos, self.root, split)
         if self.kind == "folder":
+            if split == "test":
+                log.warning("%s: no list of videos, so all of them are held-out ones", self.root)
             return read_folder(self.root)
         path = self.train_csv if split == "train" else self.test_csv
         if path is None:

@@ -279,3 +279,43 @@ def read_folder(root: Path | str) -> list[VideoItem]:
     if not paths:
         raise VideoError(f"{root}: no videos ({', '.join(SUFFIXES)}) in this folder")
     return [VideoItem(p, -1, (), p.relative_to(root).as_posix()) for p in paths]
+
+
+def read_videos_csv(path: Path | str, root: Path | str, split: Split) -> list[VideoItem]:
+    """Videos of one split of a csv with the columns path, class and split, as `evatok init` writes.
+
+    Args:
+        path: the list; `split` is train or test in each row, `path` counts from `root`.
+        root: folder of the videos.
+        split: which rows.
+
+    Returns:
+        Items in list order. Labels count the classes of both splits, sorted by name.
+
+    Raises:
+        VideoError: not such a list, a file named twice, or no row of the split.
+    """
+    path, root = Path(path), Path(root)
+    rows = read_table(path)
+    lacking = sorted({"path", "class", "split"} - set(rows[0].cells if rows else ()))
+    if lacking:
+        raise VideoError(f"{path}: needs the columns path,class,split; {lacking[0]} is missing")
+    splits: dict[str, str] = {}
+    for row in rows:
+        name = row.text("path")
+        if name in splits:
+            raise row.wrong("path", f"names {name} a second time")
+        splits[name] = row.text("split").strip()
+        if splits[name] not in ("train", "test"):
+            raise row.wrong("split", f"is {splits[name]!r}: write train or test")
+    if split not in splits.values():
+        raise VideoError(f"{path}: no row has the split {split}: set it for some videos")
+    classes = tuple(sorted({row.text("class").strip() for row in rows}))
+    index = {name: label for label, name in enumerate(classes)}
+    return [
+        VideoItem(
+            root / row.text("path"), index[row.text("class").strip()], classes, row.text("path")
+        )
+        for row in rows
+        if splits[row.text("path")] == split
+    ]

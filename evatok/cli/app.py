@@ -38,6 +38,7 @@ from evatok.cli.options import (
     placed,
 )
 from evatok.cli.output import Once, naming_stdout, show
+from evatok.cli.own import export_command, init_command
 from evatok.cli.process import (
     INTERRUPTED,
     PIPE_CLOSED,
@@ -205,7 +206,9 @@ def curves_command(
 
 @app.command("pipeline")
 def pipeline_command(
-    directory: Annotated[Path, typer.Argument(help="Folder of settings, such as configs/nano.")],
+    settings: Annotated[
+        Path, typer.Argument(help="NAME or NAME.yaml of `evatok init`, or a folder: configs/nano.")
+    ],
     until: Annotated[str | None, typer.Option(help="Last step to do.")] = None,
     force: Annotated[
         bool, typer.Option("--force", help="Go on although the gate does not hold.")
@@ -221,7 +224,7 @@ def pipeline_command(
     """
     from evatok.workflows.pipeline import run_pipeline
 
-    result = run_pipeline(directory, until, force, note, device)
+    result = run_pipeline(settings, until, force, note, device)
     show(result if as_json else {"steps": result["steps"], "run_dir": result["run_dir"]}, as_json)
 
 
@@ -317,6 +320,8 @@ def plan_command(
     show(plan(path, gpus, gpu, mfu, checkpointing), as_json)
 
 
+app.command("init")(init_command)
+app.command("export")(export_command)
 app.command("fvd")(fvd_command)
 app.command("evaluate")(evaluate_command)
 app.command("encode")(encode_command)

@@ -97,7 +97,8 @@ def measure(
     )
     say("frame prediction")
     tables["predictions"] = prediction_rows(models, sets, networks, config.sampling, config.seed)
-    if models.generator.text is not None:
+    # captions from a file have no thresholds that samples could be judged by
+    if models.generator.text is not None and models.text.thresholds is not None:
         say("samples of texts")
         tables["texts"] = text_rows(models, sets, config.sampling, config.guidance, config.seed)
     return tables

@@ -26,9 +26,11 @@ from evatok.hub import PARTS, PREFERENCE, TEXT, Models, load_model, save_model
 from evatok.measure.clip_sets import gate, held_out_sets, uniform_rows
 from evatok.report.gallery import gallery, write_picture
 from evatok.report.tables import ReportConfig, draw, measure, write_report
+from evatok.workflows.own_settings import OwnConfig, derive
 from evatok.workflows.search import SearchConfig, search_config
 from evatok.workflows.step_record import read_record, result_digest, write_record
 from evatok.workflows.text import TextConfig, copy_text, train_text
+from evatok.workflows.time_estimate import time_of
 from evatok.workflows.tokens import TokensConfig, write_shards
 from evatok.workflows.train import train_config
 from generator.gpt import GPT
@@ -82,7 +84,7 @@ class PipelineConfig(Config):
     stage: Literal["pipeline"] = "pipeline"
     run_dir: Path
     arcade: ArcadeConfig | None = None  # None: the data is there already
-    gate: GateConfig = GateConfig()
+    gate: GateConfig | None = GateConfig()  # None: go on whatever the proxy shows
     report: ReportConfig = ReportConfig()
 
 
@@ -125,7 +127,7 @@ class Pipeline:
         """Read all settings.
 
         Args:
-            directory: of them.
+            directory: of them, or the one file that `evatok init` writes.
             say: told what begins.
             device: for every step, instead of the settings'.
 
@@ -133,19 +135,23 @@ class Pipeline:
             ConfigError: a file is wrong, or two files do not agree; every mistake is named.
             FileNotFoundError: a file is missing.
         """
-        if not directory.is_dir():
-            raise FileNotFoundError(f"no folder {directory}")
         self.say, self.device = say, resolve_device(device or "auto")
-        self.settings: dict[str, Any] = {
-            name: load_config(schema, directory / f"{name}.yaml", _placed(schema, device))
-            for name, schema in FILES.items()
-            if name not in (PREFERENCE, TEXT, WIDE) or (directory / f"{name}.yaml").is_file()
-        }
+        is_own = directory.is_file()
+        self.settings: dict[str, Any] = (
+            _derived(directory, device)
+            if is_own
+            else {
+                name: load_config(schema, directory / f"{name}.yaml", _placed(schema, device))
+                for name, schema in FILES.items()
+                if name not in (PREFERENCE, TEXT, WIDE) or (directory / f"{name}.yaml").is_file()
+            }
+        )
         self.parts = [part for part in (*PARTS, PREFERENCE) if part in self.settings]
         self.config: PipelineConfig = self.settings["pipeline"]
         self.run_dir = self.config.run_dir
         self.final = WIDE if WIDE in self.settings else "final"  # whose tokenizer is shipped
-        self._agree(directory)
+        if not is_own:
+            self._agree(directory)
 
     def _agree(self, directory: Path) -> None:
         """Refuse settings that would train on something else than the step before has made."""
@@ -195,14 +201,15 @@ class Pipeline:
         def training(name: str, *needs: str) -> Step:
             return Step(name, s[name], needs, lambda: self._train(name))
 
+        gate = self.config.gate
         first = () if self.config.arcade is None else ("arcade",)
         text = (TEXT,) if TEXT in s else ()
         steps = [] if not first else [Step("arcade", self.config.arcade, (), self._record)]
         return [
             *steps,
-            training("features", *first),
+            *([training("features", *first)] if "features" in s else []),
             training("proxy", *first),
-            Step("gate", self.config.gate, ("proxy",), self._gate),
+            *([Step("gate", gate, ("proxy",), self._gate)] if gate is not None else []),
             Step("search", s["search"], ("proxy",), self._search),
             training("router", "search"),
             *([training(PREFERENCE, "search")] if PREFERENCE in s else []),
@@ -234,6 +241,7 @@ class Pipeline:
         if until is not None and until not in names:
             raise ValueError(f"no step {until!r}; there are {', '.join(names)}")
         rows, results = [], {}
+        self._tell_time()
         with alone(self.run_dir):
             for number, step in enumerate(steps, 1):
                 record, is_new = self._do(step, f"{number}/{len(steps)} {step.name}")
@@ -245,6 +253,21 @@ class Pipeline:
                 if step.name == until:
                     break
         return {"steps": rows, "run_dir": str(self.run_dir), "results": results}
+
+    def _tell_time(self) -> None:
+        """Say how long own videos take, from the operations of a step and its measured speed."""
+        if "gate" in {step.name for step in self.steps()}:
+            return
+        done = [name for name in self.settings if self._is_done(name)]
+        left = {n: c for n, c in self.settings.items() if n not in done}
+        seconds = time_of(left, self.settings["proxy"], self.device)
+        parts = ", ".join(f"{name} {value / 60:.1f}" for name, value in seconds.items())
+        total = sum(seconds.values()) / 60
+        self.say(f"about {total:.0f} minutes, a guess from one measured step: {parts}")
+
+    def _is_done(self, name: str) -> bool:
+        path = self._record_path(name)
+        return path.is_file() and read_record(path)["finished"]
 
     # --- records ---
 
@@ -336,6 +359,7 @@ class Pipeline:
 
     def _gate(self) -> dict[str, Any]:
         config = self.config.gate
+        assert config is not None
         sets = held_out_sets(self.settings["proxy"].data, config.clips)
         rows = uniform_rows(self._model("proxy").to(self.device), sets)
         judged = gate(rows, config.set, config.min_gain)
@@ -407,7 +431,8 @@ class Pipeline:
             },
             "export_bytes": read_record(self._record_path("export"))["result"]["bytes"],
         }
-        (shown,) = held_out_sets(s["final"].data, self.config.report.clips, self.config.gate.set)
+        only = None if self.config.gate is None else self.config.gate.set
+        shown, *_ = held_out_sets(s["final"].data, self.config.report.clips, only)
         path = folder / "figures" / "clips.png"
         write_picture(gallery(models, shown), path)
         caption = "Held-out clips and the tokens of their blocks, from the cheapest to the dearest"
@@ -461,6 +486,37 @@ def _placed(schema: type[Config], device: str | None) -> list[str]:
     ]
 
 
+def _derived(path: Path, device: str | None) -> dict[str, Any]:
+    """The settings of every step, from the one file of own videos."""
+    own = load_config(OwnConfig, path)
+    settings: dict[str, Any] = {}
+    for name, values in derive(own).items():
+        schema = FILES[name]
+        if device is not None:
+            if "train" in values:
+                values = values | {"train": values["train"] | {"device": device}}
+            elif "device" in schema.model_fields:
+                values = values | {"device": device}
+        try:
+            settings[name] = schema.model_validate(values)
+        except ValidationError as error:
+            raise ConfigError(f"{path}: {name}: {error.errors()[0]['msg']}") from None
+    return settings
+
+
+def _located(settings: Path) -> Path:
+    """A folder of settings, or the file of own videos that a name stands for."""
+    own = Path(f"{settings}.yaml")
+    for path in (own, settings):
+        if path.is_file():
+            return path
+    if not settings.is_dir():
+        raise FileNotFoundError(
+            f"no folder {settings} and no {own}: `evatok init NAME --data DIR` writes one"
+        )
+    return settings
+
+
 def run_pipeline(
     directory: Path,
     until: str | None = None,
@@ -469,6 +525,7 @@ def run_pipeline(
     device: str | None = None,
 ) -> dict[str, Any]:
     """Read a folder of settings and do what is not done yet; see `Pipeline`, `Pipeline.run`."""
+    directory = _located(directory)
     pipeline = Pipeline(directory, say, device)
     refuse_overwrite([pipeline.run_dir], [directory], inside=True)
     return pipeline.run(until, force)

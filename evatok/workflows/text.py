@@ -37,10 +37,13 @@ class TextConfig(Config):
     Attributes:
         clips: training clips that are measured, and whose captions the pieces are learned from.
         vocabulary_size: most pieces, 256 of them bytes.
+        captions: .csv with columns path and caption: the pieces are learned from these captions
+            of the training videos instead.
     """
 
     stage: Literal["text"] = "text"
     data: DataConfig
+    captions: Path | None = None
     clips: int = Field(default=2000, ge=3)
     vocabulary_size: int = Field(default=512, ge=1)
     batch_size: int = Field(default=32, ge=1)
@@ -199,6 +202,10 @@ def _rows(path: Path, *columns: str) -> list[tuple[str, ...]]:
 def train_text(config: TextConfig, directory: Path) -> dict[str, Any]:
     """Measure training clips, write captions of them and learn pieces; see `save_text`."""
     sampler = ClipSampler(config.data, "train")
+    if config.captions is not None:
+        known = dict(_rows(config.captions, "path", "caption"))
+        texts = [known.get(video, "") for cache in sampler.caches for video in cache.ids]
+        return save_text(texts, config.vocabulary_size, None, directory)
     measured, labels = [], []
     for step in range(-(-config.clips // config.batch_size)):
         clips, batch_labels, _ = sampler.batch(step, config.batch_size, config.seed)

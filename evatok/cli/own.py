@@ -1,0 +1,57 @@
+"""The command that begins with own videos."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from evatok.cli.options import AsJson, Output
+from evatok.cli.output import show
+
+
+def init_command(
+    name: Annotated[str, typer.Argument(help="Of the project: NAME.yaml, NAME.csv, runs/NAME.")],
+    data: Annotated[Path, typer.Option(help="Folder of videos, a sub-folder for each class.")],
+    size: Annotated[str, typer.Option(help="Pixels of a side, square, a multiple of 8.")] = "64",
+    frames: Annotated[int, typer.Option(help="Of a clip, a multiple of 4.")] = 16,
+    levels: Annotated[str, typer.Option(help="Tokens of a block: 4,8,16. Default: by size.")] = "",
+    captions: Annotated[Path | None, typer.Option(help="A csv: path,caption.")] = None,
+    preset: Annotated[
+        Literal["quick", "standard", "long"], typer.Option(help="How long it trains.")
+    ] = "standard",
+    held_out: Annotated[float, typer.Option(help="Share of each class kept for testing.")] = 0.1,
+    as_json: AsJson = False,
+) -> None:
+    """Look at a folder of videos; writes a short file of settings and the held-out split.
+
+    \b
+    Example:
+        evatok init mine --data videos --preset quick
+    """
+    from evatok.workflows.own_videos import init
+
+    if not size.isascii() or not size.isdigit():
+        raise ValueError(f"--size {size}: one number, such as 96: clips are square for now")
+    words = [word.strip() for word in levels.split(",") if word.strip()]
+    if not all(word.isascii() and word.isdigit() for word in words):
+        raise ValueError(f"--levels {levels}: numbers with commas between, such as 4,8,16")
+    chosen = tuple(int(word) for word in words) or None
+    show(init(name, data, int(size), frames, chosen, captions, preset, held_out), as_json)
+
+
+def export_command(
+    run: Annotated[Path, typer.Argument(help="A run, such as runs/mine.")],
+    output: Output,
+    as_json: AsJson = False,
+) -> None:
+    """Copy the trained parts of a run, finished or not, into a folder that --model takes.
+
+    \b
+    Example:
+        evatok export runs/mine -o out/mine
+    """
+    from evatok.hub import export_run
+
+    show(export_run(run, output), as_json)

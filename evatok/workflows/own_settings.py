@@ -1,0 +1,187 @@
+"""Own videos: one short file of settings, from which those of every stage follow."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+from pydantic import Field
+
+from evaluation.encoders.nano import MIN_FRAMES
+from evatok.core.config import Config, ConfigError, Frames, Level, PixelCount
+
+Preset = Literal["quick", "standard", "long"]
+PATCH = (4, 8, 8)  # frames, rows, columns
+MOST_CANDIDATES = 4096  # assignments that the search tries for each clip
+
+
+class Amount(NamedTuple):
+    """How much a preset does: optimiser steps, rows of a step, clips."""
+
+    tokenizer: int
+    router: int
+    generator: int
+    batch: int
+    searched: int
+    measured: int
+
+
+PRESETS: dict[str, Amount] = {
+    "quick": Amount(40, 20, 60, 8, 24, 16),
+    "standard": Amount(900, 500, 1300, 32, 1920, 256),
+    "long": Amount(4000, 1500, 5000, 32, 4000, 512),
+}
+
+
+class OwnConfig(Config):
+    """NAME.yaml, written by `evatok init`: all that a person edits.
+
+    Attributes:
+        data: folder of the videos.
+        videos: csv with columns path, class, split and perhaps caption.
+        run_dir: of all results.
+        size: pixels of a side of the square that is cut from each video.
+        frames: of a clip.
+        levels: permitted tokens of a block of 4 frames.
+        preset: how long everything is trained.
+        captions: the list has a caption of each video, which the generator learns.
+    """
+
+    stage: Literal["own"] = "own"
+    data: Path
+    videos: Path
+    run_dir: Path
+    size: PixelCount = 64
+    frames: Frames = 16
+    levels: tuple[Level, ...] = Field(min_length=1)
+    preset: Preset = "standard"
+    captions: bool = False
+
+
+def default_levels(size: int) -> tuple[int, ...]:
+    """Up to five powers of 2, the highest at most the number of patches of a frame, or 256."""
+    top = min(256, 1 << ((size // PATCH[1]) ** 2).bit_length() - 1)
+    return tuple(top >> down for down in range(4, -1, -1) if top >> down)
+
+
+def check_shape(size: int, frames: int, levels: tuple[int, ...]) -> None:
+    """Refuse sizes that no model can be built with, in one line that names the nearest one."""
+    if size % PATCH[1] or size < 2 * PATCH[1]:
+        near = max(2 * PATCH[1], round(size / PATCH[1]) * PATCH[1])
+        raise ConfigError(f"size {size} is not a multiple of {PATCH[1]} from 16 on: give {near}")
+    if frames % PATCH[0]:
+        near = max(PATCH[0], round(frames / PATCH[0]) * PATCH[0])
+        raise ConfigError(f"frames {frames} is not a multiple of {PATCH[0]}: give {near}")
+    if any(a >= b for a, b in pairwise(levels)):
+        raise ConfigError(f"levels {list(levels)} do not rise: give them in order, each once")
+    blocks = frames // PATCH[0]
+    if len(levels) ** blocks > MOST_CANDIDATES:
+        raise ConfigError(
+            f"{frames} frames are {blocks} blocks; with {len(levels)} levels a clip has "
+            f"{len(levels) ** blocks} assignments, more than {MOST_CANDIDATES}: give fewer of both"
+        )
+
+
+def derive(own: OwnConfig) -> dict[str, dict[str, Any]]:
+    """The settings of every stage, by name, as `evatok.workflows.pipeline.FILES` reads them."""
+    check_shape(own.size, own.frames, own.levels)
+    amount, run, levels = PRESETS[own.preset], own.run_dir, list(own.levels)
+    data = {
+        "num_frames": own.frames,
+        "size": own.size,
+        "cache_dir": run / "cache",
+        "flip": True,
+        "sources": [{"kind": "folder", "root": own.data, "videos": own.videos}],
+    }
+    shape = {"levels": levels, "num_frames": own.frames, "size": own.size, "patch": list(PATCH)}
+
+    def train(steps: int, **more: Any) -> dict[str, Any]:
+        return {
+            "steps": steps,
+            "batch_size": amount.batch,
+            "precision": "fp32" if own.preset == "quick" else "bf16",
+            "log_every": min(20, max(1, steps // 4)),
+            "validate_every": max(1, steps // 3),
+            "save_every": 200,
+            "optimizer": {"name": "muon", "lr": 1e-3, "muon_lr": 2e-3},
+            "schedule": {"name": "cosine", "warmup_steps": min(50, steps // 10),
+                         "final_ratio": 0.01},
+        } | more  # fmt: skip
+
+    tokenizer = {
+        "data": data,
+        "model": shape
+        | {
+            "encoder": {"width": 128, "layers": 3, "heads": 2},
+            "decoder": {"width": 128, "layers": 4, "heads": 2},
+            "codebook_size": 1024,
+            "code_dim": 8,
+            "decoder_start": "aligned",
+        },
+        "loss": {"l1": 0.5, "l2": 1.0, "codebook": 1.0, "commitment": 0.25, "entropy": 0.02},
+        "assignments_per_batch": 8,
+        "start_from_data": True,
+        "validation_clips": min(64, amount.measured),
+        "train": train(
+            amount.tokenizer,
+            compile=own.preset != "quick",
+            optimizer={"name": "muon", "lr": 2e-3, "muon_lr": 5e-3},
+        ),
+    }
+    search = {
+        "data": data,
+        "model": run / "proxy" / "model",
+        "clips": amount.searched,
+        "held_out_clips": min(128, amount.measured),
+        "batch_size": amount.batch,
+        "seed": 1,
+    }
+    router = {
+        "data": data,
+        "model": shape | {"width": 128, "layers": 4, "heads": 2},
+        "table": run / "search" / "train",
+        "held_out_table": run / "search" / "test",
+        "search_batch": search["batch_size"],
+        "search_seed": search["seed"],
+        "w_q": 1.5,
+        "target_temperature": 0.1,
+        "start_from_data": True,
+        "train": train(amount.router),
+    }
+    given = None if own.frames < 8 else {"num_frames": 5, "prefix": [levels[-1], levels[-3:][0]]}
+    text = {"data": data, "captions": own.videos, "vocabulary_size": 512}
+    tokens = {
+        "data": data,
+        "tokenizer": run / "final" / "model",
+        "router": run / "router" / "model",
+        "frames": given,
+        "windows": 2,
+        "batch_size": amount.batch,
+        "seed": 2,
+    } | ({"text": run / "text", "captions": [own.videos]} if own.captions else {})
+    generator = {
+        "tokens": run / "tokens",
+        "tokenizer": run / "final" / "model",
+        "model": {"width": 256, "layers": 5, "heads": 4, "hidden": 592, "dropout": 0.1},
+        "frame_share": 0.3 if given else 0.0,
+        "text_share": 0.4 if own.captions else 0.0,
+        "validation_clips": amount.measured,
+        "sampling": {"guidance": 2.0},
+        "train": train(amount.generator, ema_decay=0.9 if own.preset == "quick" else 0.999),
+    }
+    report = {
+        "clips": amount.measured,
+        "networks": ["nano"] if own.frames >= MIN_FRAMES else [],  # it needs as many frames
+        "guidance": [2.0],
+    }
+    return {
+        "pipeline": {"run_dir": run, "gate": None, "report": report},
+        "proxy": tokenizer,
+        "search": search,
+        "router": router,
+        "final": tokenizer | {"router": run / "router" / "model"},
+        **({"text": text} if own.captions else {}),
+        "tokens": tokens,
+        "generator": generator,
+    }
