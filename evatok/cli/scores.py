@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from evatok.cli.errors import message_for_user
-from evatok.cli.options import AsJson, Device, Model, Trust, feature_networks, note
+from evatok.cli.options import AsJson, Device, Model, Trust, note
 from evatok.cli.output import show
 from evatok.core.errors import EvatokError
 
@@ -92,6 +92,7 @@ def fvd_command(
     from evatok.core.devices import resolve_device
     from evatok.core.files import check_writable
     from evatok.core.paths import refuse_overwrite
+    from evatok.hub import feature_networks
 
     started = time.monotonic()
     if window not in (None, *WINDOWS):
@@ -159,6 +160,7 @@ def evaluate_command(
         evatok evaluate arcade-rfvd --features nano,i3d --count 1000 --record out/rfvd.json
     """
     from evatok.core.devices import resolve_device
+    from evatok.hub import feature_networks
     from evatok.measure.evaluate import evaluate
     from evatok.measure.protocol_sides import Settings
 
