@@ -131,9 +131,7 @@ def evaluate_command(
     protocol: Annotated[
         str, typer.Argument(help="NAME-rfvd, NAME-gfvd or NAME-fp; NAME: arcade, ucf101, k600.")
     ],
-    data: Annotated[Path, typer.Option(help="Settings file with the data.")] = Path(
-        "configs/nano/data.yaml"
-    ),
+    data: Annotated[Path, typer.Option(help="Settings file with the data.")] = Path("nano/data"),
     model: Model = "nano",
     features: Annotated[str, typer.Option(help="nano, i3d, or nano,i3d.")] = "nano",
     count: Annotated[

@@ -19,7 +19,7 @@ from pydantic import Field, ValidationError
 
 from evaluation.encoders.base import weights_checksum
 from evaluation.encoders.nano import FeaturesConfig, NanoNet
-from evatok.core.config import Config, ConfigError, load_config
+from evatok.core.config import Config, ConfigError, find_settings, load_config
 from evatok.core.devices import resolve_device
 from evatok.core.paths import refuse_overwrite
 from evatok.hub import PARTS, PREFERENCE, TEXT, Models, load_model, save_model
@@ -469,6 +469,7 @@ def run_pipeline(
     device: str | None = None,
 ) -> dict[str, Any]:
     """Read a folder of settings and do what is not done yet; see `Pipeline`, `Pipeline.run`."""
+    directory = find_settings(directory)
     pipeline = Pipeline(directory, say, device)
     refuse_overwrite([pipeline.run_dir], [directory], inside=True)
     return pipeline.run(until, force)
