@@ -26,7 +26,8 @@ from evaluation.encoders.base import FeatureNetwork
 from evaluation.metrics.frechet import frechet_distance
 from evaluation.scoring.clips import Cut, VideoClips
 from evaluation.scoring.corruptions import DAMAGES
-from evatok.cli.options import feature_networks, note
+from evatok.cli.options import note
+from evatok.hub import feature_networks
 from evatok.report.plots import line_plot
 
 NUM_FRAMES = 16

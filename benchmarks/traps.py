@@ -29,7 +29,8 @@ from benchmarks.damage import draw, features
 from evaluation.encoders.base import FeatureNetwork, resize_frames
 from evaluation.metrics.frechet import frechet_distance
 from evaluation.scoring.corruptions import blur, noise
-from evatok.cli.options import feature_networks, note
+from evatok.cli.options import note
+from evatok.hub import feature_networks
 from video.clips import to_clip, to_frames
 from video.io import read_frames, write_video
 

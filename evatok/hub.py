@@ -1,22 +1,26 @@
-"""The trained parts by name: the shipped nano models, or a folder of one's own.
+"""The trained parts of a model: where they are, and how they are loaded and saved.
 
-models = load("nano")
-tokens = models.final.encode(clips, models.router.assign(clips))
+A model is a shipped name, a folder with a sub-folder for each part (as exported, or a run's folder
+with PART/model), or a repository of the Hugging Face hub with such a layout.
 """
 
 from __future__ import annotations
 
 import copy
 import os
+import re
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub import snapshot_download
 from torch import nn
 
+from evaluation.encoders import nano
+from evaluation.encoders.load import load_features
 from evaluation.encoders.nano import SHIPPED as SHIPPED_FEATURES
-from evaluation.encoders.nano import NanoNet
+from evaluation.encoders.nano import NanoFeatures, NanoNet
 from evatok.core.files import atomic_file, partial_folder
 from evatok.core.loading.pretrained import FILES
 from evatok.core.paths import refuse_overwrite
@@ -31,6 +35,8 @@ SHIPPED = Path(__file__).resolve().parent / "weights"
 PARTS = ("features", "proxy", "router", "final", "generator")
 TEXT = "text"  # beside the parts of a generator with text: no weights
 PREFERENCE = "preference"  # a part that nothing else needs: a router with w_q as an input
+WIDE = "final-wide"  # in a run's folder: the final tokenizer, trained on
+HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 
 
 class Models:
@@ -47,15 +53,16 @@ class Models:
     @property
     def parts(self) -> list[str]:
         """Names of the parts that are there."""
-        names = (*PARTS, PREFERENCE)
-        return [name for name in names if (self.folder(name) / "config.json").is_file()]
+        return [name for name in (*PARTS, PREFERENCE) if _is_part(self.folder(name))]
 
     def folder(self, part: str) -> Path:
-        """Where a part is: its sub-folder, or `model` in it where the folder is a run's."""
-        folder = self.directory / part
-        if part == "final" and (self.directory / "final-wide" / "model").is_dir():
-            folder = self.directory / "final-wide"
-        return folder / "model" if (folder / "model").is_dir() else folder
+        """Return the folder of a part, which may be absent."""
+        places = [self.directory / part, self.directory / part / "model"]
+        if part == "final":
+            places.insert(1, self.directory / WIDE / "model")
+        if part == "features" and self.directory == SHIPPED / "nano":
+            places.append(nano.SHIPPED)
+        return next(filter(_is_part, places), places[0])
 
     @cached_property
     def features(self) -> NanoNet:
@@ -138,25 +145,70 @@ class Models:
         return load_model(kind, folder).to(self.device)
 
 
+def _is_part(folder: Path) -> bool:
+    return (folder / "config.json").is_file()
+
+
 def load(name_or_path: str | Path = "nano", device: torch.device | str = "cpu") -> Models:
-    """Find models.
+    """Find models; see `locate`.
 
     Args:
-        name_or_path: the name of shipped models, or a folder with a sub-folder for each part.
+        name_or_path: as in `locate`.
         device: where the models work.
+    """
+    return Models(locate(name_or_path), device)
+
+
+def locate(name_or_path: str | Path) -> Path:
+    """Return the folder that holds the parts of a model.
+
+    Args:
+        name_or_path: the name of shipped models; a folder with a sub-folder for each part, which
+            holds it or has it in `model/` (a run's); or `owner/name` on the Hugging Face hub.
 
     Raises:
-        FileNotFoundError: neither such a name nor a folder with parts.
+        FileNotFoundError: none of these, or the hub does not give it.
     """
-    for directory in (SHIPPED / str(name_or_path), Path(name_or_path)):
-        models = Models(directory, device)
-        if models.parts:
-            return models
+    name = str(name_or_path)
+    for directory in (SHIPPED / name, Path(name_or_path)):
+        if Models(directory).parts:
+            return directory
     shipped = sorted(path.name for path in SHIPPED.glob("*") if path.is_dir())
+    if HUB_ID.fullmatch(name) and not Path(name_or_path).exists():
+        directory = _download(name)
+        if Models(directory).parts:
+            return directory
     raise FileNotFoundError(
-        f"no models {str(name_or_path)!r}: give one of {shipped} or a folder that holds some of "
+        f"no models {name!r}: give one of {shipped} or a folder that holds some of "
         f"{', '.join(PARTS)}"
     )
+
+
+def _download(name: str) -> Path:
+    """Fetch the parts of a repository of the hub into its cache; return their folder."""
+    try:
+        return Path(snapshot_download(name, allow_patterns=["*.json", "*.safetensors", "*.model"]))
+    except (OSError, ValueError) as error:  # offline, absent, forbidden
+        reason = str(error).strip().partition("\n")[0] or type(error).__name__
+        raise FileNotFoundError(
+            f"{name} is no folder here, and the Hugging Face hub does not give it ({reason})"
+        ) from error
+
+
+def feature_networks(
+    names: str, model: str, trust: bool = False, device: torch.device | str = "cpu"
+) -> list[Any]:
+    """Load feature networks by their names, commas between; `nano` is the model's own.
+
+    Names and `trust` are those of `evaluation.encoders.load.load_features`.
+    """
+    return [
+        NanoFeatures(load(model).features, device)
+        if name == "nano"
+        else load_features(name, device=device, trust=trust)
+        for name in names.split(",")
+        if name
+    ]
 
 
 def load_model(kind: Any, folder: Path) -> Any:

@@ -44,7 +44,7 @@ def test_package_is_ours(package: str) -> None:
 @pytest.mark.parametrize("package", PACKAGES)
 def test_init_is_a_docstring(package: str) -> None:
     for path in modules(package):
-        if path.name == "__init__.py":
+        if path.name == "__init__.py" and path.parent.name != "evatok":  # the API
             body = ast.parse(path.read_text(encoding="utf-8")).body
             assert len(body) == 1 and isinstance(body[0], ast.Expr), f"{path} does more"
 

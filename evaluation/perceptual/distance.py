@@ -32,7 +32,7 @@ class PerceptualDistance(Protocol):
 
     @property
     def name(self) -> str:
-        """As in `evaluation.perceptual.load`; the name under which values are reported."""
+        """As in `evaluation.perceptual.distance.load`; the name under which values are reported."""
         ...
 
     @property

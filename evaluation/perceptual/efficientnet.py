@@ -192,7 +192,7 @@ def fetch(source: str | Path | None = None) -> Path:
 
 
 def load_efficientnet(path: str | Path | None = None) -> FeatureDistance:
-    """The distance; see `evaluation.perceptual.load.load_perceptual`."""
+    """The distance; see `evaluation.perceptual.distance.load.load_perceptual`."""
     weights = read_weights(path)
     net = EfficientNetLite0()
     net.load_state_dict(weights)

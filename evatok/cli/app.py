@@ -33,7 +33,6 @@ from evatok.cli.options import (
     Plain,
     RunDir,
     Seed,
-    feature_networks,
     note,
     placed,
 )
@@ -196,6 +195,7 @@ def curves_command(
         evatok curves configs/nano/search.yaml -o out/curves --features nano
     """
     from evatok.core.devices import resolve_device
+    from evatok.hub import feature_networks
     from evatok.measure.curves import run_curves
 
     place = resolve_device(device)
@@ -257,7 +257,7 @@ def reconstruct_command(
     """
     from evatok.core.devices import resolve_device
     from evatok.generate.reconstruct import reconstruct_files, require_all_read
-    from evatok.hub import load
+    from evatok.hub import feature_networks, load
     from tokenizer.coding.codec import Codec
 
     models = load(model, resolve_device(device))

@@ -70,24 +70,6 @@ def budget_of(max_tokens: int | None, lengths: str, quality: float) -> Any:
     return BudgetConfig(max_tokens=max_tokens, lengths=chosen, quality=quality)
 
 
-def feature_networks(names: str, model: str, trust: bool = False, device: Any = "cpu") -> list[Any]:
-    """Feature networks on a device by their names, commas between; `nano` is the model's own.
-
-    Names and `trust` are those of `evaluation.encoders.load.load_features`.
-    """
-    from evaluation.encoders.load import load_features
-    from evaluation.encoders.nano import NanoFeatures
-    from evatok.hub import load
-
-    return [
-        NanoFeatures(load(model).features, device)
-        if name == "nano"
-        else load_features(name, device=device, trust=trust)
-        for name in names.split(",")
-        if name
-    ]
-
-
 class Bar:
     """A progress bar on stderr with rate and time left, while a block runs."""
 

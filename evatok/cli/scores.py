@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from evatok.cli.errors import message_for_user
-from evatok.cli.options import AsJson, Device, Model, Trust, feature_networks, note
+from evatok.cli.options import AsJson, Device, Model, Trust, note
 from evatok.cli.output import show
 from evatok.core.errors import EvatokError
 
@@ -92,6 +92,7 @@ def fvd_command(
     from evatok.core.devices import resolve_device
     from evatok.core.files import check_writable
     from evatok.core.paths import refuse_overwrite
+    from evatok.hub import feature_networks
 
     started = time.monotonic()
     if window not in (None, *WINDOWS):
@@ -130,9 +131,7 @@ def evaluate_command(
     protocol: Annotated[
         str, typer.Argument(help="NAME-rfvd, NAME-gfvd or NAME-fp; NAME: arcade, ucf101, k600.")
     ],
-    data: Annotated[Path, typer.Option(help="Settings file with the data.")] = Path(
-        "configs/nano/data.yaml"
-    ),
+    data: Annotated[Path, typer.Option(help="Settings file with the data.")] = Path("nano/data"),
     model: Model = "nano",
     features: Annotated[str, typer.Option(help="nano, i3d, or nano,i3d.")] = "nano",
     count: Annotated[
@@ -159,6 +158,7 @@ def evaluate_command(
         evatok evaluate arcade-rfvd --features nano,i3d --count 1000 --record out/rfvd.json
     """
     from evatok.core.devices import resolve_device
+    from evatok.hub import feature_networks
     from evatok.measure.evaluate import evaluate
     from evatok.measure.protocol_sides import Settings
 

@@ -174,6 +174,27 @@ class TrainConfig(Config):
 
 # --- reading --------------------------------------------------------------------------------------
 
+SHIPPED = Path(__file__).resolve().parents[2] / "configs"
+
+
+def find_settings(name: Path | str) -> Path:
+    """Return the file or folder of settings of this name.
+
+    A path wins. What is no path is looked for among the shipped settings, from any folder:
+    `nano/proxy`, `nano/proxy.yaml`, `configs/nano/proxy.yaml` and the folder `nano`.
+
+    Returns:
+        The name as it is, where there is neither; reading it says so.
+    """
+    path = Path(name)
+    if path.exists() or path.is_absolute():
+        return path
+    inner = path.relative_to("configs") if path.parts[:1] == ("configs",) else path
+    for found in (SHIPPED / inner, SHIPPED / f"{inner}.yaml"):
+        if ".." not in inner.parts and found.exists():
+            return found
+    return path
+
 
 def read_yaml(path: Path | str, overrides: Sequence[str] = ()) -> dict[str, Any]:
     """Read a settings file, its bases and overrides into one plain dict.
@@ -220,7 +241,7 @@ Layer = tuple[str, dict[str, Any]]  # where it is written, what is written there
 
 def _layers(path: Path, overrides: Sequence[str]) -> list[Layer]:
     """The base of all, ..., the file itself, then one layer for each override."""
-    layers = _files(path, (), [])
+    layers = _files(find_settings(path), (), [])
     merged = _merged(layers)
     for override in overrides:
         layer = (f"override {override!r}", _parse_override(override, merged))
@@ -237,7 +258,9 @@ def _files(path: Path, above: tuple[Path, ...], read: list[Path]) -> list[Layer]
     if len(read) > MOST_FILES:
         raise ConfigError(f"{path}: `base` leads to more than {MOST_FILES} files")
     if not path.is_file():
-        raise FileNotFoundError(f"no settings file {path}")
+        raise FileNotFoundError(
+            f"no settings file {path}: give a path, or a shipped name such as nano/proxy"
+        )
     size = path.stat().st_size
     if size > LARGEST_FILE:
         raise ConfigError(

@@ -52,6 +52,17 @@ def sample_texts(
     return run_requests(models, requests, progress)
 
 
+def text_seeds(texts: Sequence[str], seed: int) -> list[int]:
+    """A seed for each clip; the i-th clip of a text has the same whatever else is asked for."""
+    counts: dict[str, int] = {}
+    seeds = []
+    for text in texts:
+        place = counts.get(text, 0)
+        counts[text] = place + 1
+        seeds.append(request_seed(seed, zlib.crc32(text.encode()), place))
+    return seeds
+
+
 def text_files(
     models: Models,
     texts: Sequence[str],
@@ -74,8 +85,8 @@ def text_files(
         raise ValueError(f"{count} clips asked for; at least 1")
     texts = list(dict.fromkeys(texts))
     wanted = [(text, place) for text in texts for place in range(count)]
-    seeds = [request_seed(seed, zlib.crc32(text.encode()), place) for text, place in wanted]
     titles = [text for text, _ in wanted]
+    seeds = text_seeds(titles, seed)
     names = _names(texts)
     files = [output / f"{names[text]}-{seed}-{place:03d}.mp4" for text, place in wanted]
     refuse_overwrite([output, *files], [models.directory])

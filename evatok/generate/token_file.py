@@ -34,7 +34,7 @@ from tokenizer.evt.codec import (
     Timed,
     runs,
 )
-from tokenizer.evt.format import EvtError, Header
+from tokenizer.evt.format import Chunk, EvtError, Header
 from tokenizer.evt.pictures import Fit, coded_size, shown_size
 from tokenizer.evt.reader import EvtReader
 from tokenizer.evt.writer import EvtWriter
@@ -115,8 +115,7 @@ def encode_file(
     """
     rate, settings = rate or Rate(), settings or EncodeSettings()
     refuse_overwrite([target, target.with_name(target.name + ".partial")], [source])
-    model = models.final.eval()
-    header = _header(models, source, rate, settings)
+    header = _header_of_file(models, source, rate, settings)
     damage: dict[str, None] = {}  # each loss once, though there may be several passes
     on_damage = (lambda found: damage.setdefault(str(found))) if settings.allow_damaged else None
     frames = partial(_frames, source, settings, on_damage)
@@ -125,16 +124,12 @@ def encode_file(
         if header.sound and not copy_sound(source, track):
             header = header.model_copy(update={"sound": ""})
         spent = track.stat().st_size if header.sound else 0
-        encoder = ExactEncoder(model, router_for(models, rate))
         with EvtWriter(target, header) as writer:
-            assign = assigner_for(models, encoder, header, rate, frames, spent)
-            coder = ChunkEncoder(header, encoder, assign, settings.batch_size)
-            done = writer.next_frame
-            if isinstance(assign, BudgetAssigner):  # its balance is that of all clips before
-                for batch in tiles_of(header, islice(frames(), done), device_of(model)):
-                    assign(batch)
-            for run in runs(islice(frames(), done, None), header.frames_per_chunk):
-                writer.write(coder.encode(run, writer.next_frame, writer.last_tick))
+            begun = Begun(writer.next_frame, writer.last_tick)
+            for chunk in encode_frames(
+                models, header, rate, frames, settings.batch_size, begun=begun, sound_bytes=spent
+            ):
+                writer.write(chunk)
                 if progress is not None:
                     progress(writer.next_frame)
             if header.sound:
@@ -144,15 +139,72 @@ def encode_file(
     return told | {"source_damage": list(damage)} if settings.allow_damaged else told
 
 
-def _header(models: Models, source: Path, rate: Rate, settings: EncodeSettings) -> Header:
-    model, info = models.final, probe(source)
+@dataclass(frozen=True)
+class Begun:
+    """What of a video is encoded already: the number of frames, and the tick of the last one."""
+
+    frames: int = 0
+    last_tick: int | None = None
+
+
+def encode_frames(
+    models: Models,
+    header: Header,
+    rate: Rate,
+    frames: Callable[[], Iterator[Timed]],
+    batch_size: int = 32,
+    *,
+    begun: Begun = Begun(),
+    sound_bytes: int = 0,
+) -> Iterator[Chunk]:
+    """Encode the frames of a video, chunk by chunk.
+
+    Args:
+        models: with a tokenizer (`final`) and a router.
+        header: see `header_of`.
+        rate: how many tokens to spend.
+        frames: begins a pass over the video; a budget takes several.
+        batch_size: tiles computed at once; of no effect on the tokens.
+        begun: what is passed over.
+        sound_bytes: size of the sound, which counts for `max_bytes`.
+    """
+    model = models.final.eval()
+    encoder = ExactEncoder(model, router_for(models, rate))
+    assign = assigner_for(models, encoder, header, rate, frames, sound_bytes)
+    coder = ChunkEncoder(header, encoder, assign, batch_size)
+    if isinstance(assign, BudgetAssigner):  # its balance is that of all clips before
+        for batch in tiles_of(header, islice(frames(), begun.frames), device_of(model)):
+            assign(batch)
+    first, previous = begun.frames, begun.last_tick
+    for run in runs(islice(frames(), first, None), header.frames_per_chunk):
+        chunk = coder.encode(run, first, previous)
+        yield chunk
+        first, previous = first + len(chunk.times), chunk.times[-1]
+
+
+def header_of(
+    models: Models,
+    height: int,
+    width: int,
+    tick: Fraction,
+    rate: Rate,
+    settings: EncodeSettings,
+    source: str = "",
+) -> Header:
+    """Return what a decoder must know of a video.
+
+    Args:
+        models: with a tokenizer (`final`).
+        height: of the video, pixels.
+        width: likewise.
+        tick: seconds of a unit of time.
+        rate: how many tokens to spend.
+        settings: see `EncodeSettings`.
+        source: the video's name.
+    """
+    model = models.final
     config, size = model.config, model.config.size
-    overlap = size // 8 if settings.overlap is None else settings.overlap
-    height, width = coded_size(settings.fit, info.height, info.width, size)
-    tick = time_base_of(source)
-    part = (
-        "" if settings.start == 0 and settings.end is None else f" {settings.start}-{settings.end}"
-    )
+    coded_height, coded_width = coded_size(settings.fit, height, width, size)
     return Header(
         model=models.directory.name,
         weights=model_hash(model),
@@ -161,17 +213,24 @@ def _header(models: Models, source: Path, rate: Rate, settings: EncodeSettings) 
         num_frames=config.num_frames,
         frames_per_block=config.patch[0],
         size=size,
-        overlap=overlap,
-        height=height,
-        width=width,
-        shown=shown_size(settings.fit, info.height, info.width, size),
+        overlap=size // 8 if settings.overlap is None else settings.overlap,
+        height=coded_height,
+        width=coded_width,
+        shown=shown_size(settings.fit, height, width, size),
         time_base=(tick.numerator, tick.denominator),
         frames_per_chunk=config.num_frames * settings.clips_per_chunk,
         fit=settings.fit,
         assignment=rate.describe(),
-        source=f"{source.name} {source_digest(source)}{part}",
+        source=source,
         sound=SOUND_FORMAT if settings.sound else "",
     )
+
+
+def _header_of_file(models: Models, source: Path, rate: Rate, settings: EncodeSettings) -> Header:
+    info, is_whole = probe(source), settings.start == 0 and settings.end is None
+    part = "" if is_whole else f" {settings.start}-{settings.end}"
+    name = f"{source.name} {source_digest(source)}{part}"
+    return header_of(models, info.height, info.width, time_base_of(source), rate, settings, name)
 
 
 def _frames(source: Path, settings: EncodeSettings, on_damage: OnDamage | None) -> Iterator[Timed]:

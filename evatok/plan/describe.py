@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -10,6 +9,7 @@ from torch import nn
 
 from evaluation.encoders.masked import MaskedConfig, masked_model
 from evaluation.encoders.nano import FeaturesConfig, NanoNet
+from evatok.core.config import find_settings
 from evatok.hub import load
 from evatok.plan.training_networks import training_only
 from evatok.workflows.train import load_training
@@ -35,7 +35,7 @@ def describe(model_or_config: str) -> dict[str, Any]:
         FileNotFoundError: neither models nor a file.
         ConfigError: not the settings of something that is trained.
     """
-    path = Path(model_or_config)
+    path = find_settings(model_or_config)
     if path.suffix in (".yaml", ".yml"):
         config: Any = load_training(path)
         with torch.device("meta"):  # sizes only

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from evatok.core.config import TrainConfig, load_config, read_yaml
+from evatok.core.config import TrainConfig, find_settings, load_config, read_yaml
 from evatok.plan import flops as costs
 from evatok.plan.describe import model_of
 from evatok.plan.training_networks import training_only, training_only_flops
@@ -93,6 +93,7 @@ def plan(
     if not 0 < mfu <= 1:
         raise ValueError(f"--mfu {mfu} is not in (0, 1]")
     assumed = {"gpu": gpu, "gpus": num_gpus, "mfu": mfu, "peak_tflops": GPUS[gpu].peak / 1e12}
+    path = find_settings(path)
     if path.is_dir():
         return {"folder": str(path)} | assumed | _folder(path, num_gpus, gpu, mfu, checkpointing)
     if read_yaml(path).get("stage") == "search":

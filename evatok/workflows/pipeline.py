@@ -19,7 +19,7 @@ from pydantic import Field, ValidationError
 
 from evaluation.encoders.base import weights_checksum
 from evaluation.encoders.nano import FeaturesConfig, NanoNet
-from evatok.core.config import Config, ConfigError, load_config
+from evatok.core.config import Config, ConfigError, find_settings, load_config
 from evatok.core.devices import resolve_device
 from evatok.core.paths import refuse_overwrite
 from evatok.hub import PARTS, PREFERENCE, TEXT, Models, load_model, save_model
@@ -507,9 +507,11 @@ def _derived(path: Path, device: str | None) -> dict[str, Any]:
 def _located(settings: Path) -> Path:
     """A folder of settings, or the file of own videos that a name stands for."""
     own = Path(f"{settings}.yaml")
-    for path in (own, settings):
-        if path.is_file():
-            return path
+    if own.is_file():
+        return own
+    settings = find_settings(settings)
+    if settings.is_file():
+        return settings
     if not settings.is_dir():
         raise FileNotFoundError(
             f"no folder {settings} and no {own}: `evatok init NAME --data DIR` writes one"

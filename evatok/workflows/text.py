@@ -203,7 +203,7 @@ def train_text(config: TextConfig, directory: Path) -> dict[str, Any]:
     """Measure training clips, write captions of them and learn pieces; see `save_text`."""
     sampler = ClipSampler(config.data, "train")
     if config.captions is not None:
-        known = dict(_rows(config.captions, "path", "caption"))
+        known = {path: caption for path, caption in _rows(config.captions, "path", "caption")}
         texts = [known.get(video, "") for cache in sampler.caches for video in cache.ids]
         return save_text(texts, config.vocabulary_size, None, directory)
     measured, labels = [], []

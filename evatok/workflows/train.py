@@ -9,7 +9,7 @@ from typing import Any
 
 from evaluation.encoders.masked import MaskedConfig, MaskedStage
 from evaluation.encoders.nano import FeaturesConfig, FeaturesStage
-from evatok.core.config import Config, ConfigError, load_config, read_yaml
+from evatok.core.config import Config, ConfigError, find_settings, load_config, read_yaml
 from evatok.core.paths import paths_in, refuse_overwrite
 from evatok.hub import save_model
 from generator.train import GeneratorConfig, GeneratorStage
@@ -89,6 +89,7 @@ def run_training(
     Returns:
         JSON-able: stage, steps, parameters, folder of the model and the last validation's numbers.
     """
+    path = find_settings(path)
     config: Any = load_training(path, overrides)
     folder = run_dir or default_run_dir(path)
     written = [folder, folder / SETTINGS, folder / "model"]

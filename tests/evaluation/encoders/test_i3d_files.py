@@ -19,7 +19,7 @@ from evaluation.encoders.i3d.tats import EPSILON, TatsFeatures, expected_shapes,
 from evaluation.encoders.i3d.weights import read_weights, weights_path
 from evaluation.encoders.load import load_features
 from evaluation.fetch import WeightsError
-from evatok.cli.options import feature_networks
+from evatok.hub import feature_networks
 
 
 class Script(nn.Module):

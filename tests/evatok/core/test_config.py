@@ -201,3 +201,22 @@ def test_aliases_of_a_usual_size_are_read(tmp_path: Path) -> None:
     path = write(tmp_path, "top.yaml", "a: &a {x: 1, y: 2}\nc: [*a, *a]\n")
     one = {"x": 1, "y": 2}
     assert read_yaml(path) == {"a": one, "c": [one, one]}
+
+
+def test_shipped_settings_are_found_by_name_from_anywhere(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from evatok.core.config import SHIPPED, find_settings
+
+    monkeypatch.chdir(tmp_path)
+    for name in ("nano/proxy", "nano/proxy.yaml", "configs/nano/proxy.yaml"):
+        assert find_settings(name) == SHIPPED / "nano" / "proxy.yaml"
+        assert read_yaml(name)["stage"] == "proxy"
+    assert find_settings("webvid") == SHIPPED / "webvid"
+    assert read_yaml("webvid/final-400k")  # its bases lie beside it
+    (tmp_path / "nano").mkdir()
+    (tmp_path / "nano" / "proxy").write_text("stage: mine")
+    assert read_yaml("nano/proxy") == {"stage": "mine"}  # a path wins
+    for name in ("nano/nothing", "../pyproject.toml"):
+        with pytest.raises(FileNotFoundError, match="a shipped name such as nano/proxy"):
+            read_yaml(name)

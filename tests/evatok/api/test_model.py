@@ -1,0 +1,233 @@
+"""The Python API on toy parts: videos and clips to tokens and back, samples, predictions."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from fractions import Fraction
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch.utils.data import DataLoader
+
+import evatok
+from evatok.generate.token_file import EncodeSettings, decode_file, encode_file
+from tokenizer.evt.format import EvtError
+from video.io import iter_timed, read_frames, write_video
+
+Square = Callable[[int, int, int, int], np.ndarray]
+
+
+@pytest.fixture(scope="module")
+def model(toy_dir: Path) -> evatok.Model:
+    return evatok.load(toy_dir, device="cpu")
+
+
+@pytest.fixture
+def video(square: Square) -> evatok.Video:
+    return evatok.Video(torch.from_numpy(square(37, 38, 46, 0)), 24)
+
+
+def test_names_are_there_and_import_is_light(root: Path) -> None:
+    for name in evatok.__all__:
+        assert getattr(evatok, name) is not None and name in dir(evatok)
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        _ = evatok.nothing  # type: ignore[attr-defined]
+    code = "import evatok, sys; print(sorted({'torch', 'numpy', 'av'} & set(sys.modules)))"
+    environment = os.environ | {"PYTHONPATH": str(root)}
+    found = subprocess.run(
+        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True
+    )
+    assert found.stdout.strip() == "[]"
+
+
+def test_video_through_tokens_keeps_size_length_and_times(
+    model: evatok.Model, video: evatok.Video
+) -> None:
+    tokens = model.encode(video)
+    again = model.decode(tokens)
+    assert tokens.num_frames == len(again) == 37 and again.frames.shape == video.frames.shape
+    assert again.times == video.times and again.rate == pytest.approx(24)
+    assert len(tokens) == len(tokens.ids) == sum(int(part.sum()) for part in tokens.assignment)
+
+
+def test_memory_and_file_are_the_same_tokens(
+    model: evatok.Model, square: Square, tmp_path: Path
+) -> None:
+    """`encode` and `evatok encode` share every step; so do the decoders."""
+    write_video(tmp_path / "in.mp4", square(37, 38, 46, 0), 24)
+    encode_file(
+        model, tmp_path / "in.mp4", tmp_path / "a.evt", settings=EncodeSettings(sound=False)
+    )
+    tokens, filed = model.encode(evatok.read_video(tmp_path / "in.mp4")), evatok.open(
+        tmp_path / "a.evt"
+    )  # fmt: skip
+    assert np.array_equal(tokens.ids, filed.ids)
+    for mine, theirs in zip(tokens.assignment, filed.assignment, strict=True):
+        assert np.array_equal(mine, theirs)
+    tokens.save(tmp_path / "b.evt")
+    tokens.save(tmp_path / "b.evt")  # over itself
+    decode_file(model, tmp_path / "b.evt", tmp_path / "b.mkv")
+    decode_file(model, tmp_path / "a.evt", tmp_path / "a.mkv")
+    a, b = (list(iter_timed(tmp_path / name)) for name in ("a.mkv", "b.mkv"))
+    assert [time for time, _ in a] == [time for time, _ in b]
+    assert all(np.array_equal(x, y) for (_, x), (_, y) in zip(a, b, strict=True))
+    assert torch.equal(
+        model.decode(tokens).frames, model.decode(evatok.open(tmp_path / "b.evt")).frames
+    )
+    assert sorted(path.name for path in tmp_path.iterdir() if ".evt" in path.name) == [
+        "a.evt",
+        "b.evt",
+    ]
+
+
+def test_assignments(model: evatok.Model, video: evatok.Video) -> None:
+    assert {int(n) for part in model.encode(video, assignment="uniform:2").assignment
+            for n in part.flatten()} == {2}  # fmt: skip
+    fixed = model.encode(video, assignment=(4, 2, 1, 1)).assignment[0]
+    assert (fixed == np.array([4, 2, 1, 1])).all()
+    assert max(int(p.sum(1).max()) for p in model.encode(video, max_tokens=5).assignment) <= 5
+    with pytest.raises(evatok.EvatokError, match="leave out the assignment"):
+        model.encode(video, quality=1.0, assignment="uniform:2")
+    with pytest.raises(evatok.EvatokError, match=r"quality 3 is outside \[0, 2\]"):
+        model.encode(video, quality=3)
+    with pytest.raises(ValueError, match="w_q"):
+        model.encode(video, quality=1.0)  # these parts have no router with w_q
+
+
+def clips(batch: int = 2) -> torch.Tensor:
+    return torch.rand(batch, 3, 16, 32, 32, generator=torch.Generator().manual_seed(0)) * 2 - 1
+
+
+def test_clips_to_tokens_and_back(model: evatok.Model) -> None:
+    tokens = model.encode(clips())
+    assert isinstance(tokens, evatok.Tokens) and tokens.assignment.shape == (2, 4)
+    again = model.decode(tokens)
+    assert again.shape == clips().shape and float(again.abs().max()) <= 1
+    chosen = torch.tensor([[1, 2, 4, 4], [4, 4, 1, 1]])
+    assert torch.equal(model.encode(clips(), assignment=chosen).assignment, chosen)
+    with pytest.raises(evatok.EvatokError, match=r"no block has 3 tokens: give \(1, 2, 4\)"):
+        model.encode(clips(), assignment=chosen.clamp(max=3))
+    with pytest.raises(evatok.EvatokError, match=r"give \(2, 4\) int64"):
+        model.encode(clips(), assignment=chosen[:1])
+
+
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        (clips().add(1).mul(127.5), r"reach from .* to 25\d.*clips / 127.5 - 1"),
+        (clips().to(torch.uint8), r"uint8, not floats.*clips / 127.5 - 1"),
+        (clips().permute(0, 2, 3, 4, 1), r"permute\(0, 4, 1, 2, 3\)"),
+        (clips().transpose(1, 2), r"transpose\(1, 2\)"),
+        (clips()[0], r"clips\[None\]"),
+        (clips()[:, :, :8], r"not \(B, 3, 16, 32, 32\): cut and resize them"),
+        (clips()[..., :16], "may have any size"),
+        (clips() * float("nan"), "hold NaN"),
+        (torch.zeros(7, 9, 9, 3, dtype=torch.uint8), r"evatok.Video\(frames, rate\)"),
+        (np.zeros((7, 9, 9, 3), np.uint8), r"a ndarray cannot be encoded"),
+    ],
+)
+def test_wrong_clips_are_refused_with_a_remedy(
+    model: evatok.Model, given: torch.Tensor, told: str
+) -> None:
+    with pytest.raises(evatok.EvatokError, match=told):
+        model.encode(given)
+
+
+def test_tokens_collate_in_a_loader(model: evatok.Model) -> None:
+    rows = [model.encode(clips(4)[place : place + 1]) for place in range(4)]
+    batches = list(DataLoader(rows, batch_size=3, collate_fn=evatok.Tokens.cat))  # type: ignore[arg-type]
+    assert [len(batch.assignment) for batch in batches] == [3, 1]
+    assert torch.equal(batches[0].ids, torch.cat([row.ids for row in rows[:3]]))
+
+
+def test_samples_do_not_depend_on_their_neighbours(model: evatok.Model) -> None:
+    three = model.sample(["left", "Right", "Left"], guidance=2.0, seed=1)
+    assert [len(video) for video in three] == [16] * 3
+    (alone,) = model.sample(["Left"], guidance=2.0, seed=1)
+    assert torch.equal(three[0].frames, alone.frames)
+    assert not torch.equal(three[0].frames, three[2].frames)
+    with pytest.raises(ValueError, match="no class Up"):
+        model.sample(["Up"])
+    with pytest.raises(evatok.EvatokError, match="give a list"):
+        model.sample("Left")
+    with pytest.raises(evatok.EvatokError, match="classes or texts"):
+        model.sample()
+
+
+def test_texts(text_dir: Path) -> None:
+    videos = evatok.load(text_dir, "cpu").sample(texts=["a dark clip of left"] * 2)
+    assert len(videos) == 2 and not torch.equal(videos[0].frames, videos[1].frames)
+
+
+def test_prediction_goes_on(model: evatok.Model, video: evatok.Video) -> None:
+    rest = model.predict(video[:5], frames=30)
+    assert rest.frames.shape == (30, 32, 32, 3) and rest.rate == 24
+    assert torch.equal(rest.frames[:16], model.predict(video[:5]).frames)
+    with pytest.raises(evatok.EvatokError, match=r"has 37: give video\[:5\]"):
+        model.predict(video)
+
+
+def test_other_models_tokens_are_refused(model: evatok.Model, video: evatok.Video) -> None:
+    with pytest.raises(EvtError, match="encoded with"):
+        evatok.load("nano", "cpu").decode(model.encode(video))
+
+
+def test_video_slices_saves_and_reads(video: evatok.Video, tmp_path: Path) -> None:
+    part = video[8:20]
+    assert len(part) == 12 and part.times[0] == Fraction(8, 24)
+    assert video[::2].rate == 12 and len(video[::2]) == 19
+    part.save(tmp_path / "a.mp4")
+    again = evatok.read_video(tmp_path / "a.mp4", start=2, count=5)
+    assert torch.equal(again.frames, read_frames(tmp_path / "a.mp4", 2, 5))
+    assert again.rate == pytest.approx(24)
+    uneven = evatok.Video(part.frames[:3], 10, (Fraction(0), Fraction(1, 10), Fraction(3, 10)))
+    uneven.save(tmp_path / "u.mp4")
+    assert evatok.read_video(tmp_path / "u.mp4").times == uneven.times
+    for wrong, told in (
+        (part.frames.permute(0, 3, 1, 2), r"permute\(0, 2, 3, 1\)"),
+        (part.frames[0], r"frames\[None\]"),
+        (part.frames.float(), r"float32, not uint8 in \[0, 255\]"),
+    ):
+        with pytest.raises(evatok.EvatokError, match=told):
+            evatok.Video(wrong)
+    with pytest.raises(evatok.EvatokError, match="no frames"):
+        _ = video[50:]
+    with pytest.raises(evatok.EvatokError, match="give a slice"):
+        _ = video[3]  # type: ignore[index]
+    with pytest.raises(evatok.EvatokError, match="do not ascend"):
+        evatok.Video(part.frames[:2], 10, (Fraction(1), Fraction(1)))
+
+
+def test_fvd_is_that_of_the_command(footage: Path) -> None:
+    assert evatok.fvd(footage, footage, size=64, device="cpu") == pytest.approx(0, abs=1e-3)
+    with pytest.raises(evatok.EvatokError, match="give one network"):
+        evatok.fvd(footage, footage, features="nano,nano")
+
+
+def test_run_folder_is_a_model(toy_dir: Path, tmp_path: Path) -> None:
+    """runs/NAME/PART/model, as training leaves it; the wide final tokenizer where there is one."""
+    for part in ("final", "router", "proxy"):
+        (tmp_path / part).mkdir()
+        (tmp_path / part / "model").symlink_to(toy_dir / part)
+    model = evatok.load(tmp_path, "cpu")
+    assert model.parts == ["proxy", "router", "final"]
+    assert model.folder("final") == tmp_path / "final" / "model"
+    assert model.encode(clips()).ids.numel() > 0
+    (tmp_path / "final-wide").mkdir()
+    (tmp_path / "final-wide" / "model").symlink_to(toy_dir / "proxy")
+    assert evatok.load(tmp_path, "cpu").folder("final") == tmp_path / "final-wide" / "model"
+
+
+def test_hub_that_does_not_answer_is_one_line() -> None:
+    with pytest.raises(FileNotFoundError, match="nobody/nothing is no folder here, and the"):
+        evatok.load("nobody/nothing")
+
+
+def test_shipped_models_are_whole() -> None:
+    """The feature network lies with the networks, not with the model."""
+    assert "features" in evatok.load("nano", "cpu").parts
