@@ -24,6 +24,7 @@ import torch
 from pydantic import TypeAdapter, ValidationError
 
 from evatok.core.files import naming, write_text
+from evatok.core.locks import held
 from evatok.core.pools import in_processes
 from video.cache import parallel
 from video.clips import covering, resize
@@ -178,6 +179,21 @@ def prepare(
         twice = next(name for name in names if names.count(name) > 1)
         raise VideoError(f"{root}: two files become {twice}: rename one")
     output.mkdir(parents=True, exist_ok=True)
+    # A second process would take the line that another is writing for that of a killed one.
+    with held(output / f".{JOURNAL}.lock"):
+        return _prepare(files, root, output, recipe, max_damaged, workers, progress)
+
+
+def _prepare(
+    files: Sequence[str],
+    root: Path,
+    output: Path,
+    recipe: Recipe,
+    max_damaged: float,
+    workers: int,
+    progress: Callable[[int, int], None] | None,
+) -> list[Done]:
+    """Do what `prepare` does, as the only process in the folder."""
     journal = output / JOURNAL
     finished = _read_journal(journal, recipe)
     rows = list(finished.values())
