@@ -116,6 +116,23 @@ class Side(NamedTuple):
         return _Packed.apply(x, self.places, self.rows, self.is_token)
 
 
+class BlockEnds(NamedTuple):
+    """Queries or keys of a batch as packed rows, nothing padded.
+
+    Attributes:
+        ends: (B, T) int64, the row at which each block ends, counted through the batch.
+        is_grid: whether these are the 3D positions: equally many in every batch of so many clips.
+    """
+
+    ends: Tensor
+    is_grid: bool
+
+    @staticmethod
+    def of(counts: Tensor, is_grid: bool) -> BlockEnds:
+        """Of clips with (B, T) int64 rows a block."""
+        return BlockEnds(counts.flatten().cumsum(0).view(counts.shape), is_grid)
+
+
 @dataclass(frozen=True)
 class BlockLevels:
     """The blocks of a batch sorted by level, and their tokens likewise.

@@ -16,14 +16,15 @@ from einops import rearrange
 from pydantic import model_validator
 from torch import Tensor, nn
 
-from tokenizer.batch_layout import Side
+from tokenizer.batch_layout import BlockEnds, Side
+from tokenizer.cpu_attention import packed_attention
 from tokenizer.masks import padded_attention
 from training.compilation import any_length, compiled
 from training.config import Config, Depth, Heads, Width, check_parameters
 
 Attention = Callable[[Tensor, Tensor, Tensor], Tensor]
 KeyValue = tuple[Tensor, Tensor]
-Sides = tuple[Side, Side]  # of a batch's queries and of its references
+Sides = tuple[Side, Side] | tuple[BlockEnds, BlockEnds]  # of a batch's queries and references
 
 
 class QFormerConfig(Config):
@@ -104,24 +105,27 @@ class QFormerLayer(nn.Module):
         return x + self.mlp_out(F.gelu(self.mlp_in(self.norm_mlp(x))))
 
 
-def padded_layer(layer: QFormerLayer, x: Tensor, references: Tensor, sides: Sides) -> Tensor:
-    """One layer on padded attention; what `training.compilation` makes one piece of code of."""
+def batch_layer(layer: QFormerLayer, x: Tensor, references: Tensor, sides: Sides) -> Tensor:
+    """One layer, each attention in one call; `training.compilation` makes it one piece of code."""
     own, other = sides
+    attend: Callable[..., Tensor] = padded_attention if isinstance(own, Side) else packed_attention
     return layer(
         x,
         references,
-        lambda q, k, v: padded_attention(q, k, v, own, own),
-        lambda q, k, v: padded_attention(q, k, v, own, other),
+        lambda q, k, v: attend(q, k, v, own, own),
+        lambda q, k, v: attend(q, k, v, own, other),
     )
 
 
-def _any_rows(x: Tensor, references: Tensor, sides: Sides) -> tuple[Tensor, Tensor, Sides]:
-    """The same, told to the compiler as being of any number of tokens."""
+def _any_rows(x: Tensor, references: Tensor, sides: Sides) -> None:
+    """Tell the compiler that a batch has any number of tokens."""
     for rows, side in zip((x, references), sides, strict=True):
-        if side.places is not None and side.rows is not None and side.is_token is not None:
+        if isinstance(side, BlockEnds):
+            if not side.is_grid:
+                any_length(0, rows)
+        elif side.places is not None and side.rows is not None and side.is_token is not None:
             any_length(0, rows, side.rows)
             any_length(1, side.blocks, side.places, side.is_token)
-    return x, references, sides
 
 
 class QFormer(nn.Module):
@@ -174,8 +178,8 @@ class QFormer(nn.Module):
     ) -> tuple[Tensor, Tensor | None]:
         """As `forward`, and what comes out of layer `tap` (from 1), (..., D), before any norm.
 
-        With `sides`, layers are compiled, and attention is padded, not `self_attention` and
-        `cross_attention`.
+        With `sides`, layers are compiled, and attention is that of the whole batch, not
+        `self_attention` and `cross_attention`.
         """
         references = self.norm_references(references)
         kept = None
@@ -183,6 +187,7 @@ class QFormer(nn.Module):
             if sides is None:
                 queries = layer(queries, references, self_attention, cross_attention)
             else:
-                queries = compiled(padded_layer)(layer, *_any_rows(queries, references, sides))
+                _any_rows(queries, references, sides)
+                queries = compiled(batch_layer)(layer, queries, references, sides)
             kept = queries if number == tap else kept
         return self.norm_out(queries), kept
