@@ -121,16 +121,14 @@ class BlockEnds(NamedTuple):
 
     Attributes:
         ends: (B, T) int64, the row at which each block ends, counted through the batch.
-        is_grid: whether these are the 3D positions: equally many in every batch of so many clips.
     """
 
     ends: Tensor
-    is_grid: bool
 
     @staticmethod
-    def of(counts: Tensor, is_grid: bool) -> BlockEnds:
+    def of(counts: Tensor) -> BlockEnds:
         """Of clips with (B, T) int64 rows a block."""
-        return BlockEnds(counts.flatten().cumsum(0).view(counts.shape), is_grid)
+        return BlockEnds(counts.flatten().cumsum(0).view(counts.shape))
 
 
 @dataclass(frozen=True)

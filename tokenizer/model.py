@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from tokenizer.assignment import Levels, grid
 from tokenizer.batch_layout import BlockEnds, BlockLevels, reordered
-from tokenizer.cpu_attention import is_fast_on
+from tokenizer.cpu import layer as cpu_layer
 from tokenizer.masks import ClipGroups
 from tokenizer.qformer import QFormer, QFormerConfig, Sides
 from tokenizer.quantizer import Quantized, VectorQuantizer
@@ -317,10 +317,10 @@ class VideoTokenizer(
         """1D and 3D rows as attention of the whole batch needs them, or None: group by group."""
         if not (self.is_compiled and self.training):
             return None
-        if is_fast_on(groups.order.device):
+        if cpu_layer.is_for([*self.encoder.layers, *self.decoder.layers], groups.order.device):
             counts = groups.counts
             cells = torch.full_like(counts, self.num_cells)
-            return BlockEnds.of(counts, is_grid=False), BlockEnds.of(cells, is_grid=True)
+            return BlockEnds.of(counts), BlockEnds.of(cells)
         return groups.tokens, groups.grid(self.num_cells)
 
     def compile_parts(self) -> None:

@@ -17,7 +17,7 @@ from pydantic import model_validator
 from torch import Tensor, nn
 
 from tokenizer.batch_layout import BlockEnds, Side
-from tokenizer.cpu_attention import packed_attention
+from tokenizer.cpu import layer as cpu_layer
 from tokenizer.masks import padded_attention
 from training.compilation import any_length, compiled
 from training.config import Config, Depth, Heads, Width, check_parameters
@@ -105,27 +105,30 @@ class QFormerLayer(nn.Module):
         return x + self.mlp_out(F.gelu(self.mlp_in(self.norm_mlp(x))))
 
 
-def batch_layer(layer: QFormerLayer, x: Tensor, references: Tensor, sides: Sides) -> Tensor:
-    """One layer, each attention in one call; `training.compilation` makes it one piece of code."""
-    own, other = sides
-    attend: Callable[..., Tensor] = padded_attention if isinstance(own, Side) else packed_attention
+def padded_layer(
+    layer: QFormerLayer, x: Tensor, references: Tensor, own: Side, other: Side
+) -> Tensor:
+    """One layer on padded attention; what `training.compilation` makes one piece of code of."""
     return layer(
         x,
         references,
-        lambda q, k, v: attend(q, k, v, own, own),
-        lambda q, k, v: attend(q, k, v, own, other),
+        lambda q, k, v: padded_attention(q, k, v, own, own),
+        lambda q, k, v: padded_attention(q, k, v, own, other),
     )
 
 
-def _any_rows(x: Tensor, references: Tensor, sides: Sides) -> None:
-    """Tell the compiler that a batch has any number of tokens."""
-    for rows, side in zip((x, references), sides, strict=True):
-        if isinstance(side, BlockEnds):
-            if not side.is_grid:
-                any_length(0, rows)
-        elif side.places is not None and side.rows is not None and side.is_token is not None:
+def layer_of_batch(layer: QFormerLayer, x: Tensor, references: Tensor, sides: Sides) -> Tensor:
+    """One layer as it is trained with compiled parts, on a batch whatever its assignments."""
+    own, other = sides
+    if isinstance(own, BlockEnds) and isinstance(other, BlockEnds):
+        epsilon = layer.norm_self.eps
+        return cpu_layer.trained_layer(layer, x, references, (own, other), layer.heads, epsilon)
+    assert isinstance(own, Side) and isinstance(other, Side)
+    for rows, side in ((x, own), (references, other)):
+        if side.places is not None and side.rows is not None and side.is_token is not None:
             any_length(0, rows, side.rows)
             any_length(1, side.blocks, side.places, side.is_token)
+    return compiled(padded_layer)(layer, x, references, own, other)
 
 
 class QFormer(nn.Module):
@@ -187,7 +190,6 @@ class QFormer(nn.Module):
             if sides is None:
                 queries = layer(queries, references, self_attention, cross_attention)
             else:
-                _any_rows(queries, references, sides)
-                queries = compiled(batch_layer)(layer, queries, references, sides)
+                queries = layer_of_batch(layer, queries, references, sides)
             kept = queries if number == tap else kept
         return self.norm_out(queries), kept

@@ -40,7 +40,8 @@ def loaded(source: Path, options: Sequence[str] = OPTIONS) -> ctypes.CDLL:
     if compiler is None:
         raise NoCompiler(f"no C compiler {named or 'cc'} to be found")
     key = hashlib.sha256()
-    for part in (source.read_text(), *options, _version(compiler), _processor()):
+    texts = [path.read_text() for path in (source, *sorted(source.parent.glob("*.h")))]
+    for part in (*texts, *options, _version(compiler), _processor()):
         key.update(part.encode() + b"\n")
     folder, name = cache_dir() / "kernels", key.hexdigest()[:16]
     try:
