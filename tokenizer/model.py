@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Literal
+from typing import Literal, cast
 
 import torch
 import torch.nn.functional as F
@@ -22,9 +22,10 @@ from torch import Tensor, nn
 from evatok.core.config import Config, Count, Frames, Level, PixelCount, Width
 from evatok.core.loading.pretrained import Pretrained
 from tokenizer.assignment import Levels, grid
-from tokenizer.attention.batch_layout import BlockLevels, Side, reordered
+from tokenizer.attention.batch_layout import BlockEnds, BlockLevels, reordered
 from tokenizer.attention.clip_groups import ClipGroups
-from tokenizer.qformer import QFormer, QFormerConfig
+from tokenizer.cpu import layer as cpu_layer
+from tokenizer.qformer import QFormer, QFormerConfig, Sides
 from tokenizer.quantizer import Quantized, VectorQuantizer
 from tokenizer.tokens import Tokens
 
@@ -312,10 +313,14 @@ class VideoTokenizer(
         x = x.unflatten(0, (-1, num_blocks)).flatten(1, 2)
         return self.start_map(x) + self.decoder_places.blocks(num_blocks)
 
-    def _sides(self, groups: ClipGroups) -> tuple[Side, Side] | None:
-        """1D and 3D rows as padded attention needs them, or None: attention group by group."""
+    def _sides(self, groups: ClipGroups) -> Sides | None:
+        """1D and 3D rows as attention of the whole batch needs them, or None: group by group."""
         if not (self.is_compiled and self.training):
             return None
+        if cpu_layer.is_for([*self.encoder.layers, *self.decoder.layers], groups.order.device):
+            counts = groups.counts
+            cells = torch.full_like(counts, self.num_cells)
+            return BlockEnds.of(counts), BlockEnds.of(cells)
         return groups.tokens, groups.grid(self.num_cells)
 
     def compile_parts(self) -> None:
@@ -355,7 +360,7 @@ class VideoTokenizer(
             lambda q, k, v: groups.attend(q, k, v, cells, "3d-3d"),
             lambda q, k, v: groups.attend(q, k, v, cells, "3d-1d"),
             tap,
-            None if sides is None else (sides[1], sides[0]),
+            None if sides is None else cast(Sides, (sides[1], sides[0])),
         )
         pixels = self.pixels(self.patch_head(groups.in_batch_order(x)))
         return pixels, None if tapped is None else groups.in_batch_order(tapped)

@@ -17,13 +17,14 @@ from pydantic import model_validator
 from torch import Tensor, nn
 
 from evatok.core.config import Config, Depth, Heads, Width, check_parameters
-from tokenizer.attention.batch_layout import Side
+from tokenizer.attention.batch_layout import BlockEnds, Side
 from tokenizer.attention.clip_groups import padded_attention
+from tokenizer.cpu import layer as cpu_layer
 from training.compilation import any_length, compiled
 
 Attention = Callable[[Tensor, Tensor, Tensor], Tensor]
 KeyValue = tuple[Tensor, Tensor]
-Sides = tuple[Side, Side]  # of a batch's queries and of its references
+Sides = tuple[Side, Side] | tuple[BlockEnds, BlockEnds]  # of a batch's queries and references
 
 
 class QFormerConfig(Config):
@@ -104,9 +105,10 @@ class QFormerLayer(nn.Module):
         return x + self.mlp_out(F.gelu(self.mlp_in(self.norm_mlp(x))))
 
 
-def padded_layer(layer: QFormerLayer, x: Tensor, references: Tensor, sides: Sides) -> Tensor:
+def padded_layer(
+    layer: QFormerLayer, x: Tensor, references: Tensor, own: Side, other: Side
+) -> Tensor:
     """One layer on padded attention; what `training.compilation` makes one piece of code of."""
-    own, other = sides
     return layer(
         x,
         references,
@@ -115,13 +117,18 @@ def padded_layer(layer: QFormerLayer, x: Tensor, references: Tensor, sides: Side
     )
 
 
-def _any_rows(x: Tensor, references: Tensor, sides: Sides) -> tuple[Tensor, Tensor, Sides]:
-    """The same, told to the compiler as being of any number of tokens."""
-    for rows, side in zip((x, references), sides, strict=True):
+def layer_of_batch(layer: QFormerLayer, x: Tensor, references: Tensor, sides: Sides) -> Tensor:
+    """One layer as it is trained with compiled parts, on a batch whatever its assignments."""
+    own, other = sides
+    if isinstance(own, BlockEnds) and isinstance(other, BlockEnds):
+        epsilon = layer.norm_self.eps
+        return cpu_layer.trained_layer(layer, x, references, (own, other), layer.heads, epsilon)
+    assert isinstance(own, Side) and isinstance(other, Side)
+    for rows, side in ((x, own), (references, other)):
         if side.places is not None and side.rows is not None and side.is_token is not None:
             any_length(0, rows, side.rows)
             any_length(1, side.blocks, side.places, side.is_token)
-    return x, references, sides
+    return compiled(padded_layer)(layer, x, references, own, other)
 
 
 class QFormer(nn.Module):
@@ -174,8 +181,8 @@ class QFormer(nn.Module):
     ) -> tuple[Tensor, Tensor | None]:
         """As `forward`, and what comes out of layer `tap` (from 1), (..., D), before any norm.
 
-        With `sides`, layers are compiled, and attention is padded, not `self_attention` and
-        `cross_attention`.
+        With `sides`, layers are compiled, and attention is that of the whole batch, not
+        `self_attention` and `cross_attention`.
         """
         references = self.norm_references(references)
         kept = None
@@ -183,6 +190,6 @@ class QFormer(nn.Module):
             if sides is None:
                 queries = layer(queries, references, self_attention, cross_attention)
             else:
-                queries = compiled(padded_layer)(layer, *_any_rows(queries, references, sides))
+                queries = layer_of_batch(layer, queries, references, sides)
             kept = queries if number == tap else kept
         return self.norm_out(queries), kept

@@ -3,10 +3,7 @@
 In PyTorch a step is a few hundred small operations, and attention with one query a row runs at half
 the speed of memory. `kernels.c` computes the same in one call: each weight is read once for all
 rows, attention reads what a row holds and no more, and a request's tokens do not depend on the
-batch, to the bit. It is compiled with the system's C compiler when it is first used (about two
-seconds) and kept in the folder of caches, named after source, compiler and processor, and after the
-sha256 of its own content: a file that was cut or changed is compiled again, since the loader would
-end the process without a word.
+batch, to the bit. It is compiled when it is first used (`training.c_kernels`, about two seconds).
 
 | weights | as stored | what enters a product, and the cache |
 | --- | --- | --- |
@@ -22,13 +19,6 @@ Shape letters: R rows, L tokens, D width, Hd heads, Dh head width, O outputs, I 
 from __future__ import annotations
 
 import ctypes
-import hashlib
-import logging
-import os
-import platform
-import shutil
-import subprocess
-import tempfile
 from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
@@ -37,23 +27,16 @@ from typing import TYPE_CHECKING, Any, cast
 import torch
 from torch import Tensor
 
-from evatok.core.files import cache_dir
+from training.c_kernels import OPTIONS, NoCompiler, loaded
 
 if TYPE_CHECKING:
     from generator.gpt import GPT, GPTLayer
 
-log = logging.getLogger(__name__)
-
 SOURCE = Path(__file__).with_name("kernels.c")
-OPTIONS = ("-O3", "-march=native", "-fopenmp", "-shared", "-fPIC")
 OUTPUTS, LANES = 32, 16  # as in kernels.c
 KINDS = {"float32": 0, "bfloat16": 1, "int8": 2}
 SMALL = 2**22  # multiplications: a step of fewer is over before a second thread has woken up
 PREFILL = 64  # tokens of a prompt that share one reading of the weights
-
-
-class NoCompiler(RuntimeError):
-    """The kernels cannot be compiled here; the text says why, in a line."""
 
 
 class _Sizes(ctypes.Structure):
@@ -95,83 +78,13 @@ def library() -> ctypes.CDLL:
     Raises:
         NoCompiler: there is no C compiler, or it refuses.
     """
-    named = os.environ.get("CC")
-    compiler = shutil.which(named) if named else shutil.which("cc") or shutil.which("gcc")
-    if compiler is None:
-        raise NoCompiler(f"no C compiler {named or 'cc'} to be found")
-    key = hashlib.sha256()
-    for part in (SOURCE.read_text(), *OPTIONS, _version(compiler), _processor()):
-        key.update(part.encode() + b"\n")
-    folder, name = cache_dir() / "kernels", key.hexdigest()[:16]
-    try:
-        path = _cached(folder, name) or _compile(compiler, folder, name)
-    except OSError as error:
-        raise NoCompiler(f"{folder} cannot be written: {error}; EVATOK_CACHE moves it") from error
-    try:
-        # torch has loaded its OpenMP by now, and both share its threads
-        found = ctypes.CDLL(str(path))
-    except OSError as error:
-        raise NoCompiler(f"{path} does not load: {error}") from error
+    found = loaded(SOURCE, OPTIONS)
     found.workspace.restype = ctypes.c_int64
     found.workspace.argtypes = [ctypes.c_void_p, ctypes.c_int64]
     found.step.restype = None
     pointer, count = ctypes.c_void_p, ctypes.c_int64
     found.step.argtypes = [pointer] * 3 + [count] + [pointer] * 6 + [count]
     return found
-
-
-def _cached(folder: Path, name: str) -> Path | None:
-    """The library that was compiled under this name, if its content is still what it was."""
-    for path in sorted(folder.glob(f"{name}-*.so")):
-        if path == _place(folder, name, path.read_bytes()):
-            return path
-        log.warning("%s is damaged: compiled again", path)
-        path.unlink(missing_ok=True)
-    return None
-
-
-def _place(folder: Path, name: str, content: bytes) -> Path:
-    return folder / f"{name}-{hashlib.sha256(content).hexdigest()[:16]}.so"
-
-
-def _compile(compiler: str, folder: Path, name: str) -> Path:
-    """Make the library, whole or not at all, and return its path.
-
-    Two processes at once write the same content to the same name, or different content to two.
-    """
-    folder.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder) as scratch:
-        partial = Path(scratch) / f"{name}.so"
-        words = [compiler, *OPTIONS, str(SOURCE), "-o", str(partial)]
-        done = subprocess.run(words, capture_output=True, text=True, check=False)
-        if done.returncode:
-            lines = done.stderr.strip().splitlines() or [f"exit status {done.returncode}"]
-            raise NoCompiler(f"{compiler} does not compile {SOURCE.name}: {lines[0]}")
-        with partial.open("rb") as file:
-            path = _place(folder, name, file.read())
-            os.fsync(file.fileno())
-        os.replace(partial, path)
-    return path
-
-
-def _version(compiler: str) -> str:
-    done = subprocess.run([compiler, "--version"], capture_output=True, text=True, check=False)
-    return done.stdout
-
-
-def _processor() -> str:
-    """What `-march=native` depends on."""
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.is_file() else []
-    wanted = ("model", "flags", "Features", "cpu family", "CPU part")
-    return "\n".join([platform.machine(), platform.processor(), *_first(lines, wanted)])
-
-
-def _first(lines: list[str], names: Sequence[str]) -> list[str]:
-    found = {}
-    for line in lines:
-        found.setdefault(line.split(":")[0].strip(), line)
-    return [found[name] for name in names if name in found]
 
 
 def reason_against(gpt: GPT) -> str | None:

@@ -116,6 +116,21 @@ class Side(NamedTuple):
         return _Packed.apply(x, self.places, self.rows, self.is_token)
 
 
+class BlockEnds(NamedTuple):
+    """Queries or keys of a batch as packed rows, nothing padded.
+
+    Attributes:
+        ends: (B, T) int64, the row at which each block ends, counted through the batch.
+    """
+
+    ends: Tensor
+
+    @staticmethod
+    def of(counts: Tensor) -> BlockEnds:
+        """Of clips with (B, T) int64 rows a block."""
+        return BlockEnds(counts.flatten().cumsum(0).view(counts.shape))
+
+
 @dataclass(frozen=True)
 class BlockLevels:
     """The blocks of a batch sorted by level, and their tokens likewise.

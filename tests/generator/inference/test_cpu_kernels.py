@@ -21,6 +21,7 @@ from generator.inference.cpu_kernels import NoCompiler, Slots, Steps, eight_bits
 from generator.inference.engine import SamplingConfig, class_requests, sample
 from generator.inference.optimize import Weights, for_sampling
 from tests.generator.inference.test_engine import mixed_requests
+from training import c_kernels
 
 FORMS: tuple[Weights, ...] = ("float32", "bfloat16", "int8")
 
@@ -268,7 +269,7 @@ def test_a_damaged_library_is_compiled_again(
     assert again.returncode == 0 and "is damaged: compiled again" in errors
     assert [*(tmp_path / "kernels").iterdir()] == [path] and path.read_bytes() == whole
     path.write_bytes(bytes(len(whole)))  # as long as it was
-    assert native._cached(path.parent, path.name.split("-")[0]) is None
+    assert c_kernels._cached(path.parent, path.name.split("-")[0]) is None
     assert "is damaged" in caplog.text and not path.exists()
 
 

@@ -1,0 +1,1 @@
+"""A Q-Former layer in training as compiled C code, for processors that multiply tiles (AMX)."""
