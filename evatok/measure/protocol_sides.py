@@ -105,6 +105,11 @@ class Drawn:
     cut: Cut
     digests: list[str] = field(default_factory=list)  # of the clips gone through
 
+    @property
+    def ids(self) -> list[str]:
+        """Places of the clips in the draw."""
+        return [str(place) for place in range(len(self.windows))]
+
     def load(self, start: int) -> Tensor:
         """The chunk of clips from a place on, (B, 3, F, H, W) float32 in [−1, 1]."""
         return self.sampler.load(self.windows[start : start + CHUNK])[0]
@@ -150,6 +155,11 @@ class Made:
     make: Callable[[int, Tensor], tuple[Tensor, Tokens, list[dict[str, Any]]]]
     origin: str
     notes: list[dict[str, Any]] = field(default_factory=list)
+
+    @property
+    def ids(self) -> list[str]:
+        """Those of the real clips."""
+        return self.real.ids
 
     def walk(
         self, is_wanted: Callable[[str], bool], cache: FeatureCache | None
