@@ -67,7 +67,11 @@ def frechet_distance(x: Tensor | np.ndarray, y: Tensor | np.ndarray, biased: boo
 
 
 def distance_between(x: Moments, y: Moments) -> float:
-    """Fréchet distance of two sets of which only the moments are known; logs when N ≤ D."""
+    """Fréchet distance of two sets of which only the moments are known; logs when N ≤ D.
+
+    Of (x, y) the same bits as of (y, x): rounding depends on the order, so there is only one.
+    """
+    x, y = sorted((x, y), key=_bits)
     for moments in (x, y):
         if moments.count <= len(moments.mean):
             logger.warning(
@@ -82,6 +86,10 @@ def distance_between(x: Moments, y: Moments) -> float:
     if not distance >= -TOLERANCE * float(scale):
         raise ArithmeticError(f"distance {distance} of sets with scale {float(scale)}")
     return max(distance, 0.0)
+
+
+def _bits(moments: Moments) -> tuple[int, bytes, bytes]:
+    return moments.count, moments.mean.numpy().tobytes(), moments.factor.numpy().tobytes()
 
 
 def _matrix(x: Tensor | np.ndarray, what: str) -> Tensor:

@@ -22,7 +22,7 @@ from collections.abc import Sequence
 from torch import Tensor
 
 from evaluation.metrics.frechet import frechet_distance
-from evaluation.metrics.fvd_infinity import extrapolated
+from evaluation.metrics.fvd_infinity import Ids, extrapolated
 from evaluation.metrics.kernel import jedi_distance, kernel_distance
 from evaluation.metrics.prdc import coverage
 
@@ -31,7 +31,11 @@ METRICS = ("fvd", "fvd-infinity", "kvd", "jedi", *NEIGHBOURS)
 
 
 def scores(
-    real: Tensor, fake: Tensor, metrics: Sequence[str] = ("fvd",), biased: bool = True
+    real: Tensor,
+    fake: Tensor,
+    metrics: Sequence[str] = ("fvd",),
+    biased: bool = True,
+    ids: Ids | None = None,
 ) -> dict[str, float]:
     """Score two sets.
 
@@ -40,6 +44,7 @@ def scores(
         fake: (M, D) float.
         metrics: names of `METRICS`, at least one.
         biased: as in `evaluation.metrics.frechet.frechet_distance`, for "fvd".
+        ids: of both sides' clips, as in `evaluation.metrics.fvd_infinity.extrapolated`.
 
     Raises:
         KeyError: no such metric.
@@ -50,7 +55,7 @@ def scores(
     )
     ways = {
         "fvd": lambda: frechet_distance(real, fake, biased),
-        "fvd-infinity": lambda: extrapolated(real, fake),
+        "fvd-infinity": lambda: extrapolated(real, fake, ids=ids),
         "kvd": lambda: kernel_distance(real, fake),
         "jedi": lambda: jedi_distance(real, fake),
     }

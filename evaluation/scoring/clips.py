@@ -9,7 +9,7 @@ import hashlib
 import logging
 import random
 from collections.abc import Callable, Iterator
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Literal, Protocol
 
 import torch
@@ -88,7 +88,13 @@ def legacy_resize(clips: Tensor, size: int) -> Tensor:
 
 
 class Source(Protocol):
-    """Clips with keys, gone through in order."""
+    """Clips with keys, gone through in order.
+
+    Attributes:
+        ids: of the clips gone through; a clip and its reconstruction on the other side share one.
+    """
+
+    ids: list[str]
 
     def walk(
         self, is_wanted: Callable[[str], bool], cache: FeatureCache | None
@@ -105,6 +111,7 @@ class VideoClips:
         damaged: why a video could not be read, by name; filled while the clips are gone through.
             Such a video gives no clip.
         padded: videos shorter than a clip, whose last frame was repeated.
+        ids: name without its suffix and first frame, of the clips gone through.
     """
 
     def __init__(self, path: str | Path, cut: Cut | None = None) -> None:
@@ -118,6 +125,7 @@ class VideoClips:
         self.videos = find_videos(path)
         self.damaged: dict[str, str] = {}
         self.padded: list[str] = []
+        self.ids: list[str] = []
 
     def __iter__(self) -> Iterator[Tensor]:
         """Clips (3, F, H, W) float32 in [−1, 1], in order of the videos."""
@@ -140,7 +148,7 @@ class VideoClips:
         self, is_wanted: Callable[[str], bool], cache: FeatureCache | None
     ) -> Iterator[tuple[str, Tensor | None]]:
         """See `Source.walk`. A video is decoded only if one of its clips is wanted."""
-        self.damaged, self.padded = {}, []
+        self.damaged, self.padded, self.ids = {}, [], []
         drawn = self._drawn(cache) if self.cut.count is not None else None
         for number, video in enumerate(self.videos):
             if drawn is not None and number not in drawn:
@@ -153,6 +161,7 @@ class VideoClips:
                 starts = drawn[number]
             if starts is not None and not any(is_wanted(self._key(digest, s)) for s in starts):
                 for start in starts:
+                    self._note_id(video, start)
                     yield self._key(digest, start), None
                 continue
             frames = self._read(video, digest, cache)
@@ -163,7 +172,11 @@ class VideoClips:
             for start in starts:
                 window = frames[start : start + self.cut.num_frames]
                 clip = to_clip(pad_last(window, self.cut.num_frames))
+                self._note_id(video, start)
                 yield self._key(digest, start), self.cut.finish(clip)
+
+    def _note_id(self, video: Video, start: int) -> None:
+        self.ids.append(f"{PurePosixPath(video.name).with_suffix('')}#{start}")
 
     def _key(self, digest: str, start: int) -> str:
         cut = self.cut

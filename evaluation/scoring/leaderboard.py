@@ -69,7 +69,8 @@ def title(key: Key) -> str:
     network = f"[{key.network}]" if key.network else ""
     count = "count not told" if key.clips is None else f"{key.clips:,} clips"
     source = " · published, not measured here" if key.source == "published" else ""
-    return f"{key.protocol}: {key.metric}{network}, {count}{source}"
+    data = f", real set {key.data[:8]}" if key.data else ""
+    return f"{key.protocol}: {key.metric}{network}, {count}{data}{source}"
 
 
 def rows(records: Sequence[Record]) -> list[dict[str, Any]]:
@@ -96,7 +97,11 @@ def render(records: Sequence[Record], format: Format) -> str:
     Raises:
         ValueError: another format.
     """
-    found = {title(key): rows(mine) for key, mine in tables(records).items()}
+    found: dict[str, list[dict[str, Any]]] = {}
+    for key, mine in tables(records).items():
+        name = title(key)
+        same = sum(other.partition(" · settings ")[0] == name for other in found)
+        found[f"{name} · settings {same + 1}" if same else name] = rows(mine)
     if format == "md":
         return "\n".join(_markdown(name, table) for name, table in found.items())
     if format == "csv":

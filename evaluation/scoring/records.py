@@ -1,8 +1,8 @@
 """One measurement, with all that decides whether another may stand beside it.
 
 A record is a JSON file. Two numbers compare only when protocol, its settings, feature network,
-weights and number of clips are the same; a published number is comparable with nothing but what its
-paper's protocol and network have measured, and says so by its source.
+weights, number of clips and real set are the same; a published number is comparable with nothing
+but what its paper's protocol and network have measured, and says so by its source.
 """
 
 from __future__ import annotations
@@ -31,6 +31,7 @@ class Key(NamedTuple):
     checksum: str
     clips: int | None
     settings: str
+    data: str
 
 
 class Record(BaseModel):
@@ -89,6 +90,7 @@ class Record(BaseModel):
             self.checksum,
             self.num_clips,
             settings,
+            self.data,
         )
 
 

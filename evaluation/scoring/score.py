@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from evaluation.encoders.base import FeatureNetwork
-from evaluation.metrics.fvd_infinity import interval
+from evaluation.metrics.fvd_infinity import Ids, interval
 from evaluation.metrics.registry import METRICS, scores
 from evaluation.scoring.clips import Cut, Source, VideoClips
 from evaluation.scoring.feature_cache import FeatureCache
@@ -202,7 +202,8 @@ def score_sides(
             raise ValueError(
                 f"the {side} side has {len(sides[side][0])} clips; a distance needs 2 or more"
             )
-    return _scored(sides, networks, metrics, biased, with_interval)
+    ids = (real.ids, fake.ids)
+    return _scored(sides, networks, metrics, biased, with_interval, ids)
 
 
 def check_metrics(networks: Sequence[FeatureNetwork], metrics: Sequence[str]) -> None:
@@ -220,13 +221,14 @@ def _scored(
     metrics: Sequence[str],
     biased: bool,
     with_interval: bool = False,
+    ids: Ids | None = None,
 ) -> dict[str, Any]:
     result: dict[str, Any] = {}
     for network, x, y in zip(networks, sides["real"], sides["fake"], strict=True):
-        found = scores(x, y, metrics, biased)
+        found = scores(x, y, metrics, biased, ids)
         result |= {f"{metric}[{network.name}]": value for metric, value in found.items()}
         if with_interval and "fvd" in metrics and biased:
-            _, low, high = interval(x, y)
+            _, low, high = interval(x, y, ids=ids)
             result[f"interval[{network.name}]"] = [low, high]
     return result | {
         "num_real": len(sides["real"][0]),

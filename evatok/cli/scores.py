@@ -109,7 +109,7 @@ def fvd_command(
         check_writable(record)
     names = features or ("nano" if chosen is None else chosen.network)
     networks = feature_networks(names, model, trust, resolve_device(device))
-    biased = not unbiased if chosen is None else chosen.biased
+    biased = not unbiased and (chosen is None or chosen.biased)
     result = score_folders(
         real,
         fake,

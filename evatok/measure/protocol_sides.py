@@ -10,7 +10,7 @@ import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor
@@ -31,10 +31,44 @@ from evatok.measure.clip_sets import to_bytes
 from generator.inference.engine import SamplingConfig
 from tokenizer.search.candidates import model_hash
 from tokenizer.tokens import Tokens
+from video.arcade.recorder import Source, class_name, games_of
 from video.dataset import ClipSampler, DataConfig, Split, Window
 
 Kind = Literal["rfvd", "gfvd", "fp"]
 CHUNK = 32  # clips made at a time; the same in every run, so that the same bits come out
+
+
+class DataSet(Config):
+    """What a protocol's data must be, whatever its folder is called.
+
+    Attributes:
+        name: for messages.
+        classes: how many it may have; none: any number.
+        videos: of the split's list; None: any number.
+        games: its classes are games of `video.arcade`.
+    """
+
+    name: str
+    classes: tuple[int, ...] = ()
+    videos: int | None = None
+    games: bool = False
+
+    def fits(self, class_names: Sequence[str], num_videos: int) -> bool:
+        """Whether a source of these classes, with so many videos in its list, is meant."""
+        is_meant = not self.classes or len(class_names) in self.classes
+        is_meant &= self.videos in (None, num_videos)
+        return is_meant and (not self.games or set(class_names) <= _games())
+
+    def told(self) -> str:
+        """The condition in words."""
+        parts = [f"{' or '.join(map(str, self.classes))} classes"] if self.classes else []
+        parts += [f"{self.videos} videos in its list"] if self.videos is not None else []
+        parts += ["games of `evatok arcade` as classes"] if self.games else []
+        return f"{self.name} ({', '.join(parts)})"
+
+
+def _games() -> set[str]:
+    return {class_name(game) for source in get_args(Source) for game in games_of(source)}
 
 
 class Protocol(Config):
@@ -42,7 +76,7 @@ class Protocol(Config):
 
     Attributes:
         kind: reconstructions, samples, or predictions.
-        source: folder names of the data's sources that it is meant for.
+        data: what it is meant for.
         split: of the lists.
         window: "first" of each video, or "all" of them, of which `count` are drawn.
         count: clips; None: all.
@@ -50,22 +84,22 @@ class Protocol(Config):
     """
 
     kind: Kind
-    source: tuple[str, ...]
+    data: DataSet
     split: Split
     window: Literal["first", "all"]
     count: int | None = None
     shrink: int | None = None
 
 
-UCF, K600 = ("ucf101", "UCF-101", "ucf6"), ("k600", "kinetics600")
+UCF = DataSet(name="UCF-101", classes=(101,), videos=9537)
+K600 = DataSet(name="Kinetics-600", classes=(599, 600))  # the public list lacks a class
+ARCADE = DataSet(name="arcade footage", games=True)
 PROTOCOLS: dict[str, Protocol] = {
-    "ucf101-rfvd": Protocol(kind="rfvd", source=UCF, split="train", window="first", count=9537),
-    "ucf101-gfvd": Protocol(kind="gfvd", source=UCF, split="train", window="all", count=10_000),
-    "k600-fp": Protocol(
-        kind="fp", source=K600, split="test", window="all", count=50_000, shrink=64
-    ),
+    "ucf101-rfvd": Protocol(kind="rfvd", data=UCF, split="train", window="first", count=9537),
+    "ucf101-gfvd": Protocol(kind="gfvd", data=UCF, split="train", window="all", count=10_000),
+    "k600-fp": Protocol(kind="fp", data=K600, split="test", window="all", count=50_000, shrink=64),
     **{
-        f"arcade-{kind}": Protocol(kind=kind, source=("arcade",), split="test", window="all")
+        f"arcade-{kind}": Protocol(kind=kind, data=ARCADE, split="test", window="all")
         for kind in ("rfvd", "gfvd", "fp")
     },
 }
@@ -104,6 +138,11 @@ class Drawn:
     windows: list[Window]
     cut: Cut
     digests: list[str] = field(default_factory=list)  # of the clips gone through
+
+    @property
+    def ids(self) -> list[str]:
+        """Places of the clips in the draw."""
+        return [str(place) for place in range(len(self.windows))]
 
     def load(self, start: int) -> Tensor:
         """The chunk of clips from a place on, (B, 3, F, H, W) float32 in [−1, 1]."""
@@ -151,6 +190,11 @@ class Made:
     origin: str
     notes: list[dict[str, Any]] = field(default_factory=list)
 
+    @property
+    def ids(self) -> list[str]:
+        """Those of the real clips."""
+        return self.real.ids
+
     def walk(
         self, is_wanted: Callable[[str], bool], cache: FeatureCache | None
     ) -> Iterator[tuple[str, Tensor | None]]:
@@ -180,10 +224,14 @@ def draw(protocol: Protocol, data: DataConfig, count: int | None) -> Drawn:
     """The clips of a protocol."""
     sampler = ClipSampler(data, protocol.split)
     names = [source.root.name for source in sampler.sources]
-    fitting = [number for number, name in enumerate(names) if name in protocol.source]
+    counts = [len(cache) + len(cache.damaged) for cache in sampler.caches]
+    classes = [cache.class_names for cache in sampler.caches]
+    fitting = [n for n in range(len(names)) if protocol.data.fits(classes[n], counts[n])]
     if not fitting:
+        there = (f"{name} ({len(c)} classes, {n} videos)"
+                 for name, c, n in zip(names, classes, counts, strict=True))  # fmt: skip
         raise ValueError(
-            f"the protocol is for {' or '.join(protocol.source)}; the data has {', '.join(names)}"
+            f"the protocol is for {protocol.data.told()}; the data has {', '.join(there)}"
         )
     wanted = count or protocol.count
     windows = sampler.eval_clips(wanted, protocol.window, fitting[0])

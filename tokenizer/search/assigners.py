@@ -8,8 +8,9 @@
 | `router:1.4` | likewise with w_q = 1.4, by a router with w_q as an input |
 | `best`, `best:1.4` | the highest proxy reward of all candidates (exact search: dear) |
 | `threshold:24.5` | the shortest that reaches this PSNR in dB, else the longest (dear) |
+| `threshold:lpips:0.2` | likewise by another quality of the reward, such as LPIPS at most 0.2 |
 
-The last is ElasticTok's rule. "Dear" ones evaluate every candidate of every clip.
+The last two are ElasticTok's rule. "Dear" ones evaluate every candidate of every clip.
 
 Shape letters: B batch, T blocks, M = m^T candidates.
 """
@@ -19,6 +20,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from functools import partial
+from typing import get_args
 
 import torch
 from torch import Tensor
@@ -53,10 +55,10 @@ def choose_by_threshold(quality: Tensor, lengths: Tensor, threshold: float) -> T
     Returns:
         (N,) int64.
     """
-    best_of = lengths.double() - quality.double().sigmoid()  # within (length − 1, length)
-    reached = torch.where(quality >= threshold, best_of, float("inf"))
-    longest = lengths.argmax().expand(len(quality))
-    return torch.where(reached.isfinite().any(1), reached.argmin(1), longest)
+    reached = quality >= threshold
+    shortest = torch.where(reached, lengths, lengths.max() + 1).amin(1, keepdim=True)
+    best = quality.masked_fill(~reached | (lengths != shortest), float("-inf")).argmax(1)
+    return torch.where(reached.any(1), best, lengths.argmax())
 
 
 def make_assigner(
@@ -97,7 +99,7 @@ def make_assigner(
     if max_tokens is not None:
         raise ValueError(f"assignment {spec!r} takes no limit of tokens: 'router' and 'best' do")
     if name == "threshold":
-        return partial(_reaching, proxy or model, _number(spec, value))
+        return _by_threshold(spec, value, proxy or model)
     text = value if name == "uniform" else spec
     if (name == "uniform") == ("," in text) or not text.replace(",", "").isdigit():
         levels = ", ".join(str(v) for v in model.levels.values)
@@ -202,7 +204,22 @@ def _rewarded(
     return levels.candidates(model.num_blocks)[chosen].to(clips.device)
 
 
-def _reaching(model: VideoTokenizer, threshold: float, clips: Tensor) -> Tensor:
-    quality, lengths, levels = _search(model, clips)
+def _by_threshold(spec: str, value: str, model: VideoTokenizer) -> Assigner:
+    """The rule of `threshold:[QUALITY:]VALUE`; a perceptual distance is to stay below the value."""
+    name, colon, number = value.rpartition(":")
+    qualities = get_args(Quality)
+    if colon and name not in qualities:
+        known = ", ".join(qualities)
+        raise ValueError(f"assignment {spec!r}: no quality {name!r}; there are {known}")
+    quality: Quality = next((known for known in qualities if known == name), "psnr")
+    limit = _number(spec, number)
+    in_decibel = quality in ("psnr", "moving_psnr")
+    return partial(_reaching, model, limit if in_decibel else -limit, _quality_of(quality))
+
+
+def _reaching(
+    model: VideoTokenizer, threshold: float, quality_of: CandidateQuality, clips: Tensor
+) -> Tensor:
+    quality, lengths, levels = _search(model, clips, quality_of)
     chosen = choose_by_threshold(quality, lengths, threshold)
     return levels.candidates(model.num_blocks)[chosen].to(clips.device)

@@ -25,9 +25,10 @@ def test_only_what_compares_shares_a_table() -> None:
         record("other weights", 0.5, checksum="f00"),
         record("other size", 0.5, settings={"size": 64}),
         record("paper", 0.1, source="published"),
+        record("other real set", 0.5, data="f1e2"),
     ]
     found = tables(rows)
-    assert sorted(len(table) for table in found.values()) == [1, 1, 1, 1, 2]
+    assert sorted(len(table) for table in found.values()) == [1, 1, 1, 1, 1, 2]
     assert [r.name for table in found.values() if len(table) == 2 for r in table] == ["a", "b"]
     with pytest.raises(ValueError, match=r"do not compare: source is .*clips is 100 or 99"):
         one_table([rows[0], rows[2], rows[5]], "arcade-rfvd")
@@ -43,6 +44,19 @@ def test_a_board_grows_and_holds_nothing_twice(tmp_path: Path) -> None:
     assert add(board, rows) == rows[1:]
     assert read_records(board) == rows
     assert not list(tmp_path.glob(".*"))
+
+
+def test_two_real_sets_are_two_tables() -> None:
+    """Two games, each against itself, with equal counts; and no table hides another."""
+    games = [record("frogger", 1.0, data="aa" * 32), record("pong", 2.0, data="bb" * 32)]
+    assert [len(table) for table in tables(games).values()] == [1, 1]
+    with pytest.raises(ValueError, match=r"do not compare: data is aaaa.* or bbbb"):
+        one_table(games, "arcade-rfvd")
+    sizes = [record("small", 3.0, settings={"size": 64}), record("large", 4.0)]
+    for form in ("md", "csv", "html"):
+        text = render([*games, *sizes], form)  # type: ignore[arg-type]
+        assert all(name in text for name in ("frogger", "pong", "small", "large"))
+        assert "real set aaaaaaaa" in text and "real set bbbbbbbb" in text
 
 
 def test_formats(tmp_path: Path) -> None:

@@ -11,10 +11,11 @@ from torch import Tensor
 from evaluation.scoring.feature_cache import FeatureCache
 from evaluation.scoring.records import read_records
 from evatok.cli.app import main
+from evatok.core.config import load_config
 from evatok.measure import evaluate as face
 from evatok.measure import protocol_sides as module
-from evatok.measure.evaluate import evaluate
-from evatok.measure.protocol_sides import PROTOCOLS, Settings
+from evatok.measure.evaluate import DataFile, evaluate
+from evatok.measure.protocol_sides import PROTOCOLS, DataSet, Settings, draw
 
 
 class Means:
@@ -34,7 +35,7 @@ class Means:
 def data(footage: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """data.yaml of the squares, which the protocols are made to be meant for."""
     changed = {
-        name: protocol.model_copy(update={"source": ("squares",), "count": None})
+        name: protocol.model_copy(update={"data": DataSet(name="squares"), "count": None})
         for name, protocol in PROTOCOLS.items()
     }
     monkeypatch.setattr(face, "PROTOCOLS", changed)
@@ -95,6 +96,20 @@ def test_the_command(
         assert said in capsys.readouterr().err
     assert main(["evaluate", "arcade-xfvd", *words[2:]]) == 2
     assert "no protocol 'arcade-xfvd'; there are ucf101-rfvd" in capsys.readouterr().err
+
+
+def test_data_is_known_by_what_it_is(data: Path, toy_dir: Path, footage: Path) -> None:
+    """A folder called UCF-101 makes no UCF-101, and another name does not undo it."""
+    ucf, names = PROTOCOLS["ucf101-rfvd"].data, [f"class {n}" for n in range(101)]
+    assert ucf.fits(names, 9537) and not ucf.fits(names[:6], 9537) and not ucf.fits(names, 75)
+    assert PROTOCOLS["k600-fp"].data.fits(names * 6, 1) is False
+    arcade = PROTOCOLS["arcade-rfvd"].data
+    assert arcade.fits(["Frogger", "Boxing"], 8) and not arcade.fits(["Frogger", "Archery"], 8)
+    (data.parent / "UCF-101").symlink_to(footage)
+    data.write_text(data.read_text().replace(str(footage), str(data.parent / "UCF-101")))
+    config = load_config(DataFile, data).data
+    with pytest.raises(ValueError, match=r"is for UCF-101 \(101 classes, 9537 videos.*UCF-101 \("):
+        draw(PROTOCOLS["ucf101-rfvd"], config, 2)
 
 
 def test_the_protocols_of_the_papers() -> None:

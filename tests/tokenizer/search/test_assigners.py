@@ -98,6 +98,40 @@ def test_threshold_is_the_shortest_that_reaches_it(model: VideoTokenizer, clips:
     assert (lengths[none] == lengths.max()).all()
 
 
+@pytest.mark.parametrize("start", [5.0, 31.0, 60.0])
+def test_of_equally_short_ones_the_best_above_31_db(start: float) -> None:
+    quality = torch.tensor([[start, start + 1, start + 2, start + 3]], dtype=torch.float64)
+    lengths = torch.tensor([1024, 1024, 1024, 2048])
+    assert choose_by_threshold(quality, lengths, start).tolist() == [2]
+    assert choose_by_threshold(quality, lengths, start + 2.5).tolist() == [3]
+
+
+def test_threshold_of_a_named_quality(
+    model: VideoTokenizer, clips: Tensor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A perceptual distance is to be at most the value, never taken for a PSNR."""
+
+    class Worst:
+        name, checksum = "lpips", "abc"
+
+        def __call__(self, x: Tensor, y: Tensor) -> Tensor:
+            return (x - y).abs().amax((1, 3, 4)).mean(1)
+
+    monkeypatch.setattr("tokenizer.search.assigners.load_perceptual", lambda name: Worst())
+    distance = candidate_measures(model, clips, {"lpips": Worst()}, "brute")["lpips"]
+    limit = float(distance.median())
+    chosen = model.levels.index(make_assigner(f"threshold:lpips:{limit!r}", model)(clips))
+    lengths = model.levels.candidates(3).sum(1)
+    for row, got in zip(distance, chosen.tolist(), strict=True):
+        reached = [i for i in range(len(lengths)) if row[i] <= limit]
+        if reached:
+            shortest = min(int(lengths[i]) for i in reached)
+            assert lengths[got] == shortest
+            assert row[got] == min(row[i] for i in reached if lengths[i] == shortest)
+        else:
+            assert lengths[got] == lengths.max()
+
+
 @pytest.mark.parametrize(
     ("spec", "reason"),
     [
@@ -111,6 +145,7 @@ def test_threshold_is_the_shortest_that_reaches_it(model: VideoTokenizer, clips:
         ("router:3", "outside"),
         ("best:x", "not a finite number"),
         ("threshold:", "not a finite number"),
+        ("threshold:vmaf:90", "no quality 'vmaf'; there are psnr, moving_psnr, lpips"),
     ],
 )
 def test_what_cannot_be_is_named(model: VideoTokenizer, spec: str, reason: str) -> None:

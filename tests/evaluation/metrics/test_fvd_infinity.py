@@ -1,0 +1,96 @@
+"""Limits and intervals of paired sets: reconstructions and their clips."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from evaluation.metrics.frechet import frechet_distance
+from evaluation.metrics.fvd_infinity import extrapolated, interval
+from evaluation.scoring.score import score_sides
+
+DIM, COUNT = 8, 120
+
+
+def pair(seed: int, noise: float = 0.5, shift: float = 0.1) -> tuple[Tensor, Tensor]:
+    """Vectors and what a tokenizer leaves of them."""
+    rng = np.random.default_rng(seed)
+    x = rng.standard_normal((COUNT, DIM))
+    y = 0.9 * x + noise * rng.standard_normal((COUNT, DIM)) + shift
+    return torch.from_numpy(x), torch.from_numpy(y)
+
+
+def test_a_set_against_itself_is_zero() -> None:
+    x = torch.from_numpy(np.random.default_rng(0).standard_normal((600, 64)))
+    order = torch.randperm(600, generator=torch.Generator().manual_seed(0))
+    names = [f"clip {number}" for number in range(600)]
+    assert abs(extrapolated(x, x)) < 1e-6
+    found = interval(x, x)
+    assert abs(found.low) < 1e-6 and abs(found.high) < 1e-6
+    ids = (names, [names[number] for number in order.tolist()])
+    assert abs(extrapolated(x, x[order], ids=ids)) < 1e-6  # whatever stands beside what
+
+
+def test_intervals_of_pairs_hold_the_expected_value() -> None:
+    """In 200 trials, and without being wide: chance itself spreads at least a third as far."""
+    values = np.array([frechet_distance(*pair(seed)) for seed in range(1000, 1300)])
+    found = [interval(*pair(seed), seed=seed) for seed in range(200)]
+    inside = sum(one.low <= values.mean() <= one.high for one in found)
+    width = np.mean([one.high - one.low for one in found]) / (2 * 1.96 * values.std(ddof=1))
+    assert inside >= 180, inside
+    assert width < 2, width
+
+
+def test_limits_of_pairs_are_near_the_truth() -> None:
+    """‖Δμ‖² + D (σ₁ − σ₂)² of the law, at which the biased value is not yet."""
+    truth = DIM * (0.1**2 + (1 - (0.9**2 + 0.5**2) ** 0.5) ** 2)
+    limits = [extrapolated(*pair(seed), seed=seed) for seed in range(60)]
+    values = [frechet_distance(*pair(seed)) for seed in range(60)]
+    assert abs(np.mean(limits) - truth) < abs(np.mean(values) - truth) / 3
+
+
+@pytest.mark.parametrize("sizes", [(40, 40), (30, 50)])
+def test_swapped_sides_are_the_same_bits(sizes: tuple[int, int]) -> None:
+    rng = np.random.default_rng(3)
+    for dim in (6, 60):
+        x, y = (torch.from_numpy(rng.standard_normal((n, dim)) * (1 + n)) for n in sizes)
+        assert frechet_distance(x, y) == frechet_distance(y, x)
+        assert extrapolated(x, y) == extrapolated(y, x)
+        assert interval(x, y) == interval(y, x)
+
+
+def test_one_id_a_vector() -> None:
+    x, y = pair(0)
+    with pytest.raises(ValueError, match="1 and 1 ids of 120 and 120 vectors"):
+        extrapolated(x, y, ids=(["a"], ["a"]))
+
+
+class Side:
+    """Clips with ids, given in an order of its own."""
+
+    def __init__(self, clips: Tensor, ids: list[str]) -> None:
+        self.clips, self.ids = clips, ids
+
+    def walk(self, is_wanted: object, cache: object) -> Iterator[tuple[str, Tensor]]:
+        yield from ((f"{id(self)} {name}", clip)
+                    for name, clip in zip(self.ids, self.clips, strict=True))  # fmt: skip
+
+
+class Means:
+    name, dim, checksum = "means", 3, "sum"
+
+    def __call__(self, clips: Tensor) -> Tensor:
+        return clips.mean((2, 3, 4))
+
+
+def test_scores_pair_clips_by_their_ids() -> None:
+    clips = torch.rand(40, 3, 1, 2, 2, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    names = [f"{number}" for number in range(40)]
+    real, fake = Side(clips, names), Side(clips.flip(0), names[::-1])
+    result = score_sides(real, fake, [Means()], metrics=("fvd", "fvd-infinity"), with_interval=True)
+    assert abs(result["fvd-infinity[means]"]) < 1e-6
+    assert max(map(abs, result["interval[means]"])) < 1e-6
