@@ -88,13 +88,12 @@ def legacy_resize(clips: Tensor, size: int) -> Tensor:
 
 
 class Source(Protocol):
-    """Clips with keys, gone through in order.
+    """Clips with keys, gone through in order."""
 
-    Attributes:
-        ids: of the clips gone through; a clip and its reconstruction on the other side share one.
-    """
-
-    ids: list[str]
+    @property
+    def ids(self) -> list[str]:
+        """Of the clips gone through; a clip and its reconstruction on the other side share one."""
+        ...
 
     def walk(
         self, is_wanted: Callable[[str], bool], cache: FeatureCache | None

@@ -95,8 +95,10 @@ def test_proxy_with_every_frozen_network(
         return FeatureDistance("toy", "0", Net(), [torch.ones(4)])
 
     monkeypatch.setattr("tokenizer.losses.reconstruction.load_perceptual", distance)
-    for module in ("alignment", "semantic"):
-        monkeypatch.setattr(f"tokenizer.{module}.load_encoder", lambda _: Follower((4, 4, 4)))
+    for module in ("alignment", "semantic_discriminator"):
+        monkeypatch.setattr(
+            f"tokenizer.losses.{module}.load_encoder", lambda _: Follower((4, 4, 4))
+        )
     more = {
         "loss": {"perceptual": {"weight": 0.1, "frames": 2}},
         "alignment": {"weight": 0.1, "layer": 1, "encoder": "videomae-nano"},

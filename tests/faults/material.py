@@ -38,7 +38,9 @@ def make() -> int:
     square = module("evatok/conftest.py").moving_square
     _footage(Path("squares"), square)
     shutil.copytree("squares", "ucf101")  # under the name that the protocols know
-    module("evatok/test_pipeline.py").write_settings(Path("toy"), Path("squares"), Path("run"))
+    module("evatok/workflows/test_pipeline.py").write_settings(
+        Path("toy"), Path("squares"), Path("run")
+    )
     data = Path("toy/data.yaml").read_text()
     Path("ucf101/data.yaml").write_text(data.replace("root: squares", "root: ucf101"))
     for stage in ("router", "generator"):  # the pipeline knows without being told
@@ -63,7 +65,9 @@ def make() -> int:
     _sets(Path("."))
     _tensors(Path("tensors"), square)
     Path("tokens").mkdir()
-    module("evatok/test_token_file.py").with_sound(Path("tokens/sound.mp4"), square(40, 38, 46, 3))
+    module("evatok/generate/test_token_file.py").with_sound(
+        Path("tokens/sound.mp4"), square(40, 38, 46, 3)
+    )
     if main(
         [
             "encode",

@@ -15,7 +15,7 @@ import pytest
 def test_workers_end_with_their_parent(root: Path, how: signal.Signals) -> None:
     """They hold its stdout: that ends when the last of them has."""
     parent = subprocess.Popen(
-        [sys.executable, Path(__file__).parents[1] / "pool.py"],
+        [sys.executable, root / "tests" / "video" / "pool.py"],
         env=os.environ | {"PYTHONPATH": str(root)},
         stdout=subprocess.PIPE,
         text=True,

@@ -21,7 +21,7 @@ HERE = Path(__file__).parent
 
 
 def drive(what: str, folder: Path, root: Path) -> dict[str, Any]:
-    driver = Path(__file__).parents[1] / "driver.py"
+    driver = Path(__file__).with_name("driver.py")
     run = subprocess.run(
         [sys.executable, str(driver), what, str(folder)],
         env=os.environ | {"PYTHONPATH": str(root), "OMP_NUM_THREADS": "1"},
