@@ -30,8 +30,9 @@ from mutations import mutate
 WARM = tuple(
     f"evatok.{name}"
     for name in (
-        *("cli", "curves", "evaluate", "pipeline", "plan", "prepare", "prompts", "reconstruct"),
-        *("sample_set", "search", "token_file"),
+        *("cli.app", "generate.prompts", "generate.reconstruct", "generate.sample_set"),
+        *("generate.token_file", "measure.curves", "measure.evaluate", "plan.estimate"),
+        *("workflows.pipeline", "workflows.prepare", "workflows.search"),
     )
 )
 WARM += ("evaluation.scoring.leaderboard", "einops._torch_specific", "av.subtitles.stream")
