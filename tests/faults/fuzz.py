@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import cases
-import material
+import toy_files
 from kinds import KINDS, Kind
 from mutations import mutate
 
@@ -93,8 +93,8 @@ class Fuzz:
         return Result(number, name, str(file), damage, words, outcome, ending)
 
     def _do(self, kind: Kind, words: tuple[str, ...], folder: Path) -> cases.Ending:
-        home = folder if material.HOME in kind.needs else self.good
-        os.environ["EVATOK_CACHE"] = str(home / material.HOME)
+        home = folder if toy_files.HOME in kind.needs else self.good
+        os.environ["EVATOK_CACHE"] = str(home / toy_files.HOME)
         return cases.run(cases.command(words), folder)
 
     def _good(self, kind: Kind, file: Path, words: tuple[str, ...]) -> cases.Ending:
@@ -181,12 +181,12 @@ def good_files(made: Path | None, output: Path) -> Path:
         SystemExit: they could not be made.
     """
     good = (made or output / "good").resolve()
-    os.environ |= {"EVATOK_CACHE": str(good / material.HOME), "HF_HUB_OFFLINE": "1"}
+    os.environ |= {"EVATOK_CACHE": str(good / toy_files.HOME), "HF_HUB_OFFLINE": "1"}
     os.environ |= {"OMP_NUM_THREADS": "1", "MPLBACKEND": "Agg", "COLUMNS": "200"}
     if made is None:
         shutil.rmtree(good, ignore_errors=True)
         good.mkdir(parents=True)
-        ending = cases.run(material.make, good, seconds=600)
+        ending = cases.run(toy_files.make, good, seconds=600)
         if ending.status != 0:
             sys.exit(f"the good files could not be made:\n{ending.stderr}")
     return good

@@ -1,13 +1,13 @@
 """Every kind of file that is read: which files, what else they need, and commands that read them.
 
-A new kind is one entry of `KINDS`, and what `material.make` must make for it.
+A new kind is one entry of `KINDS`, and what `toy_files.make` must make for it.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-from material import HOME, SAMPLE
+from toy_files import HOME, SAMPLE
 
 ONE_STEP = ["train.steps=1", "train.batch_size=2", "train.validate_every=0"]
 MODEL = ["--model", "run/export"]
