@@ -74,7 +74,7 @@ def interval(
     x: Tensor | np.ndarray,
     y: Tensor | np.ndarray,
     seed: int = 0,
-    draws: int = 20,
+    draws: int = 40,
     ids: Ids | None = None,
 ) -> Interval:
     """The biased distance with a 95 % interval for its expected value at this N.
