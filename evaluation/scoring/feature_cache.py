@@ -13,9 +13,9 @@ import logging
 import sqlite3
 import zlib
 from collections.abc import Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 import torch
@@ -44,7 +44,7 @@ def default_cache() -> Path:
 
 
 class FeatureCache:
-    """Vectors by network and clip, and JSON-able notes by name."""
+    """Vectors by network and clip, and JSON-able notes by name; closed at the end of a `with`."""
 
     def __init__(self, path: Path | str) -> None:
         """Open a cache; made if absent.
@@ -54,11 +54,21 @@ class FeatureCache:
         """
         self.path, self._is_told = Path(path), False
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        with self._sound():
+        with self._sound(), ExitStack() as stack:
             self._file = sqlite3.connect(self.path, timeout=60, isolation_level=None)
+            stack.callback(self._file.close)
             self._file.execute("PRAGMA journal_mode=WAL")
             self._file.execute("PRAGMA synchronous=NORMAL")
             self._file.executescript(TABLES)
+            stack.pop_all()
+
+    def __enter__(self) -> Self:
+        """Return itself, open."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Close the file."""
+        self._file.close()
 
     @contextmanager
     def _sound(self) -> Iterator[None]:
