@@ -28,6 +28,7 @@ from evaluation.encoders.base import (
     weights_checksum,
 )
 from evatok.core.config import Config, TrainConfig, Width
+from evatok.core.errors import EvatokError, MissingFileError
 from evatok.core.loading.pretrained import FILES, Pretrained
 from training.stage import StageBase, Validation
 from video.dataset import ClipSampler, DataConfig
@@ -131,7 +132,7 @@ class NanoFeatures:
         """Features (B, D) float32, on the CPU, of clips (B, 3, F, H, W) in [-1, 1]; F ≥ 9."""
         check_clips(clips)
         if clips.shape[2] < MIN_FRAMES:
-            raise ValueError(f"clips of {clips.shape[2]} frames: the network needs {MIN_FRAMES}")
+            raise EvatokError(f"clips of {clips.shape[2]} frames: the network needs {MIN_FRAMES}")
         clips = clips.to(self.device, torch.float32)
         with exact_float32(self.device):
             return self.net.features(resize_frames(clips, SIZE, antialias=True)).cpu()
@@ -145,7 +146,7 @@ def load_nano(path: str | Path | None = None, device: str | torch.device = "cpu"
     folder = Path(path) if path is not None else SHIPPED
     for name in FILES:
         if not (folder / name).is_file():
-            raise FileNotFoundError(
+            raise MissingFileError(
                 f"no nano feature network in {folder}: {name} is missing; train one with "
                 "`evatok train configs/nano/features.yaml` or give the folder of another"
             )
@@ -160,7 +161,7 @@ class FeaturesStage(StageBase):
         self.train_clips = ClipSampler(config.data, "train")
         self.test_clips = ClipSampler(config.data, "test")
         if self.test_clips.class_names != self.train_clips.class_names:
-            raise ValueError("the training and the test videos do not have the same classes")
+            raise EvatokError("the training and the test videos do not have the same classes")
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(config.train.seed)
             self.model = NanoNet(self.train_clips.class_names, **config.model.model_dump())

@@ -22,6 +22,7 @@ import torch
 from torch import Tensor
 
 from evaluation.encoders.base import FeatureNetwork
+from evatok.core.errors import EvatokError
 from evatok.core.files import cache_dir
 
 if TYPE_CHECKING:
@@ -49,7 +50,7 @@ class FeatureCache:
         """Open a cache; made if absent.
 
         Raises:
-            ValueError: the file is no cache.
+            EvatokError: the file is no cache.
         """
         self.path, self._is_told = Path(path), False
         self.path.parent.mkdir(parents=True, exist_ok=True)
@@ -64,9 +65,9 @@ class FeatureCache:
         try:
             yield
         except sqlite3.OperationalError as error:
-            raise OSError(f"{self.path}: {error}") from None
+            raise EvatokError(f"{self.path}: {error}") from None
         except sqlite3.DatabaseError as error:
-            raise ValueError(f"{self.path} is damaged ({error}): remove it") from None
+            raise EvatokError(f"{self.path} is damaged ({error}): remove it") from None
 
     def get(self, network: FeatureNetwork, clip: str) -> Tensor | None:
         """(D,) float32, or None if it is not known."""

@@ -34,11 +34,11 @@ def open_cache(path: Path | None, without: bool) -> FeatureCache | None:
 
     if without:
         if path is not None:
-            raise ValueError("--cache and --no-cache contradict each other")
+            raise EvatokError("--cache and --no-cache contradict each other")
         return None
     try:
         return FeatureCache(path or default_cache())
-    except OSError as error:
+    except (OSError, EvatokError) as error:
         reason = message_for_user(error) or error
         raise EvatokError(f"{reason}: give --cache FILE, or --no-cache") from error
 
@@ -96,7 +96,7 @@ def fvd_command(
 
     started = time.monotonic()
     if window not in (None, *WINDOWS):
-        raise ValueError(f"window {window!r} is none of {', '.join(WINDOWS)}")
+        raise EvatokError(f"window {window!r} is none of {', '.join(WINDOWS)}")
     chosen = preset_of(preset) if preset else None
     given: dict[str, Any] = {"num_frames": frames, "size": size, "window": window}
     given |= {"count": count, "seed": seed}
