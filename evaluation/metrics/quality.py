@@ -20,7 +20,6 @@ Shape letters: B batch, F frames, H W pixels.
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as nnf
 from torch import Tensor
 from torchmetrics.functional.image import structural_similarity_index_measure
 
@@ -65,8 +64,17 @@ def moving(clips: Tensor) -> Tensor:
     if clips.shape[2] < 2:
         return torch.zeros(clips[:, 0].shape, dtype=torch.bool, device=clips.device)
     change = clips.float().diff(dim=2).abs().amax(1) > MOTION  # (B, F - 1, H, W)
-    change = torch.cat([change[:, :1], change], 1).float()
-    return nnf.max_pool2d(change, 2 * REACH + 1, stride=1, padding=REACH) > 0
+    return _widened(_widened(torch.cat([change[:, :1], change], 1), 2), 3)
+
+
+def _widened(mask: Tensor, axis: int) -> Tensor:
+    """True where a mask is true within `REACH` places along an axis."""
+    out = mask.clone()
+    for step in range(1, min(REACH, mask.shape[axis] - 1) + 1):
+        kept = mask.shape[axis] - step
+        out.narrow(axis, step, kept).logical_or_(mask.narrow(axis, 0, kept))
+        out.narrow(axis, 0, kept).logical_or_(mask.narrow(axis, step, kept))
+    return out
 
 
 def moving_psnr(x: Tensor, y: Tensor) -> Tensor:
