@@ -53,7 +53,14 @@ from evatok.cli.weights import weights_command
 
 # Everything heavy is imported by the command that needs it, so that --help answers at once.
 
-SHARED = ("train", "search", "tokens", "sample")  # what several processes do together
+SHARED = (
+    "train",
+    "search",
+    "tokens",
+    "sample",
+    "evaluate",
+    "fvd",
+)  # what several processes do together
 
 app = typer.Typer(
     name="evatok",

@@ -77,7 +77,7 @@ def fvd_command(
     device: Device = "auto",
     as_json: AsJson = False,
 ) -> None:
-    """Fréchet video distance, and others, between two sets of anyone's videos.
+    """Fréchet video distance, and others, between two sets of anyone's videos; torchrun shares it.
 
     \b
     Example:
@@ -85,11 +85,14 @@ def fvd_command(
     """
     import time
 
+    import torch
+
     from evaluation.scoring.clips import WINDOWS, Cut
     from evaluation.scoring.presets import preset as preset_of
     from evaluation.scoring.records import write_records
     from evaluation.scoring.score import records_of, score_folders
     from evatok.core.devices import resolve_device
+    from evatok.core.distributed import joined
     from evatok.core.files import check_writable
     from evatok.core.paths import refuse_overwrite
     from evatok.hub import feature_networks
@@ -110,16 +113,19 @@ def fvd_command(
     names = features or ("nano" if chosen is None else chosen.network)
     networks = feature_networks(names, model, trust, resolve_device(device))
     biased = not unbiased and (chosen is None or chosen.biased)
-    result = score_folders(
-        real,
-        fake,
-        networks,
-        cut=cut,
-        biased=biased,
-        metrics=[word for word in metrics.split(",") if word],
-        cache=open_cache(cache, no_cache),
-        with_interval=record is not None,
-    )
+    with joined(torch.device("cpu")) as place:
+        result = score_folders(
+            real,
+            fake,
+            networks,
+            cut=cut,
+            biased=biased,
+            metrics=[word for word in metrics.split(",") if word],
+            cache=open_cache(cache, no_cache),
+            with_interval=record is not None,
+        )
+    if place.rank:
+        return
     if record is not None:
         seconds = round(time.monotonic() - started, 1)
         rows = records_of(result, networks, name or fake.name, preset or "folder", seconds=seconds)
@@ -151,13 +157,16 @@ def evaluate_command(
     device: Device = "auto",
     as_json: AsJson = False,
 ) -> None:
-    """Run a protocol on a model: reconstruct, sample or predict, then score; resumable.
+    """Run a protocol on a model: reconstruct, sample or predict, then score; resumable and shared.
 
     \b
     Example:
         evatok evaluate arcade-rfvd --features nano,i3d --count 1000 --record out/rfvd.json
     """
+    import torch
+
     from evatok.core.devices import resolve_device
+    from evatok.core.distributed import joined
     from evatok.hub import feature_networks
     from evatok.measure.evaluate import evaluate
     from evatok.measure.protocol_sides import Settings
@@ -172,13 +181,15 @@ def evaluate_command(
         seed=seed,
         device=device,
     )
-    result = evaluate(
-        settings,
-        feature_networks(features, model, trust, resolve_device(device)),
-        metrics=[word for word in metrics.split(",") if word],
-        cache=open_cache(cache, no_cache),
-        record=record,
-        name=name,
-        say=note,
-    )
-    show(result, as_json)
+    with joined(torch.device("cpu")) as place:
+        result = evaluate(
+            settings,
+            feature_networks(features, model, trust, resolve_device(device)),
+            metrics=[word for word in metrics.split(",") if word],
+            cache=open_cache(cache, no_cache),
+            record=record,
+            name=name,
+            say=note,
+        )
+    if place.rank == 0:
+        show(result, as_json)

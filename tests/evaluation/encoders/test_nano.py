@@ -62,7 +62,13 @@ def test_contract_of_a_feature_network(network: NanoFeatures) -> None:
 def test_a_clip_gets_the_same_vector_whatever_else_is_in_the_batch(network: NanoFeatures) -> None:
     clips = moving_squares(3)
     alone = torch.cat([network(clip[None]) for clip in clips])
-    torch.testing.assert_close(network(clips), alone, atol=1e-5, rtol=1e-5)
+    assert torch.equal(network(clips), alone)
+    before = torch.get_num_threads()
+    torch.set_num_threads(3)
+    try:
+        assert torch.equal(network(clips), alone) and torch.get_num_threads() == 3
+    finally:
+        torch.set_num_threads(before)
 
 
 def test_autocast_does_not_reach_it(network: NanoFeatures) -> None:
