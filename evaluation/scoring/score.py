@@ -217,28 +217,52 @@ def score_sides(
         The same bits for any number of processes, where features have them.
     """
     check_metrics(networks, metrics)
-    place = joined_place()
-    gathered = [FeatureSets(network.dim) for network in networks]
-    ids: dict[str, list[str]] = {}
+    sides: dict[str, Features] = {}
     for side, clips in (("real", real), ("fake", fake)):
         tell = None if progress is None else partial(progress, side)
-        mine = features_of(
-            clips, networks, cache, batch_size=batch_size, place=place, progress=tell
+        sides[side] = shared_features(
+            clips, networks, side, cache, batch_size=batch_size, progress=tell
         )
-        for metric, vectors in zip(gathered, mine.vectors, strict=True):
-            metric.update(vectors, mine.numbers, real=side == "real")
-        wait_for_all()
-        clips.share()
-        named = zip(mine.numbers.tolist(), mine.names, strict=True)
-        every = sorted(tuple(pair) for part in gather(list(named)) for pair in part)
-        ids[side] = [name for _, name in every]
-        if len(every) < 2:
-            raise ValueError(f"the {side} side has {len(every)} clips; a distance needs 2 or more")
-    both = [metric.compute() for metric in gathered]
-    if place.rank:
+    if joined_place().rank:
         return {}
-    sides = {side: [pair[n] for pair in both] for n, side in enumerate(("real", "fake"))}
-    return _scored(sides, networks, metrics, biased, with_interval, (ids["real"], ids["fake"]))
+    ids = (sides["real"].names, sides["fake"].names)
+    vectors = {side: features.vectors for side, features in sides.items()}
+    return _scored(vectors, networks, metrics, biased, with_interval, ids)
+
+
+def shared_features(
+    clips: Source,
+    networks: Sequence[FeatureNetwork],
+    side: str,
+    cache: FeatureCache | None = None,
+    *,
+    batch_size: int = 16,
+    progress: Callable[[int], None] | None = None,
+) -> Features:
+    """Features of all clips, made by all joined processes and given to each, in order of clips.
+
+    Args:
+        side: what the clips are, for messages; others as for `features_of`.
+
+    Raises:
+        ValueError: fewer than two clips, or features that are not finite.
+    """
+    mine = features_of(
+        clips, networks, cache, batch_size=batch_size, place=joined_place(), progress=progress
+    )
+    wait_for_all()
+    clips.share()
+    named = zip(mine.numbers.tolist(), mine.names, strict=True)
+    every = sorted(tuple(pair) for part in gather(list(named)) for pair in part)
+    if len(every) < 2:
+        raise ValueError(f"the {side} side has {len(every)} clips; a distance needs 2 or more")
+    whole = []
+    for network, vectors in zip(networks, mine.vectors, strict=True):
+        metric = FeatureSets(network.dim)
+        metric.update(vectors, mine.numbers, real=side != "fake")
+        whole.append(metric.compute()[side == "fake"])
+    numbers = torch.tensor([number for number, _ in every], dtype=torch.int64)
+    return Features(numbers, [name for _, name in every], whole)
 
 
 def check_metrics(networks: Sequence[FeatureNetwork], metrics: Sequence[str]) -> None:

@@ -133,6 +133,49 @@ def fvd_command(
     show(result, as_json)
 
 
+def compare_command(
+    real: Annotated[Path, typer.Argument(help="Folder of videos or frames, video, .npz or .pt.")],
+    fakes: Annotated[list[Path], typer.Argument(help="Two sets or more, likewise.")],
+    features: Annotated[str, typer.Option(help="As nano,i3d or i3d-tats:FILE.")] = "nano",
+    frames: Annotated[int, typer.Option(min=1, help="Of a clip.")] = 16,
+    size: Annotated[int, typer.Option(min=1, help="Pixels to which every set is cut.")] = 128,
+    window: Annotated[str, typer.Option(help="first, random or all windows of a video.")] = "first",
+    model: Model = "nano",
+    cache: CacheFile = None,
+    no_cache: NoCache = False,
+    trust: Trust = False,
+    device: Device = "auto",
+    as_json: AsJson = False,
+) -> None:
+    """Which of several sets is nearest to the real one, and whether that is more than chance.
+
+    \b
+    Example:
+        evatok compare data/real out/a out/b out/c --features i3d
+    """
+    import torch
+
+    from evaluation.scoring.clips import WINDOWS, Cut
+    from evaluation.scoring.compare import compare_folders
+    from evatok.core.devices import resolve_device
+    from evatok.core.distributed import joined
+    from evatok.hub import feature_networks
+
+    if window not in WINDOWS:
+        raise ValueError(f"window {window!r} is none of {', '.join(WINDOWS)}")
+    if len(fakes) < 2:
+        raise EvatokError("one set is compared with nothing: give two or more, or `evatok fvd`")
+    cut = Cut.model_validate({"num_frames": frames, "size": size, "window": window})
+    with joined(torch.device("cpu")) as place:
+        networks = feature_networks(features, model, trust, resolve_device(device))
+        result = compare_folders(real, fakes, networks, cut=cut, cache=open_cache(cache, no_cache))
+    if place.rank:
+        return
+    if not as_json:  # each pair's row stands in the verdicts, as far as it concerns the nearest
+        del result["differences"], result["cut"]
+    show(result, as_json)
+
+
 def evaluate_command(
     protocol: Annotated[
         str, typer.Argument(help="NAME-rfvd, NAME-gfvd or NAME-fp; NAME: arcade, ucf101, k600.")
