@@ -131,7 +131,10 @@ class NanoFeatures:
         """Features (B, D) float32, on the CPU, of clips (B, 3, F, H, W) in [-1, 1]; F ≥ 9."""
         check_clips(clips)
         if clips.shape[2] < MIN_FRAMES:
-            raise ValueError(f"clips of {clips.shape[2]} frames: the network needs {MIN_FRAMES}")
+            raise ValueError(
+                f"clips of {clips.shape[2]} frames: nano needs {MIN_FRAMES} or more; longer clips "
+                "(--frames) repeat the last frame of a shorter video"
+            )
         if self.device.type == "cpu":
             return one_by_one(self._features, clips, self.dim)
         return self._features(clips)

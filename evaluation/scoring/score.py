@@ -9,6 +9,7 @@ Shape letters: B batch, F frames, H W pixels, D features.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -26,6 +27,8 @@ from evaluation.scoring.feature_cache import FeatureCache
 from evaluation.scoring.records import Record, versions
 from evatok.core.distributed import Place, gather, joined_place, wait_for_all
 from evatok.core.threads import one_thread
+
+logger = logging.getLogger(__name__)
 
 RANGE_SLACK = 1e-3
 
@@ -255,7 +258,10 @@ def shared_features(
     named = zip(mine.numbers.tolist(), mine.names, strict=True)
     every = sorted(tuple(pair) for part in gather(list(named)) for pair in part)
     if len(every) < 2:
-        raise ValueError(f"the {side} side has {len(every)} clips; a distance needs 2 or more")
+        raise ValueError(
+            f"the {side} side has {len(every)} clips; a distance needs 2 or more (and hundreds to "
+            "mean something): add videos, or take more windows of each (--window all)"
+        )
     whole = []
     for network, vectors in zip(networks, mine.vectors, strict=True):
         metric = FeatureSets(network.dim)
@@ -282,6 +288,12 @@ def _scored(
     with_interval: bool = False,
     ids: Ids | None = None,
 ) -> dict[str, Any]:
+    counts = [len(sides[side][0]) for side in ("real", "fake")]
+    if counts[0] != counts[1]:
+        logger.warning(
+            "%d real clips against %d: such a number compares only with others of these counts",
+            *counts,
+        )
     result: dict[str, Any] = {}
     for network, x, y in zip(networks, sides["real"], sides["fake"], strict=True):
         found = scores(x, y, metrics, biased, ids)

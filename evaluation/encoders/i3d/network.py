@@ -190,7 +190,10 @@ class I3DFeatures:
         if clips.ndim != 5 or clips.shape[1] != 3:
             raise ValueError(f"clips are (B, 3, F, H, W), not {tuple(clips.shape)}")
         if clips.shape[2] < MIN_FRAMES:
-            raise ValueError(f"I3D needs {MIN_FRAMES} frames or more, not {clips.shape[2]}")
+            raise ValueError(
+                f"clips of {clips.shape[2]} frames: I3D needs {MIN_FRAMES} or more; longer clips "
+                "(--frames) repeat the last frame of a shorter video"
+            )
         if self.device.type == "cpu":
             return one_by_one(self._features, clips, self.dim)
         return self._features(clips)

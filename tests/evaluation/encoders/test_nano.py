@@ -97,7 +97,7 @@ def test_what_is_no_clip_is_refused(network: NanoFeatures, clips: Tensor) -> Non
 
 def test_too_few_frames_are_refused(network: NanoFeatures) -> None:
     assert network(torch.zeros(1, 3, 9, 64, 64)).isfinite().all()
-    with pytest.raises(ValueError, match="clips of 8 frames: the network needs 9"):
+    with pytest.raises(ValueError, match="clips of 8 frames: nano needs 9"):
         network(torch.zeros(1, 3, 8, 64, 64))
 
 
