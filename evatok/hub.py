@@ -1,42 +1,35 @@
-"""The trained parts of a model: where they are, and how they are loaded and saved.
-
-A model is a shipped name, a folder with a sub-folder for each part (as exported, or a run's folder
-with PART/model), or a repository of the Hugging Face hub with such a layout.
-"""
+"""The trained parts of a model, loaded and saved; `evatok.model_folders` says where they lie."""
 
 from __future__ import annotations
 
 import copy
 import os
-import re
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import torch
-from huggingface_hub import snapshot_download
 from torch import nn
 
-from evaluation.encoders import nano
 from evaluation.encoders.load import load_features
-from evaluation.encoders.nano import SHIPPED as SHIPPED_FEATURES
 from evaluation.encoders.nano import NanoFeatures, NanoNet
 from evatok.core.files import atomic_file, partial_folder
 from evatok.core.loading.pretrained import FILES
 from evatok.core.paths import refuse_overwrite
+from evatok.model_folders import (
+    PREFERENCE,
+    SHIPPED_FEATURES,
+    TEXT,
+    locate,
+    part_folder,
+    parts_of,
+)
 from evatok.workflows.text import Captioner, copy_text
 from generator.gpt import GPT
 from generator.inference.optimize import Weights, for_sampling
 from tokenizer.model import VideoTokenizer
 from tokenizer.router import Router
 from tokenizer.search.assigners import Assigner, make_assigner
-
-SHIPPED = Path(__file__).resolve().parent / "weights"
-PARTS = ("features", "proxy", "router", "final", "generator")
-TEXT = "text"  # beside the parts of a generator with text: no weights
-PREFERENCE = "preference"  # a part that nothing else needs: a router with w_q as an input
-WIDE = "final-wide"  # in a run's folder: the final tokenizer, trained on
-HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 
 
 class Models:
@@ -53,16 +46,11 @@ class Models:
     @property
     def parts(self) -> list[str]:
         """Names of the parts that are there."""
-        return [name for name in (*PARTS, PREFERENCE) if _is_part(self.folder(name))]
+        return parts_of(self.directory)
 
     def folder(self, part: str) -> Path:
         """Return the folder of a part, which may be absent."""
-        places = [self.directory / part, self.directory / part / "model"]
-        if part == "final":
-            places.insert(1, self.directory / WIDE / "model")
-        if part == "features" and self.directory == SHIPPED / "nano":
-            places.append(nano.SHIPPED)
-        return next(filter(_is_part, places), places[0])
+        return part_folder(self.directory, part)
 
     @cached_property
     def features(self) -> NanoNet:
@@ -145,10 +133,6 @@ class Models:
         return load_model(kind, folder).to(self.device)
 
 
-def _is_part(folder: Path) -> bool:
-    return (folder / "config.json").is_file()
-
-
 def load(name_or_path: str | Path = "nano", device: torch.device | str = "cpu") -> Models:
     """Find models; see `locate`.
 
@@ -157,42 +141,6 @@ def load(name_or_path: str | Path = "nano", device: torch.device | str = "cpu") 
         device: where the models work.
     """
     return Models(locate(name_or_path), device)
-
-
-def locate(name_or_path: str | Path) -> Path:
-    """Return the folder that holds the parts of a model.
-
-    Args:
-        name_or_path: the name of shipped models; a folder with a sub-folder for each part, which
-            holds it or has it in `model/` (a run's); or `owner/name` on the Hugging Face hub.
-
-    Raises:
-        FileNotFoundError: none of these, or the hub does not give it.
-    """
-    name = str(name_or_path)
-    for directory in (SHIPPED / name, Path(name_or_path)):
-        if Models(directory).parts:
-            return directory
-    shipped = sorted(path.name for path in SHIPPED.glob("*") if path.is_dir())
-    if HUB_ID.fullmatch(name) and not Path(name_or_path).exists():
-        directory = _download(name)
-        if Models(directory).parts:
-            return directory
-    raise FileNotFoundError(
-        f"no models {name!r}: give one of {shipped} or a folder that holds some of "
-        f"{', '.join(PARTS)}"
-    )
-
-
-def _download(name: str) -> Path:
-    """Fetch the parts of a repository of the hub into its cache; return their folder."""
-    try:
-        return Path(snapshot_download(name, allow_patterns=["*.json", "*.safetensors", "*.model"]))
-    except (OSError, ValueError) as error:  # offline, absent, forbidden
-        reason = str(error).strip().partition("\n")[0] or type(error).__name__
-        raise FileNotFoundError(
-            f"{name} is no folder here, and the Hugging Face hub does not give it ({reason})"
-        ) from error
 
 
 def feature_networks(

@@ -11,7 +11,11 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from torchmetrics import Metric
+
+from evatok.core.extras import extra
+
+with extra("evaluation"):
+    from torchmetrics import Metric
 
 SAME_CLIP = 1e-2  # features of one clip, computed twice, may differ by this share of their size
 

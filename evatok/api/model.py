@@ -28,7 +28,8 @@ from evatok.generate.samples import (
     sample_labels,
 )
 from evatok.generate.token_rate import Rate
-from evatok.hub import Models, locate
+from evatok.hub import Models
+from evatok.model_folders import locate
 from generator.budget import BudgetConfig
 from generator.inference.engine import SamplingConfig
 from generator.inference.rollout import continue_clips

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from evatok.hub import FILES, PARTS, Models, load
+from evatok.hub import FILES, Models, load
+from evatok.model_folders import PARTS
 
 
 def test_parts_load_in_float32_and_do_not_train(toy: Models) -> None:
