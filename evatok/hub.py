@@ -4,19 +4,26 @@ from __future__ import annotations
 
 import copy
 import os
+from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
+from huggingface_hub import HfApi
 from torch import nn
 
 from evaluation.encoders.load import load_features
 from evaluation.encoders.nano import NanoFeatures, NanoNet
-from evatok.core.files import atomic_file, partial_folder
+from evaluation.scoring.records import Record
+from evatok.core.errors import EvatokError
+from evatok.core.files import atomic_file, partial_folder, write_text
 from evatok.core.loading.pretrained import FILES
 from evatok.core.paths import refuse_overwrite
+from evatok.model_card import model_card
 from evatok.model_folders import (
+    HUB_ID,
     PREFERENCE,
     SHIPPED_FEATURES,
     TEXT,
@@ -181,12 +188,13 @@ def save_model(model: nn.Module, folder: Path, *, half: bool = False) -> None:
                 os.replace(made / name, partial)
 
 
-def export_run(run: Path, output: Path) -> dict[str, Any]:
-    """Copy the parts of a run into a folder of their own, weights in float16.
+def export_run(run: Path, output: Path, records: Sequence[Record] = ()) -> dict[str, Any]:
+    """Copy the parts of a run into a folder of their own, weights in float16, and a model card.
 
     Args:
         run: folder of a pipeline, at any stage.
         output: folder to make; parts of these names are replaced.
+        records: measurements for the card.
 
     Returns:
         JSON-able: the folder, its parts and their bytes.
@@ -205,4 +213,38 @@ def export_run(run: Path, output: Path) -> dict[str, Any]:
         sizes[part] = sum((output / part / name).stat().st_size for name in FILES)
     if (models.directory / TEXT).is_dir():
         sizes[TEXT] = copy_text(models.directory / TEXT, output / TEXT)
+    write_text(output / "README.md", str(model_card(output, output.name, records)))
     return {"folder": str(output), "bytes": sizes | {"all": sum(sizes.values())}}
+
+
+def push_run(run: Path, repository: str, records: Sequence[Record] = (), **options: Any) -> str:
+    """Export a run, and upload it as one repository of the Hugging Face hub.
+
+    Args:
+        run: as in `export_run`.
+        repository: `owner/name`; made if absent.
+        records: as in `export_run`.
+        options: of `huggingface_hub.HfApi.upload_folder`: revision, commit_message, create_pr; and
+            `private`, `token`.
+
+    Returns:
+        Address of the commit.
+
+    Raises:
+        EvatokError: no such name can be, or the hub refuses it.
+    """
+    if not HUB_ID.fullmatch(repository):
+        raise EvatokError(f"{repository!r} is no repository of the hub: give owner/name")
+    api = HfApi(token=options.pop("token", None))
+    private = options.pop("private", None)
+    with TemporaryDirectory() as folder:
+        made = Path(folder) / repository
+        export_run(run, made, records)
+        write_text(made / "README.md", str(model_card(made, repository, records)))
+        try:
+            name = api.create_repo(repository, private=private, exist_ok=True).repo_id
+            done = api.upload_folder(repo_id=name, folder_path=made, **options)
+        except OSError as error:  # no network, no permission: the hub's errors are OSErrors
+            reason = str(error).strip().partition("\n")[0] or type(error).__name__
+            raise EvatokError(f"the hub does not take {repository} ({reason})") from None
+    return str(done)

@@ -27,7 +27,7 @@ CLASSES = {
     "GPT": "generator",
     "NanoNet": "features",
 }
-CLASS = "class"  # key of config.json
+CLASS = "architectures"  # key of config.json: a list with the name
 FETCHED = ("*.json", "*.safetensors", "*.model")  # files of a repository
 COPY_ANEW = "copy the folder anew, or export the model again"
 
@@ -57,7 +57,7 @@ def single_part(directory: Path) -> str | None:
         found = read_object(directory / "config.json", COPY_ANEW).get(CLASS)
     except ValueError:  # reported where the part is read
         return None
-    return CLASSES.get(found) if isinstance(found, str) else None
+    return CLASSES.get(str(found[0])) if isinstance(found, list) and found else None
 
 
 def _is_part(folder: Path) -> bool:
