@@ -17,7 +17,7 @@ from torch import nn
 from evaluation.encoders.load import load_features
 from evaluation.encoders.nano import NanoFeatures, NanoNet
 from evaluation.scoring.records import Record
-from evatok.core.errors import EvatokError
+from evatok.core.errors import EvatokError, MissingFileError
 from evatok.core.files import atomic_file, partial_folder, write_text
 from evatok.core.loading.pretrained import FILES
 from evatok.core.paths import refuse_overwrite
@@ -114,17 +114,17 @@ class Models:
         """Captions and their pieces, as the generator was trained with.
 
         Raises:
-            ValueError: the generator takes no text, or text of other pieces.
+            EvatokError: the generator takes no text, or text of other pieces.
         """
         condition, folder = self.generator.text, self.directory / TEXT
         if condition is None:
-            raise ValueError(
+            raise EvatokError(
                 f"the generator in {self.directory} was not trained on texts: give its tokens.yaml "
                 "a text and its generator.yaml a text_share, and train it"
             )
         captioner = Captioner.load(folder)
         if captioner.pieces.digest != condition.digest:
-            raise ValueError(f"{folder} is not the text model that the generator was trained with")
+            raise EvatokError(f"{folder} is not the text model that the generator was trained with")
         return captioner
 
     def _load(self, part: str, kind: Any) -> Any:
@@ -133,7 +133,7 @@ class Models:
             if not (folder / name).is_file():
                 own = Path(f"{self.directory.name}.yaml")
                 settings = self.directory.name if own.is_file() else "configs/nano"
-                raise FileNotFoundError(
+                raise MissingFileError(
                     f"no {part} in {self.directory} ({folder / name} is missing): "
                     f"`evatok pipeline {settings}` trains and exports it"
                 )

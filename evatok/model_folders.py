@@ -10,7 +10,8 @@ import re
 from pathlib import Path
 
 from evaluation import encoders
-from evatok.core.loading.records import read_object
+from evatok.core.errors import MissingFileError
+from evatok.core.loading.records import RecordError, read_object
 
 SHIPPED = Path(__file__).resolve().parent / "weights"
 # Network of FVD[nano]: shipped with the networks, not with the model.
@@ -55,7 +56,7 @@ def single_part(directory: Path) -> str | None:
         return None
     try:
         found = read_object(directory / "config.json", COPY_ANEW).get(CLASS)
-    except ValueError:  # reported where the part is read
+    except RecordError:  # reported where the part is read
         return None
     return CLASSES.get(str(found[0])) if isinstance(found, list) and found else None
 
@@ -84,7 +85,7 @@ def locate(name_or_path: str | Path) -> Path:
         if parts_of(directory):
             return directory
     shipped = sorted(path.name for path in SHIPPED.glob("*") if path.is_dir())
-    raise FileNotFoundError(
+    raise MissingFileError(
         f"no models {name!r}: give one of {shipped} or a folder that holds some of "
         f"{', '.join(PARTS)}"
     )
@@ -98,6 +99,6 @@ def _download(name: str) -> Path:
         return Path(snapshot_download(name, allow_patterns=list(FETCHED)))
     except (OSError, ValueError) as error:  # offline, absent, forbidden
         reason = str(error).strip().partition("\n")[0] or type(error).__name__
-        raise FileNotFoundError(
+        raise MissingFileError(
             f"{name} is no folder here, and the Hugging Face hub does not give it ({reason})"
         ) from error

@@ -144,7 +144,7 @@ class GPT(
     ) -> None:
         super().__init__()
         if size.width % (2 * size.heads):
-            raise ValueError(f"width {size.width} does not give {size.heads} heads an even width")
+            raise EvatokError(f"width {size.width} does not give {size.heads} heads an even width")
         if frames is not None:
             frames.check(vocabulary)
         check_text(vocabulary, text)
@@ -201,11 +201,11 @@ class GPT(
             (L, V) or (P, V).
 
         Raises:
-            ValueError: a sequence longer than the model holds.
+            EvatokError: a sequence longer than the model holds.
         """
         sequences = Sequences.of(cu_seqlens)
         if sequences.max_seqlen > self.max_tokens:
-            raise ValueError(
+            raise EvatokError(
                 f"a sequence of {sequences.max_seqlen} tokens; the model holds {self.max_tokens}"
             )
         x = self._run(

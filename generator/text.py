@@ -15,6 +15,7 @@ from io import BytesIO
 from pathlib import Path
 from typing import Any
 
+from evatok.core.errors import EvatokError, MissingFileError
 from evatok.core.extras import extra
 from evatok.core.files import atomic_file
 
@@ -26,7 +27,7 @@ def sentencepiece() -> Any:
     """Import the library.
 
     Raises:
-        MissingExtraError: it is not installed.
+        MissingPackageError: it is not installed.
     """
     with extra("text"):
         import sentencepiece
@@ -44,7 +45,7 @@ class TextTokenizer:
         """Take a serialised model.
 
         Raises:
-            MissingExtraError: sentencepiece is not installed.
+            MissingPackageError: sentencepiece is not installed.
             RuntimeError: no model.
         """
         if not proto:  # the library takes it for a model without pieces
@@ -81,16 +82,16 @@ class TextTokenizer:
 
         Raises:
             FileNotFoundError: there is none.
-            ValueError: the file is no SentencePiece model.
-            MissingExtraError: sentencepiece is not installed.
+            EvatokError: the file is no SentencePiece model.
+            MissingPackageError: sentencepiece is not installed.
         """
         path = Path(directory) / MODEL_FILE
         if not path.is_file():
-            raise FileNotFoundError(f"{path} is missing: `evatok text train` makes it")
+            raise MissingFileError(f"{path} is missing: `evatok text train` makes it")
         try:
             return cls(path.read_bytes())
         except RuntimeError as error:
-            raise ValueError(f"{path} is not a SentencePiece model; train it anew") from error
+            raise EvatokError(f"{path} is not a SentencePiece model; train it anew") from error
 
 
 def folded(text: str) -> str:
@@ -106,12 +107,12 @@ def train_text_tokenizer(captions: Sequence[str], vocabulary_size: int) -> TextT
         vocabulary_size: most pieces, the 256 bytes included; few captions give fewer.
 
     Raises:
-        ValueError: no captions, or too few pieces for their characters.
-        MissingExtraError: sentencepiece is not installed.
+        EvatokError: no captions, or too few pieces for their characters.
+        MissingPackageError: sentencepiece is not installed.
     """
     captions = [caption for caption in map(folded, captions) if caption]
     if not captions:
-        raise ValueError("no captions to learn pieces from")
+        raise EvatokError("no captions to learn pieces from")
     library, proto = sentencepiece(), BytesIO()
     try:
         library.SentencePieceTrainer.train(
@@ -132,7 +133,7 @@ def train_text_tokenizer(captions: Sequence[str], vocabulary_size: int) -> TextT
             minloglevel=2,
         )
     except RuntimeError as error:
-        raise ValueError(
+        raise EvatokError(
             f"{vocabulary_size} pieces do not hold {BYTES} bytes and every character of these "
             "captions; ask for a larger vocabulary"
         ) from error

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -28,17 +29,17 @@ CacheFile = Annotated[
 NoCache = Annotated[bool, typer.Option("--no-cache", help="Make every feature anew; keep none.")]
 
 
-def open_cache(path: Path | None, without: bool) -> FeatureCache | None:
-    """The cache that the options ask for."""
+def open_cache(path: Path | None, without: bool) -> AbstractContextManager[FeatureCache | None]:
+    """Open the cache that the options ask for, to be closed by a `with`."""
     from evaluation.scoring.feature_cache import FeatureCache, default_cache
 
     if without:
         if path is not None:
-            raise ValueError("--cache and --no-cache contradict each other")
-        return None
+            raise EvatokError("--cache and --no-cache contradict each other")
+        return nullcontext()
     try:
         return FeatureCache(path or default_cache())
-    except OSError as error:
+    except (OSError, EvatokError) as error:
         reason = message_for_user(error) or error
         raise EvatokError(f"{reason}: give --cache FILE, or --no-cache") from error
 
@@ -96,7 +97,7 @@ def fvd_command(
 
     started = time.monotonic()
     if window not in (None, *WINDOWS):
-        raise ValueError(f"window {window!r} is none of {', '.join(WINDOWS)}")
+        raise EvatokError(f"window {window!r} is none of {', '.join(WINDOWS)}")
     chosen = preset_of(preset) if preset else None
     given: dict[str, Any] = {"num_frames": frames, "size": size, "window": window}
     given |= {"count": count, "seed": seed}
@@ -110,16 +111,17 @@ def fvd_command(
     names = features or ("nano" if chosen is None else chosen.network)
     networks = feature_networks(names, model, trust, resolve_device(device))
     biased = not unbiased and (chosen is None or chosen.biased)
-    result = score_folders(
-        real,
-        fake,
-        networks,
-        cut=cut,
-        biased=biased,
-        metrics=[word for word in metrics.split(",") if word],
-        cache=open_cache(cache, no_cache),
-        with_interval=record is not None,
-    )
+    with open_cache(cache, no_cache) as opened:
+        result = score_folders(
+            real,
+            fake,
+            networks,
+            cut=cut,
+            biased=biased,
+            metrics=[word for word in metrics.split(",") if word],
+            cache=opened,
+            with_interval=record is not None,
+        )
     if record is not None:
         seconds = round(time.monotonic() - started, 1)
         rows = records_of(result, networks, name or fake.name, preset or "folder", seconds=seconds)
@@ -172,13 +174,14 @@ def evaluate_command(
         seed=seed,
         device=device,
     )
-    result = evaluate(
-        settings,
-        feature_networks(features, model, trust, resolve_device(device)),
-        metrics=[word for word in metrics.split(",") if word],
-        cache=open_cache(cache, no_cache),
-        record=record,
-        name=name,
-        say=note,
-    )
+    with open_cache(cache, no_cache) as opened:
+        result = evaluate(
+            settings,
+            feature_networks(features, model, trust, resolve_device(device)),
+            metrics=[word for word in metrics.split(",") if word],
+            cache=opened,
+            record=record,
+            name=name,
+            say=note,
+        )
     show(result, as_json)

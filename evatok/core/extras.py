@@ -9,17 +9,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from evatok.core.errors import EvatokError
+from evatok.core.errors import MissingPackageError
 
 EXTRAS = {
     "train": ("accelerate", "pyarrow", "tensorboard"),
     "evaluation": ("matplotlib", "torchmetrics"),
     "text": ("sentencepiece",),
 }
-
-
-class MissingExtraError(EvatokError, ImportError):
-    """A package of an extra is not installed; the message says how to install it."""
 
 
 @contextmanager
@@ -30,7 +26,7 @@ def extra(name: str) -> Iterator[None]:
         name: of the extra, a key of `EXTRAS`.
 
     Raises:
-        MissingExtraError: one of its packages is missing. The import of any other module fails as
+        MissingPackageError: one of its packages is missing. The import of any other module fails as
             usual.
     """
     try:
@@ -39,6 +35,6 @@ def extra(name: str) -> Iterator[None]:
         package = (error.name or "").partition(".")[0]
         if package not in EXTRAS[name]:
             raise
-        raise MissingExtraError(
+        raise MissingPackageError(
             f'{package} is not installed: pip install "evatok[{name}]"'
         ) from error

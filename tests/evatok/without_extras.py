@@ -15,7 +15,8 @@ from importlib.abc import MetaPathFinder
 import torch
 
 import evatok
-from evatok.core.extras import EXTRAS, MissingExtraError
+from evatok.core.errors import MissingPackageError
+from evatok.core.extras import EXTRAS
 
 NEED_AN_EXTRA = (
     "evatok.report.plots",
@@ -47,7 +48,7 @@ def main(directory: str) -> None:
     for name in NEED_AN_EXTRA:
         try:
             importlib.import_module(name)
-        except MissingExtraError as error:
+        except MissingPackageError as error:
             print(error)
 
 

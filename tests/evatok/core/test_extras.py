@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from evatok.cli.errors import message_for_user
-from evatok.core.extras import EXTRAS, MissingExtraError, extra
+from evatok.core.errors import MissingPackageError
+from evatok.core.extras import EXTRAS, extra
 
 
 def test_core_runs_without_extras(root: Path, toy_dir: Path) -> None:
@@ -36,7 +37,7 @@ def test_core_runs_without_extras(root: Path, toy_dir: Path) -> None:
 
 def test_extra_lets_other_imports_fail_as_usual(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "pyarrow", None)
-    with pytest.raises(MissingExtraError, match=r'"evatok\[train\]"') as caught, extra("train"):
+    with pytest.raises(MissingPackageError, match=r'"evatok\[train\]"') as caught, extra("train"):
         import pyarrow.parquet  # noqa: F401
     assert isinstance(caught.value, ImportError)
     message = message_for_user(caught.value)
