@@ -111,6 +111,13 @@ def test_pages_link_to_files() -> None:
                 assert (page.parent / target).exists(), f"{page}: {target}"
 
 
+def test_architecture_names_files_that_exist() -> None:
+    text = (ROOT / "docs" / "architecture.md").read_text("utf-8")
+    named = re.findall(rf"`((?:{'|'.join(PACKAGES)}|tests)/[\w./-]+)`", text)
+    assert len(named) > 60
+    assert not [path for path in named if not (ROOT / path).exists()]
+
+
 def test_settings_reference_is_current() -> None:
     run = subprocess.run(
         [sys.executable, "-c", "import settings_reference as s; print(s.page(), end='')"],
