@@ -27,7 +27,10 @@ N ?= 2000
 SEED ?= 1
 KILLS ?= 5
 
-.PHONY: setup demo test faults docs lint format clean
+# Of `make test-wheel`: quick takes the dependencies of this environment, full installs them.
+WHEEL ?= quick
+
+.PHONY: setup demo test test-wheel faults docs lint format clean
 
 setup:
 	@PYTHON="$(PYTHON)" EXTRAS="$(EXTRAS)" bash .ci/setup
@@ -37,6 +40,9 @@ demo: setup
 
 test: setup
 	@OMP_NUM_THREADS=1 $(RUN) pytest -n $(TEST_JOBS) --dist loadfile
+
+test-wheel: setup
+	@PYTHON="$(PYTHON)" WHEEL="$(WHEEL)" bash .ci/wheel
 
 faults: setup
 	@failed=0

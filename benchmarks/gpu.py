@@ -31,8 +31,8 @@ from torch import Tensor, nn
 from benchmarks.generate import interleaved, paper_gpt, requests_of, transformers_of
 from evatok.core.config import TrainConfig
 from evatok.core.devices import resolve_device
-from evatok.plan.describe import model_of
 from evatok.plan.estimate import GPUS, plan
+from evatok.plan.untrained import model_of
 from evatok.workflows.train import load_training
 from generator.conditions import Condition
 from generator.data.packing import PackedBatch, pack

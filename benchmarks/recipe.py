@@ -26,7 +26,7 @@ from evaluation.encoders.nano import NanoFeatures
 from evaluation.perceptual.distance import PerceptualDistance
 from evaluation.perceptual.load import load_perceptual
 from evatok.core.config import load_config
-from evatok.hub import SHIPPED, Models, load, load_model, save_model
+from evatok.hub import Models, load, load_model, save_model
 from evatok.measure.clip_sets import (
     ClipSet,
     Network,
@@ -35,6 +35,7 @@ from evatok.measure.clip_sets import (
     reconstruct_set,
     sampling_rows,
 )
+from evatok.model_folders import SHIPPED
 from evatok.workflows.tokens import TokensConfig, write_shards
 from generator.gpt import GPT
 from generator.inference.engine import SamplingConfig

@@ -1,43 +1,42 @@
-"""The trained parts of a model: where they are, and how they are loaded and saved.
-
-A model is a shipped name, a folder with a sub-folder for each part (as exported, or a run's folder
-with PART/model), or a repository of the Hugging Face hub with such a layout.
-"""
+"""The trained parts of a model, loaded and saved; `evatok.model_folders` says where they lie."""
 
 from __future__ import annotations
 
 import copy
 import os
-import re
+from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
-from huggingface_hub import snapshot_download
+from huggingface_hub import HfApi
 from torch import nn
 
-from evaluation.encoders import nano
 from evaluation.encoders.load import load_features
-from evaluation.encoders.nano import SHIPPED as SHIPPED_FEATURES
 from evaluation.encoders.nano import NanoFeatures, NanoNet
+from evaluation.scoring.records import Record
 from evatok.core.errors import EvatokError, MissingFileError
-from evatok.core.files import atomic_file, partial_folder
+from evatok.core.files import atomic_file, partial_folder, write_text
 from evatok.core.loading.pretrained import FILES
 from evatok.core.paths import refuse_overwrite
+from evatok.model_card import model_card
+from evatok.model_folders import (
+    HUB_ID,
+    PREFERENCE,
+    SHIPPED_FEATURES,
+    TEXT,
+    locate,
+    part_folder,
+    parts_of,
+)
 from evatok.workflows.text import Captioner, copy_text
 from generator.gpt import GPT
 from generator.inference.optimize import Weights, for_sampling
 from tokenizer.model import VideoTokenizer
 from tokenizer.router import Router
 from tokenizer.search.assigners import Assigner, make_assigner
-
-SHIPPED = Path(__file__).resolve().parent / "weights"
-PARTS = ("features", "proxy", "router", "final", "generator")
-TEXT = "text"  # beside the parts of a generator with text: no weights
-PREFERENCE = "preference"  # a part that nothing else needs: a router with w_q as an input
-WIDE = "final-wide"  # in a run's folder: the final tokenizer, trained on
-HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 
 
 class Models:
@@ -54,16 +53,11 @@ class Models:
     @property
     def parts(self) -> list[str]:
         """Names of the parts that are there."""
-        return [name for name in (*PARTS, PREFERENCE) if _is_part(self.folder(name))]
+        return parts_of(self.directory)
 
     def folder(self, part: str) -> Path:
         """Return the folder of a part, which may be absent."""
-        places = [self.directory / part, self.directory / part / "model"]
-        if part == "final":
-            places.insert(1, self.directory / WIDE / "model")
-        if part == "features" and self.directory == SHIPPED / "nano":
-            places.append(nano.SHIPPED)
-        return next(filter(_is_part, places), places[0])
+        return part_folder(self.directory, part)
 
     @cached_property
     def features(self) -> NanoNet:
@@ -146,10 +140,6 @@ class Models:
         return load_model(kind, folder).to(self.device)
 
 
-def _is_part(folder: Path) -> bool:
-    return (folder / "config.json").is_file()
-
-
 def load(name_or_path: str | Path = "nano", device: torch.device | str = "cpu") -> Models:
     """Find models; see `locate`.
 
@@ -158,42 +148,6 @@ def load(name_or_path: str | Path = "nano", device: torch.device | str = "cpu") 
         device: where the models work.
     """
     return Models(locate(name_or_path), device)
-
-
-def locate(name_or_path: str | Path) -> Path:
-    """Return the folder that holds the parts of a model.
-
-    Args:
-        name_or_path: the name of shipped models; a folder with a sub-folder for each part, which
-            holds it or has it in `model/` (a run's); or `owner/name` on the Hugging Face hub.
-
-    Raises:
-        FileNotFoundError: none of these, or the hub does not give it.
-    """
-    name = str(name_or_path)
-    for directory in (SHIPPED / name, Path(name_or_path)):
-        if Models(directory).parts:
-            return directory
-    shipped = sorted(path.name for path in SHIPPED.glob("*") if path.is_dir())
-    if HUB_ID.fullmatch(name) and not Path(name_or_path).exists():
-        directory = _download(name)
-        if Models(directory).parts:
-            return directory
-    raise MissingFileError(
-        f"no models {name!r}: give one of {shipped} or a folder that holds some of "
-        f"{', '.join(PARTS)}"
-    )
-
-
-def _download(name: str) -> Path:
-    """Fetch the parts of a repository of the hub into its cache; return their folder."""
-    try:
-        return Path(snapshot_download(name, allow_patterns=["*.json", "*.safetensors", "*.model"]))
-    except (OSError, ValueError) as error:  # offline, absent, forbidden
-        reason = str(error).strip().partition("\n")[0] or type(error).__name__
-        raise MissingFileError(
-            f"{name} is no folder here, and the Hugging Face hub does not give it ({reason})"
-        ) from error
 
 
 def feature_networks(
@@ -234,12 +188,13 @@ def save_model(model: nn.Module, folder: Path, *, half: bool = False) -> None:
                 os.replace(made / name, partial)
 
 
-def export_run(run: Path, output: Path) -> dict[str, Any]:
-    """Copy the parts of a run into a folder of their own, weights in float16.
+def export_run(run: Path, output: Path, records: Sequence[Record] = ()) -> dict[str, Any]:
+    """Copy the parts of a run into a folder of their own, weights in float16, and a model card.
 
     Args:
         run: folder of a pipeline, at any stage.
         output: folder to make; parts of these names are replaced.
+        records: measurements for the card.
 
     Returns:
         JSON-able: the folder, its parts and their bytes.
@@ -258,4 +213,38 @@ def export_run(run: Path, output: Path) -> dict[str, Any]:
         sizes[part] = sum((output / part / name).stat().st_size for name in FILES)
     if (models.directory / TEXT).is_dir():
         sizes[TEXT] = copy_text(models.directory / TEXT, output / TEXT)
+    write_text(output / "README.md", str(model_card(output, output.name, records)))
     return {"folder": str(output), "bytes": sizes | {"all": sum(sizes.values())}}
+
+
+def push_run(run: Path, repository: str, records: Sequence[Record] = (), **options: Any) -> str:
+    """Export a run, and upload it as one repository of the Hugging Face hub.
+
+    Args:
+        run: as in `export_run`.
+        repository: `owner/name`; made if absent.
+        records: as in `export_run`.
+        options: of `huggingface_hub.HfApi.upload_folder`: revision, commit_message, create_pr; and
+            `private`, `token`.
+
+    Returns:
+        Address of the commit.
+
+    Raises:
+        EvatokError: no such name can be, or the hub refuses it.
+    """
+    if not HUB_ID.fullmatch(repository):
+        raise EvatokError(f"{repository!r} is no repository of the hub: give owner/name")
+    api = HfApi(token=options.pop("token", None))
+    private = options.pop("private", None)
+    with TemporaryDirectory() as folder:
+        made = Path(folder) / repository
+        export_run(run, made, records)
+        write_text(made / "README.md", str(model_card(made, repository, records)))
+        try:
+            name = api.create_repo(repository, private=private, exist_ok=True).repo_id
+            done = api.upload_folder(repo_id=name, folder_path=made, **options)
+        except OSError as error:  # no network, no permission: the hub's errors are OSErrors
+            reason = str(error).strip().partition("\n")[0] or type(error).__name__
+            raise EvatokError(f"the hub does not take {repository} ({reason})") from None
+    return str(done)

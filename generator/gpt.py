@@ -8,6 +8,7 @@ Shape letters: R rows, L packed tokens, N sequences, D width, V vocabulary, Hd h
 """
 
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Self
 
 import torch
@@ -110,6 +111,7 @@ class GPTLayer(nn.Module):
 class GPT(
     nn.Module,
     Pretrained,
+    pipeline_tag="text-to-video",
     coders={  # how config.json carries the typed parts
         part: (lambda value: value.model_dump(mode="json"), part.model_validate)
         for part in (GPTConfig, Vocabulary, FrameCondition, TextCondition)
@@ -165,6 +167,15 @@ class GPT(
         angles = torch.arange(self.max_tokens).float()[:, None] * rates
         self.register_buffer("_cos", angles.cos(), persistent=False)
         self.register_buffer("_sin", angles.sin(), persistent=False)
+
+    def _save_pretrained(self, save_directory: Path) -> None:
+        """Refuse weights laid out for sampling, which nothing could load."""
+        if not all(isinstance(layer, GPTLayer) for layer in self.layers):
+            raise EvatokError(
+                "this generator is laid out for sampling: save the one that "
+                'GPT.from_pretrained(model.folder("generator")) returns'
+            )
+        super()._save_pretrained(save_directory)
 
     def _rotary(self, positions: Tensor) -> Rotary:
         cos, sin = self.get_buffer("_cos"), self.get_buffer("_sin")

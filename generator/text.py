@@ -15,7 +15,8 @@ from io import BytesIO
 from pathlib import Path
 from typing import Any
 
-from evatok.core.errors import EvatokError, MissingFileError, MissingPackageError
+from evatok.core.errors import EvatokError, MissingFileError
+from evatok.core.extras import extra
 from evatok.core.files import atomic_file
 
 MODEL_FILE = "text.model"
@@ -23,15 +24,13 @@ BYTES = 256  # pieces of the byte fallback; one more is SentencePiece's own for 
 
 
 def sentencepiece() -> Any:
-    """The library.
+    """Import the library.
 
     Raises:
-        ImportError: it is not installed.
+        MissingPackageError: it is not installed.
     """
-    try:
+    with extra("text"):
         import sentencepiece
-    except ImportError as error:
-        raise MissingPackageError("texts need sentencepiece: pip install sentencepiece") from error
     return sentencepiece
 
 
@@ -46,7 +45,7 @@ class TextTokenizer:
         """Take a serialised model.
 
         Raises:
-            ImportError: sentencepiece is not installed.
+            MissingPackageError: sentencepiece is not installed.
             RuntimeError: no model.
         """
         if not proto:  # the library takes it for a model without pieces
@@ -84,7 +83,7 @@ class TextTokenizer:
         Raises:
             FileNotFoundError: there is none.
             EvatokError: the file is no SentencePiece model.
-            ImportError: sentencepiece is not installed.
+            MissingPackageError: sentencepiece is not installed.
         """
         path = Path(directory) / MODEL_FILE
         if not path.is_file():
@@ -109,7 +108,7 @@ def train_text_tokenizer(captions: Sequence[str], vocabulary_size: int) -> TextT
 
     Raises:
         EvatokError: no captions, or too few pieces for their characters.
-        ImportError: sentencepiece is not installed.
+        MissingPackageError: sentencepiece is not installed.
     """
     captions = [caption for caption in map(folded, captions) if caption]
     if not captions:

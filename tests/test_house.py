@@ -111,6 +111,13 @@ def test_pages_link_to_files() -> None:
                 assert (page.parent / target).exists(), f"{page}: {target}"
 
 
+def test_architecture_names_files_that_exist() -> None:
+    text = (ROOT / "docs" / "architecture.md").read_text("utf-8")
+    named = re.findall(rf"`((?:{'|'.join(PACKAGES)}|tests)/[\w./-]+)`", text)
+    assert len(named) > 60
+    assert not [path for path in named if not (ROOT / path).exists()]
+
+
 def test_settings_reference_is_current() -> None:
     run = subprocess.run(
         [sys.executable, "-c", "import settings_reference as s; print(s.page(), end='')"],
@@ -151,7 +158,7 @@ def inline_commands() -> list[tuple[str, str]]:
 
 
 def test_make_targets_exist() -> None:
-    targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
     for page, line in code_lines() + inline_commands():
         if line.startswith("make "):
             assert line.split()[1] in targets, f"{page}: {line}"

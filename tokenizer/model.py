@@ -198,6 +198,7 @@ class Places(nn.Module):
 class VideoTokenizer(
     nn.Module,
     Pretrained,
+    pipeline_tag="video-to-video",
     coders={  # how config.json carries the typed config
         TokenizerConfig: (
             lambda config: config.model_dump(mode="json"),

@@ -69,6 +69,7 @@ class RouterConfig(Config):
 class Router(
     nn.Module,
     Pretrained,
+    pipeline_tag="video-classification",
     coders={
         RouterConfig: (
             lambda config: config.model_dump(mode="json"),

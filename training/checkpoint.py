@@ -147,14 +147,6 @@ def load(path: Path) -> Checkpoint:
     return Checkpoint(step=state["step"], state=state, **read)
 
 
-def load_weights(path: Path) -> dict[str, Tensor]:
-    """The weights to use from a checkpoint folder: the averaged ones where there are any."""
-    files = _verified(path)["files"]
-    return load_file(
-        path / ("ema.safetensors" if "ema.safetensors" in files else "model.safetensors")
-    )
-
-
 def latest(run_dir: Path) -> Path | None:
     """The newest whole checkpoint of a run, None where there is none.
 

@@ -24,12 +24,15 @@ import imageio.v3 as imageio
 import numpy as np
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
-from torch.utils.tensorboard import SummaryWriter
 
 from evatok.core.errors import EvatokError
+from evatok.core.extras import extra
 from evatok.core.files import atomic_file, naming, write_text
 from evatok.core.loading.records import RecordError, parse_json
 from training.trackers import Trackers
+
+with extra("train"):
+    from torch.utils.tensorboard import SummaryWriter
 
 log = logging.getLogger(__name__)
 

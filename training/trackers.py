@@ -8,6 +8,7 @@ from typing import Any
 
 from evatok.core.config import TrackerName
 from evatok.core.errors import EvatokError
+from evatok.core.extras import extra
 
 
 class Trackers:
@@ -29,11 +30,9 @@ class Trackers:
         self.trackers: list[Any] = []
         if not names:
             return
-        try:
+        with extra("train"):
             from accelerate import PartialState
             from accelerate.tracking import LOGGER_TYPE_TO_CLASS
-        except ImportError:
-            raise EvatokError("train.trackers needs accelerate: pip install accelerate") from None
         PartialState()  # its trackers ask it which process this is
         for name in names:
             kind = LOGGER_TYPE_TO_CLASS[name]

@@ -98,7 +98,7 @@ class BatchNorm3d(_OverProcesses, nn.BatchNorm3d):
     """Of (B, C, F, H, W)."""
 
 
-class NanoNet(nn.Module, Pretrained):
+class NanoNet(nn.Module, Pretrained, pipeline_tag="feature-extraction"):
     """Clips (B, 3, F, 64, 64) in [-1, 1] to logits over games, by way of features (B, D).
 
     Args:

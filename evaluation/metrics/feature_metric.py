@@ -11,7 +11,11 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from torchmetrics import Metric
+
+from evatok.core.extras import extra
+
+with extra("evaluation"):
+    from torchmetrics import Metric
 
 from evatok.core.errors import EvatokError
 

@@ -21,10 +21,10 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
-from torchmetrics.functional.image import structural_similarity_index_measure
 
 from evaluation.perceptual.distance import PerceptualDistance
 from evatok.core.errors import EvatokError
+from evatok.core.extras import extra
 
 PSNR_CAP = 100.0  # dB
 SSIM_WINDOW = 11  # pixels: the Gaussian of σ = 1.5, cut at 3.5 σ
@@ -106,6 +106,8 @@ def ssim(x: Tensor, y: Tensor) -> Tensor:
             f"SSIM looks at windows of {SSIM_WINDOW} × {SSIM_WINDOW} pixels; frames are "
             f"{x.shape[-2]} × {x.shape[-1]}"
         )
+    with extra("evaluation"):
+        from torchmetrics.functional.image import structural_similarity_index_measure
     x, y = _unit_pair(x, y)
     batch = len(x)
     x, y = (clips.float().transpose(1, 2).flatten(0, 1) for clips in (x, y))  # (B F, 3, H, W)

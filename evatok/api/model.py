@@ -12,6 +12,7 @@ from typing import overload
 import torch
 from torch import Tensor
 
+from evaluation.scoring.records import Record
 from evatok.api.clip_checks import check_clips
 from evatok.api.token_files import VideoTokens, decode_video, encode_video
 from evatok.api.videos import Video
@@ -28,7 +29,8 @@ from evatok.generate.samples import (
     sample_labels,
 )
 from evatok.generate.token_rate import Rate
-from evatok.hub import Models, locate
+from evatok.hub import Models, export_run, push_run
+from evatok.model_folders import locate
 from generator.budget import BudgetConfig
 from generator.inference.engine import SamplingConfig
 from generator.inference.rollout import continue_clips
@@ -238,6 +240,47 @@ class Model(Models):
             self.generator, self.final, clip, length, seeds, settings, batch_size=BATCH
         )
         return Video(to_frames(done.videos[0]), video.rate)
+
+    def save_pretrained(self, folder: Path | str, records: Sequence[Record] = ()) -> None:
+        """Write all parts, in float16, and a model card into a folder that `load` takes.
+
+        Args:
+            folder: made if absent; parts of these names are replaced.
+            records: measurements for the card: `evaluation.scoring.records.read_records` reads
+                what `evatok evaluate --record` has written.
+
+        Raises:
+            EvatokError: the folder lies in the model's own.
+        """
+        export_run(self.directory, Path(folder), records)
+
+    def push_to_hub(
+        self,
+        repository: str,
+        records: Sequence[Record] = (),
+        *,
+        private: bool | None = None,
+        token: str | None = None,
+        revision: str | None = None,
+    ) -> str:
+        """Upload all parts and a model card as one repository of the Hugging Face hub.
+
+        Args:
+            repository: `owner/name`, made if absent; `load` takes it then.
+            records: as in `save_pretrained`.
+            private: who may see a repository that is made.
+            token: of an account, if not that of `hf auth login`.
+            revision: branch.
+
+        Returns:
+            Address of the commit.
+
+        Raises:
+            EvatokError: the hub refuses it.
+        """
+        return push_run(
+            self.directory, repository, records, private=private, token=token, revision=revision
+        )
 
 
 def load(name_or_path: str | Path = "nano", device: str = "auto") -> Model:

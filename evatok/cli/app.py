@@ -351,6 +351,9 @@ app.command("weights")(weights_command)
 def demo_command(
     output: Output = Path("out/demo"),
     model: Model = "nano",
+    settings: Annotated[
+        str, typer.Option(help="How much it does; nano/demo-short takes about a minute.")
+    ] = "nano/demo",
     device: Device = "auto",
     as_json: AsJson = False,
 ) -> None:
@@ -360,10 +363,10 @@ def demo_command(
     Example:
         evatok demo -o out/demo
     """
+    from evatok.core.config import find_settings
     from evatok.report.demo import run_demo
 
-    result = run_demo(output, model, note, device=device)
-    show(result, as_json)
+    show(run_demo(output, model, note, find_settings(settings), device), as_json)
 
 
 check_numbers(app)

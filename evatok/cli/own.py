@@ -45,14 +45,20 @@ def init_command(
 def export_command(
     run: Annotated[Path, typer.Argument(help="A run, such as runs/mine.")],
     output: Output,
+    records: Annotated[
+        list[Path] | None,
+        typer.Option("--record", help="Numbers for the model card, of `evaluate --record`."),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Copy the trained parts of a run, finished or not, into a folder that --model takes.
 
     \b
     Example:
-        evatok export runs/mine -o out/mine
+        evatok export runs/mine -o out/mine --record out/rfvd.json
     """
+    from evaluation.scoring.records import read_records
     from evatok.hub import export_run
 
-    show(export_run(run, output), as_json)
+    numbers = [record for path in records or () for record in read_records(path)]
+    show(export_run(run, output, numbers), as_json)

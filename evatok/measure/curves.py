@@ -25,9 +25,10 @@ from evatok.core.config import load_config
 from evatok.core.errors import EvatokError
 from evatok.core.files import write_text
 from evatok.core.paths import paths_in, refuse_overwrite, safe_names
-from evatok.hub import PREFERENCE, Models, load, load_model
+from evatok.hub import Models, load, load_model
 from evatok.measure.clip_sets import Network, distances, reconstruct_set
 from evatok.measure.searched_clips import Searched, searched_sets
+from evatok.model_folders import PREFERENCE
 from evatok.report.plots import line_plot
 from evatok.workflows.search import SearchConfig
 from tokenizer.model import VideoTokenizer

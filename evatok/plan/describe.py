@@ -1,27 +1,26 @@
-"""What a model or a settings file amounts to: parameters by part, levels, vocabulary."""
+"""What a model or a settings file amounts to: parameters by part, levels, vocabulary.
+
+Of trained parts config.json and the header of the weights are read, and neither torch nor a weight
+is loaded. Settings are built on the meta device, see `evatok.plan.untrained`.
+"""
 
 from __future__ import annotations
 
+import math
+from collections import Counter
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
-import torch
-from torch import nn
+from safetensors import SafetensorError, safe_open
 
-from evaluation.encoders.masked import MaskedConfig, masked_model
-from evaluation.encoders.nano import FeaturesConfig, NanoNet
 from evatok.core.config import find_settings
-from evatok.hub import load
-from evatok.plan.training_networks import training_only
-from evatok.workflows.train import load_training
-from generator.data.shards import TokenSet
-from generator.gpt import GPT
-from generator.grammar import Vocabulary
-from generator.train import GeneratorConfig
-from tokenizer.assignment import Levels
-from tokenizer.model import VideoTokenizer
-from tokenizer.router import Router
-from tokenizer.training.router_stage import RouterTraining
-from tokenizer.training.tokenizer_stage import FinalConfig, ProxyConfig, TokenizerTraining
+from evatok.core.loading.records import RecordError, read_object
+from evatok.model_folders import COPY_ANEW, locate, part_folder, parts_of
+
+# Last words of what is stored beside parameters: running statistics.
+BUFFERS = ("running_mean", "running_var", "num_batches_tracked", "usage")
+LOOSE = "other"  # parameters of no module
 
 
 def describe(model_or_config: str) -> dict[str, Any]:
@@ -34,98 +33,106 @@ def describe(model_or_config: str) -> dict[str, Any]:
     Raises:
         FileNotFoundError: neither models nor a file.
         ConfigError: not the settings of something that is trained.
+        RecordError: a file of a part is damaged.
     """
     path = find_settings(model_or_config)
     if path.suffix in (".yaml", ".yml"):
-        config: Any = load_training(path)
-        with torch.device("meta"):  # sizes only
-            model = model_of(config)
-        out = {"config": str(path)} | _describe({config.stage: model})
-        if isinstance(config, TokenizerTraining):
-            out["training_only"] = training_only(config)
-        return out
-    models = load(model_or_config)
-    return {"model": str(models.directory)} | _describe(
-        {part: getattr(models, part) for part in models.parts}
-    )
+        from evatok.plan.untrained import describe_settings
+
+        return describe_settings(path)
+    directory = locate(model_or_config)
+    counts, facts = {}, {}
+    for part in parts_of(directory):
+        folder = part_folder(directory, part)
+        counts[part] = _stored_parameters(folder / "model.safetensors")
+        facts[part] = facts_of(read_object(folder / "config.json", COPY_ANEW), folder)
+    return {"model": str(directory)} | rows_of(counts, facts)
 
 
-def model_of(config: Any) -> nn.Module:
-    """The untrained model of a training's settings."""
-    if isinstance(config, ProxyConfig | FinalConfig):
-        return VideoTokenizer(config.model)
-    if isinstance(config, RouterTraining):
-        return Router(config.model)
-    if isinstance(config, FeaturesConfig):
-        # how many classes there are is the data's affair
-        return NanoNet(["unknown"], **config.model.model_dump())
-    if isinstance(config, MaskedConfig):
-        return masked_model(config)
-    assert isinstance(config, GeneratorConfig)
-    if config.expect is not None:
-        return GPT(config.model, config.expect.vocabulary, config.expect.frames, config.expect.text)
-    tokens = TokenSet(config.tokens / "train")
-    return GPT(config.model, tokens.vocabulary, tokens.frames, tokens.text)
+def rows_of(
+    counts: Mapping[str, Mapping[str, int]], facts: Mapping[str, Mapping[str, Any]]
+) -> dict[str, Any]:
+    """Return the description of parts.
+
+    Args:
+        counts: of each part, parameters by module.
+        facts: of each part, see `facts_of`.
+    """
+    parts = [{"part": name, "parameters": sum(inner.values())} for name, inner in counts.items()]
+    return {"parts": parts} | {name: {**facts[name], **counts[name]} for name in counts}
 
 
-def _describe(parts: dict[str, nn.Module]) -> dict[str, Any]:
-    rows = [{"part": name, "parameters": _count(model)} for name, model in parts.items()]
-    out: dict[str, Any] = {"parts": rows}
-    for name, model in parts.items():
-        out[name] = _facts(model) | _by_module(model)
-    return out
+def facts_of(config: Mapping[str, Any], folder: Path | str) -> dict[str, Any]:
+    """Return what config.json of a part says in plain words.
+
+    Args:
+        config: of a tokenizer, a router, a generator or the nano feature network.
+        folder: where it is from, for the message.
+
+    Raises:
+        RecordError: a key is missing or of another kind.
+    """
+    try:
+        if "vocabulary" in config:
+            return _generator(config)
+        if "levels" in config:
+            return _on_clips(config)
+        if "class_names" in config:
+            return {"dim": config["dim"], "class_names": list(config["class_names"])}
+        return {}
+    except (KeyError, TypeError, IndexError, ZeroDivisionError) as error:
+        raise RecordError(f"{folder}/config.json is incomplete ({error}): {COPY_ANEW}") from None
 
 
-def _count(module: nn.Module) -> int:
-    return sum(parameter.numel() for parameter in module.parameters())
+def _on_clips(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Describe a tokenizer or a router."""
+    levels, blocks = list(config["levels"]), config["num_frames"] // config["patch"][0]
+    facts = {
+        "levels": levels,
+        "num_blocks": blocks,
+        "assignments": len(levels) ** blocks,
+        "num_frames": config["num_frames"],
+        "size": config["size"],
+    }
+    return facts | {key: config[key] for key in ("codebook_size", "code_dim") if key in config}
 
 
-def _by_module(model: nn.Module) -> dict[str, int]:
-    counts = {name: _count(child) for name, child in model.named_children()}
-    loose = sum(p.numel() for p in model.parameters(recurse=False))
-    return counts | ({"other": loose} if loose else {})
-
-
-def _facts(model: nn.Module) -> dict[str, Any]:
-    if isinstance(model, VideoTokenizer | Router):
-        config = model.config
-        facts: dict[str, Any] = {
-            **_levels(model.levels, model.num_blocks),
-            "num_frames": config.num_frames,
-            "size": config.size,
-        }
-        if isinstance(model, VideoTokenizer):
-            facts |= {
-                "codebook_size": model.config.codebook_size,
-                "code_dim": model.config.code_dim,
-            }
-        return facts
-    if isinstance(model, GPT):
-        return _vocabulary(model.vocabulary) | {
-            "max_tokens": model.max_tokens,
-            "frame_condition": None
-            if model.frames is None
-            else {"frames": model.frames.num_frames, "prefix": list(model.frames.prefix)},
-        }
-    if isinstance(model, NanoNet):
-        return {"dim": model.dim, "class_names": list(model.class_names)}
-    return {}
-
-
-def _levels(levels: Levels, num_blocks: int) -> dict[str, Any]:
+def _generator(config: Mapping[str, Any]) -> dict[str, Any]:
+    vocabulary, frames, text = config["vocabulary"], config.get("frames"), config.get("text")
+    levels, blocks = list(vocabulary["levels"]), vocabulary["num_blocks"]
+    names, pieces = list(vocabulary.get("class_names", ())), vocabulary.get("num_text", 0)
+    size = vocabulary["codebook_size"] + len(levels) + 3 + len(names) + (pieces and 1 + pieces)
+    longest = blocks * (1 + levels[-1]) + (2 + text["max_pieces"] if text else 1)
+    if frames:
+        prefix = list(frames["prefix"])
+        per_block = frames.get("frames_per_block", 4)
+        whole = frames["num_frames"] // per_block
+        kept = whole if frames.get("repredict_partial", True) else len(prefix)
+        given = 2 + sum(1 + count for count in prefix)
+        longest = max(longest, given + (blocks - kept) * (1 + levels[-1]))
     return {
-        "levels": list(levels.values),
-        "num_blocks": num_blocks,
-        "assignments": levels.num_candidates(num_blocks),
+        "vocabulary": size,
+        "codes": vocabulary["codebook_size"],
+        "levels": levels,
+        "num_blocks": blocks,
+        "class_names": names,
+        "text_pieces": pieces,
+        "max_tokens": longest,
+        "frame_condition": {"frames": frames["num_frames"], "prefix": prefix} if frames else None,
     }
 
 
-def _vocabulary(vocabulary: Vocabulary) -> dict[str, Any]:
-    return {
-        "vocabulary": vocabulary.size,
-        "codes": vocabulary.codebook_size,
-        "levels": list(vocabulary.levels),
-        "num_blocks": vocabulary.num_blocks,
-        "class_names": list(vocabulary.class_names),
-        "text_pieces": vocabulary.num_text,
-    }
+def _stored_parameters(path: Path) -> dict[str, int]:
+    """Return the parameters of each module in a safetensors file, from its header alone."""
+    try:
+        with safe_open(path, "np") as file:
+            shapes = {name: file.get_slice(name).get_shape() for name in file.keys()}  # noqa: SIM118
+    except (SafetensorError, OSError) as error:
+        raise RecordError(f"{path} is no whole safetensors file ({error}): {COPY_ANEW}") from None
+    counts: Counter[str] = Counter()
+    for name, shape in shapes.items():
+        words = name.split(".")
+        if words[-1] not in BUFFERS:
+            counts[words[0] if len(words) > 1 else LOOSE] += math.prod(shape)
+    loose = counts.pop(LOOSE, 0)
+    return dict(counts) | ({LOOSE: loose} if loose else {})

@@ -19,8 +19,8 @@ from torch import nn
 from evatok.core.config import TrainConfig, find_settings, load_config, read_yaml
 from evatok.core.errors import EvatokError, MissingFileError
 from evatok.plan import flops as costs
-from evatok.plan.describe import model_of
 from evatok.plan.training_networks import training_only, training_only_flops
+from evatok.plan.untrained import model_of
 from evatok.workflows.search import SearchConfig
 from evatok.workflows.train import KINDS, load_training
 from generator.conditions import Condition

@@ -14,7 +14,7 @@ import torch
 from pydantic import BaseModel, Field
 
 from evaluation.encoders.nano import NanoFeatures
-from evatok.core.config import Config, load_config
+from evatok.core.config import Config, find_settings, load_config
 from evatok.core.devices import resolve_device
 from evatok.core.files import write_text
 from evatok.core.loading.records import read_record
@@ -47,7 +47,7 @@ from video.lists import read_folder
 
 Say = Callable[[str], None]
 
-SETTINGS = Path(__file__).resolve().parents[2] / "configs" / "nano" / "demo.yaml"
+SETTINGS = find_settings("nano/demo")
 
 
 class DemoConfig(Config):

@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-import matplotlib
-from matplotlib.figure import Figure
-
+from evatok.core.extras import extra
 from evatok.core.files import atomic_file
+
+with extra("evaluation"):
+    import matplotlib
+    from matplotlib.figure import Figure
 
 Points = Sequence[tuple[float, float]]
 

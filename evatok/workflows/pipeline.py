@@ -23,8 +23,9 @@ from evatok.core.config import Config, ConfigError, find_settings, load_config
 from evatok.core.devices import resolve_device
 from evatok.core.errors import EvatokError, MissingFileError
 from evatok.core.paths import refuse_overwrite
-from evatok.hub import PARTS, PREFERENCE, TEXT, Models, load_model, save_model
+from evatok.hub import Models, load_model, save_model
 from evatok.measure.clip_sets import gate, held_out_sets, uniform_rows
+from evatok.model_folders import PARTS, PREFERENCE, TEXT
 from evatok.report.gallery import gallery, write_picture
 from evatok.report.tables import ReportConfig, draw, measure, write_report
 from evatok.workflows.own_settings import OwnConfig, derive

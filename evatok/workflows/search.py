@@ -12,7 +12,6 @@ from multiprocessing.connection import wait
 from pathlib import Path
 from typing import Any, Literal
 
-import pyarrow.parquet as pq
 import torch
 from pydantic import Field
 from torch import Tensor
@@ -23,6 +22,7 @@ from evatok.core.config import Config, load_config
 from evatok.core.devices import resolve_device
 from evatok.core.distributed import place_from_environment
 from evatok.core.errors import EvatokError, MissingFileError
+from evatok.core.extras import extra
 from evatok.core.paths import paths_in, refuse_overwrite
 from evatok.core.pools import end_with_parent
 from evatok.core.precision import fast_float32
@@ -32,6 +32,9 @@ from tokenizer.search.candidates import Method
 from tokenizer.search.table import Recorded, curate
 from video.dataset import ClipSampler, DataConfig, Window
 from video.lists import Split
+
+with extra("train"):
+    import pyarrow.parquet as pq
 
 DECIDING = ("batch_size", "seed", "precision")
 Progress = Callable[[str, int, int], None]  # "train" or "test", clips done, clips in all

@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
+from huggingface_hub import ModelCard
 
-from evatok.hub import FILES, PARTS, Models, load
+import evatok
+from evaluation.scoring.records import Record
+from evatok.hub import FILES, Models, load
+from evatok.model_folders import PARTS
+from generator.gpt import GPT
+from generator.inference.optimize import for_sampling
+from tokenizer.model import VideoTokenizer
+from tokenizer.router import Router
 
 
 def test_parts_load_in_float32_and_do_not_train(toy: Models) -> None:
@@ -40,3 +50,111 @@ def test_missing_models_are_named(tmp_path: Path, toy_dir: Path) -> None:
     assert models.parts == ["final"]
     with pytest.raises(FileNotFoundError, match=r"no router in .*config\.json is missing"):
         _ = models.router
+
+
+class Hub:
+    """A stand-in for the hub's client: repositories are folders."""
+
+    root: Path
+
+    def __init__(self, token: str | None = None) -> None:
+        self.token = token
+
+    def create_repo(self, repo_id: str, private: bool | None, exist_ok: bool) -> SimpleNamespace:
+        if repo_id.startswith("forbidden/"):
+            raise OSError("403 Forbidden")
+        (self.root / repo_id).mkdir(parents=True, exist_ok=exist_ok)
+        return SimpleNamespace(repo_id=repo_id)
+
+    def upload_folder(self, repo_id: str, folder_path: Path, **options: object) -> str:
+        shutil.copytree(folder_path, self.root / repo_id, dirs_exist_ok=True)
+        return f"commit of {repo_id}"
+
+
+@pytest.fixture
+def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    Hub.root = tmp_path / "hub"
+    monkeypatch.setattr("evatok.hub.HfApi", Hub)
+    monkeypatch.setattr("huggingface_hub.hub_mixin.HfApi", Hub)
+    monkeypatch.setattr(
+        "huggingface_hub.snapshot_download", lambda name, allow_patterns: str(Hub.root / name)
+    )
+    monkeypatch.chdir(tmp_path)
+    return Hub.root
+
+
+RECORD = Record(
+    name="toy",
+    protocol="arcade-rfvd",
+    value=12.345,
+    interval=(11.0, 13.5),
+    network="i3d",
+    checksum="0123456789abcdef",
+    num_clips=75,
+    settings={"size": 128},
+)
+
+
+def test_push_to_hub_of_a_model_is_one_repository(toy_dir: Path, hub: Path) -> None:
+    model = evatok.load(toy_dir, "cpu")
+    assert model.push_to_hub("me/toy", [RECORD]) == "commit of me/toy"
+    again = evatok.load("me/toy", "cpu")
+    assert again.parts == model.parts
+    for part in PARTS:
+        ours, theirs = (getattr(one, part).state_dict() for one in (model, again))
+        assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+    card = ModelCard((hub / "me/toy/README.md").read_text())
+    assert (card.data.license, card.data.pipeline_tag) == ("mit", "video-to-video")
+    assert card.data.to_dict()["library_name"] == "evatok"
+    assert 'evatok.load("me/toy")' in card.text and "| generator |" in card.text
+    row = '| fvd | 12.35 | 11 to 13.5 | arcade-rfvd | 75 | i3d 0123456789ab | {"size": 128} | toy |'
+    assert row.replace("12.35", f"{12.345:.4g}") in card.text
+    with pytest.raises(evatok.EvatokError, match="does not take forbidden/toy"):
+        model.push_to_hub("forbidden/toy")
+    with pytest.raises(evatok.EvatokError, match="give owner/name"):
+        model.push_to_hub("toy")
+
+
+def test_push_to_hub_of_a_part_loads_as_that_part(toy_dir: Path, hub: Path) -> None:
+    toy = Models(toy_dir)
+    tags = {"final": "video-to-video", "router": "video-classification",
+            "generator": "text-to-video", "features": "feature-extraction"}  # fmt: skip
+    for part, tag in tags.items():
+        kind = type(getattr(toy, part))
+        model = kind.from_pretrained(toy.folder(part))  # not laid out for sampling
+        model.push_to_hub(f"me/{part}", model_card_kwargs={"numbers": "FVD 3"})
+        assert load(f"me/{part}").parts == [part]
+        again = kind.from_pretrained(load(f"me/{part}").folder(part)).state_dict()
+        assert all(torch.equal(tensor, again[name]) for name, tensor in model.state_dict().items())
+        card = ModelCard((hub / "me" / part / "README.md").read_text())
+        assert (card.data.license, card.data.pipeline_tag) == ("mit", tag)
+        assert "FVD 3" in card.text and "parameters" in card.text
+
+
+def test_save_pretrained_refuses_weights_laid_out_for_sampling(
+    toy_dir: Path, tmp_path: Path
+) -> None:
+    gpt = for_sampling(GPT.from_pretrained(toy_dir / "generator"), compiled=False)
+    with pytest.raises(evatok.EvatokError, match=r"laid out for sampling.*from_pretrained"):
+        gpt.save_pretrained(tmp_path / "m")
+
+
+def test_config_names_its_class(toy: Models, tmp_path: Path) -> None:
+    toy.router.save_pretrained(tmp_path / "a")
+    config = json.loads((tmp_path / "a" / "config.json").read_text())
+    assert config.pop("architectures") == ["Router"]
+    with pytest.raises(ValueError, match=r"config.json is of a Router, not of a VideoTokenizer"):
+        VideoTokenizer.from_pretrained(tmp_path / "a")
+    (tmp_path / "a" / "config.json").write_text(json.dumps(config))  # as older exports have it
+    again = Router.from_pretrained(tmp_path / "a")
+    assert all(map(torch.equal, again.state_dict().values(), toy.router.state_dict().values()))
+
+
+def test_save_pretrained_of_a_model_is_a_model(toy_dir: Path, tmp_path: Path) -> None:
+    model = evatok.load(toy_dir, "cpu")
+    model.save_pretrained(tmp_path / "copy")
+    again = evatok.load(tmp_path / "copy", "cpu")
+    assert torch.equal(model.final.quantizer.codebook, again.final.quantizer.codebook)
+    assert "No measurement came" in (tmp_path / "copy" / "README.md").read_text()
+    with pytest.raises(evatok.EvatokError):
+        model.save_pretrained(toy_dir)

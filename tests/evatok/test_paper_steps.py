@@ -69,7 +69,7 @@ import json, resource, sys, time
 from pathlib import Path
 import torch
 import torch.nn.functional as F
-from evatok.plan.describe import model_of
+from evatok.plan.untrained import model_of
 from evatok.workflows.train import load_training
 from tokenizer.router import Router
 from training.optimizer import build_optimizers

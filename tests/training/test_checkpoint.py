@@ -15,7 +15,6 @@ from training.checkpoint import (
     CheckpointError,
     latest,
     load,
-    load_weights,
     save,
 )
 
@@ -51,11 +50,6 @@ def test_others_may_read_it(tmp_path: Path) -> None:
     finally:
         os.umask(old)
     assert {path.stat().st_mode & 0o777 for path in folder.iterdir()} == {0o644}
-
-
-def test_weights_to_use(tmp_path: Path) -> None:
-    assert load_weights(save(tmp_path, make(1), keep=3))["w"][0, 0] == 1.5
-    assert load_weights(save(tmp_path, make(2, ema=False), keep=3))["w"][0, 0] == 2
 
 
 def test_keeps_the_newest(tmp_path: Path) -> None:

@@ -19,18 +19,21 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 import torch
 from torch import Tensor
 
 from evatok.core.errors import EvatokError, MissingFileError
+from evatok.core.extras import extra
 from evatok.core.files import atomic_file
 from evatok.core.loading.records import parse_json
 from tokenizer.model import VideoTokenizer
 from tokenizer.search.candidates import Method, candidate_measures, model_hash, motion_weights
 from tokenizer.search.reward import Quality, psnr_of_mse
 from tokenizer.search.tree import Measure
+
+with extra("train"):
+    import pyarrow as pa
+    import pyarrow.parquet as pq
 
 # Beside the mean squared error; moving_mse is that where a clip moves, see `motion_weights`.
 Recorded = Literal["moving_mse", "lpips", "efficientnet-lite0"]

@@ -8,6 +8,7 @@ for. A folder from the Hugging Face hub goes the same way.
 from __future__ import annotations
 
 import inspect
+import json
 import re
 import typing
 from collections.abc import Iterator, Mapping
@@ -15,22 +16,54 @@ from pathlib import Path
 from typing import Any, Self
 
 import torch
-from huggingface_hub import PyTorchModelHubMixin, hf_hub_download
+from huggingface_hub import ModelCard, PyTorchModelHubMixin, hf_hub_download
 from pydantic import TypeAdapter, ValidationError
 from torch import nn
 
 from evatok.core.errors import MissingFileError
+from evatok.core.loading.model_card import LIBRARY, LICENCE, NO_NUMBERS, card
 from evatok.core.loading.records import first_mistake, read_object
 from evatok.core.loading.weights import Declared, ModelFileError, read_header, read_weights
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
 FILES = (CONFIG, WEIGHTS)
+CLASSES = "architectures"  # key of config.json, as the hub knows it: a list with the class's name
 COMPUTED = 2**30  # bytes of tables that a module computes from its config, beside its weights
 REMEDY = "copy the folder anew, or train and export the model again"
 
 
-class Pretrained(PyTorchModelHubMixin):
-    """The hub's mixin, with a strict `from_pretrained`."""
+class Pretrained(PyTorchModelHubMixin, library_name=LIBRARY, license=LICENCE):
+    """The hub's mixin, with a strict `from_pretrained` and a config.json that names its class.
+
+    `save_pretrained` and `push_to_hub` are the mixin's. They write a model card too: give
+    `model_card_kwargs={"numbers": "…"}` for measurements, in Markdown, with their protocol.
+    """
+
+    def _save_pretrained(self, save_directory: Path) -> None:
+        """Write the weights, and config.json with the class."""
+        super()._save_pretrained(save_directory)
+        config = {CLASSES: [type(self).__name__]} | dict(self._hub_mixin_config or {})
+        text = json.dumps(config, sort_keys=True, indent=2)
+        (save_directory / CONFIG).write_text(text, encoding="utf-8")
+
+    def generate_model_card(self, numbers: str = "") -> ModelCard:  # type: ignore[override]
+        """Return the card of this part: pipeline tag, licence, use, size, numbers.
+
+        Args:
+            numbers: measurements with their protocol, in Markdown.
+        """
+        assert isinstance(self, nn.Module)
+        name = type(self).__name__
+        count = sum(parameter.numel() for parameter in self.parameters())
+        lines = [line.strip() for line in (inspect.getdoc(type(self)) or "").splitlines()]
+        body = [
+            lines[0] if lines else "",
+            f"`{type(self).__module__}.{name}` of the {LIBRARY} package: {count:,} parameters.",
+            f"```python\nfrom {type(self).__module__} import {name}\n\n"
+            f'model = {name}.from_pretrained("FOLDER_OR_REPOSITORY")\n```',
+            numbers or NO_NUMBERS,
+        ]
+        return card(name, self._hub_mixin_info.model_card_data, body)
 
     @classmethod
     def from_pretrained(  # type: ignore[override]
@@ -110,6 +143,10 @@ def read_arguments(cls: type[Any], path: Path, remedy: str = REMEDY) -> dict[str
         EvatokError: no JSON object, an unknown or missing key, or a value that does not fit.
     """
     data = read_object(path, remedy)
+    named = data.pop(CLASSES, [cls.__name__])  # absent in older folders
+    if named != [cls.__name__]:
+        found = ", ".join(map(str, named)) if isinstance(named, list) else str(named)
+        raise ModelFileError(f"{path} is of a {found}, not of a {cls.__name__}: {remedy}")
     hints = typing.get_type_hints(cls.__init__)
     parameters = list(inspect.signature(cls.__init__).parameters.values())[1:]
     if [parameter.name for parameter in parameters] == ["config"]:

@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
-from evatok.plan.describe import model_of
 from evatok.plan.estimate import GPUS, plan
 from evatok.plan.flops import clip_flops
 from evatok.plan.training_networks import training_only_flops
+from evatok.plan.untrained import model_of
 from evatok.workflows.train import load_training
 from tokenizer.model import VideoTokenizer
 

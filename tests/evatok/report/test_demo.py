@@ -8,14 +8,15 @@ from pathlib import Path
 
 import pytest
 
-from evatok.core.config import load_config
+from evatok.core.config import find_settings, load_config
 from evatok.core.loading.records import RecordError
-from evatok.report.demo import SETTINGS, DemoConfig, report_of, run_demo
+from evatok.report.demo import DemoConfig, report_of, run_demo
 from video.io import read_frames
 
 
-def test_shipped_settings_are_valid() -> None:
-    config = load_config(DemoConfig, SETTINGS)
+@pytest.mark.parametrize("name", ["nano/demo", "nano/demo-short"])
+def test_shipped_settings_are_valid(name: str) -> None:
+    config = load_config(DemoConfig, find_settings(name))
     assert all(source.optional for source in config.more_sources)
 
 

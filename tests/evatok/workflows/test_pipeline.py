@@ -10,7 +10,8 @@ import pytest
 
 from evatok.cli.app import main
 from evatok.core.config import ConfigError, load_config
-from evatok.hub import PARTS, load
+from evatok.hub import load
+from evatok.model_folders import PARTS
 from evatok.workflows.pipeline import FILES, GateError, Pipeline
 
 TRAIN = """

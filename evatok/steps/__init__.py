@@ -1,1 +1,0 @@
-"""Steps of the pipeline: what is recorded of them."""
