@@ -18,6 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from evatok.core.errors import EvatokError
 from evatok.core.threads import side_by_side
 
 
@@ -51,7 +52,7 @@ class FeatureNetwork(Protocol):
 def check_clips(clips: Tensor) -> None:
     """Refuse what is not floats (B, 3, F, H, W)."""
     if clips.ndim != 5 or clips.shape[1] != 3 or not clips.is_floating_point():
-        raise ValueError(
+        raise EvatokError(
             f"clips must be floats of shape (B, 3, F, H, W), not {clips.dtype} "
             f"of {tuple(clips.shape)}"
         )

@@ -22,6 +22,7 @@ import torch
 from torch import Tensor
 
 from evaluation.metrics.frechet import frechet_distance
+from evatok.core.errors import EvatokError
 
 SIZES = 12
 
@@ -54,13 +55,13 @@ def extrapolated(
         ids: of the N and M vectors; equal ones belong together. None: the n-th to the n-th.
 
     Raises:
-        ValueError: too few vectors for two sizes.
+        EvatokError: too few vectors for two sizes.
     """
     a, b = (torch.as_tensor(z) for z in (x, y))
     most = min(len(a), len(b))
     counts = np.unique(np.linspace(most / 2, most, sizes).round().astype(int))
     if counts[0] < 2 or len(counts) < 2:
-        raise ValueError(f"{most} vectors are too few to extrapolate from")
+        raise EvatokError(f"{most} vectors are too few to extrapolate from")
     rng = np.random.default_rng(seed)
     values = []
     for count in counts.tolist():
@@ -114,11 +115,11 @@ def _orders(
     """Both sets in one random order of their ids; every set in a random order of its own vectors.
 
     Raises:
-        ValueError: not one id a vector.
+        EvatokError: not one id a vector.
     """
     names: Sequence[Sequence[Any]] = (range(len(a)), range(len(b))) if ids is None else ids
     if [len(names[0]), len(names[1])] != [len(a), len(b)]:
-        raise ValueError(
+        raise EvatokError(
             f"{len(names[0])} and {len(names[1])} ids of {len(a)} and {len(b)} vectors"
         )
     every = sorted({*names[0], *names[1]})

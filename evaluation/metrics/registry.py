@@ -49,7 +49,7 @@ def scores(
 
     Raises:
         KeyError: no such metric.
-        ValueError: too few vectors for one of them.
+        EvatokError: too few vectors for one of them.
     """
     near = (
         coverage(real, fake, k=5, k_precision=3)._asdict() if set(metrics) & set(NEIGHBOURS) else {}

@@ -23,6 +23,7 @@ from evaluation.scoring.feature_cache import FeatureCache
 from evaluation.scoring.readers import Video, find_videos
 from evatok.core.config import Config
 from evatok.core.distributed import Place, gather
+from evatok.core.errors import EvatokError
 from video.clips import pad_last, to_clip, window_starts
 from video.decoding.container import VideoError
 from video.io import READING
@@ -154,7 +155,7 @@ class VideoClips:
 
         Raises:
             FileNotFoundError: there is no such path.
-            ValueError: it has no videos, or no such window.
+            EvatokError: it has no videos, or no such window.
         """
         self.path, self.cut = Path(path), cut or Cut()
         self.videos = find_videos(path)
@@ -337,7 +338,7 @@ class VideoClips:
         )
         windows = [(number, start) for number, starts in every for start in starts]
         if len(windows) < self.cut.count:
-            raise ValueError(
+            raise EvatokError(
                 f"{self.path} has {len(windows)} clips, not {self.cut.count}: give --count "
                 f"{len(windows)} (a distance of another count is another distance)"
             )

@@ -29,6 +29,7 @@ from evaluation.scoring.clips import Cut, VideoClips
 from evaluation.scoring.feature_cache import FeatureCache
 from evaluation.scoring.score import check_metrics, shared_features
 from evatok.core.distributed import joined_place
+from evatok.core.errors import EvatokError
 from evatok.core.threads import one_thread
 
 DRAWS = 40
@@ -158,7 +159,7 @@ def compare_folders(
         and `damaged` and `padded` by input. Nothing in the others.
 
     Raises:
-        ValueError: fewer than four clips of an input, or the same input twice.
+        EvatokError: fewer than four clips of an input, or the same input twice.
     """
     check_metrics(networks, ("fvd",))
     cut = cut or Cut()
@@ -167,7 +168,7 @@ def compare_folders(
     sides = {name: shared_features(clips, networks, name, cache) for name, clips in inputs.items()}
     for name, side in sides.items():
         if len(side.names) < 4:
-            raise ValueError(f"{name} has {len(side.names)} clips; halves need 4 or more")
+            raise EvatokError(f"{name} has {len(side.names)} clips; halves need 4 or more")
     if joined_place().rank:
         return {}
     rows, pairs = [], []
@@ -217,13 +218,13 @@ def _short(paths: Sequence[Path]) -> dict[str, Path]:
     """Paths by their last part, or whole where that is not unique.
 
     Raises:
-        ValueError: one path is given twice.
+        EvatokError: one path is given twice.
     """
     lasts = [path.resolve().name for path in paths]
     out: dict[str, Path] = {}
     for last, path in zip(lasts, paths, strict=True):
         name = last if lasts.count(last) == 1 else str(path)
         if name in out:
-            raise ValueError(f"{path} is given twice: name each set once")
+            raise EvatokError(f"{path} is given twice: name each set once")
         out[name] = path
     return out

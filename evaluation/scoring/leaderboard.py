@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from evaluation.scoring.records import Key, Record, read_records, write_records
+from evatok.core.errors import EvatokError
 from evatok.core.paths import printable
 
 PUBLISHED = Path(__file__).resolve().parent / "published.json"
@@ -21,7 +22,7 @@ def add(board: Path, records: Sequence[Record]) -> list[Record]:
     """Add records to a board, a file; those that are there already are not added twice.
 
     Raises:
-        ValueError: the board is no list of records.
+        EvatokError: the board is no list of records.
     """
     there = read_records(board) if board.is_file() else []
     new = [record for record in records if record not in there]
@@ -43,14 +44,14 @@ def one_table(records: Sequence[Record], protocol: str, network: str | None = No
     """The only table of a protocol.
 
     Raises:
-        ValueError: there is none, or there are several that must not be mixed, with the reason.
+        EvatokError: there is none, or there are several that must not be mixed, with the reason.
     """
     found = tables([r for r in records if r.protocol == protocol and network in (None, r.network)])
     if not found:
         known = ", ".join(sorted({record.protocol for record in records})) or "none"
-        raise ValueError(f"no record of protocol {protocol!r}; there are {known}")
+        raise EvatokError(f"no record of protocol {protocol!r}; there are {known}")
     if len(found) > 1:
-        raise ValueError(f"{protocol}: records that do not compare: {_difference(list(found))}")
+        raise EvatokError(f"{protocol}: records that do not compare: {_difference(list(found))}")
     return next(iter(found.values()))
 
 
@@ -94,7 +95,7 @@ def render(records: Sequence[Record], format: Format) -> str:
     """All tables as text of a format: md or csv; `evaluation.scoring.page` makes the HTML.
 
     Raises:
-        ValueError: another format.
+        EvatokError: another format.
     """
     found: dict[str, list[dict[str, Any]]] = {}
     for key, mine in tables(records).items():
@@ -105,7 +106,7 @@ def render(records: Sequence[Record], format: Format) -> str:
         return "\n".join(_markdown(name, table) for name, table in found.items())
     if format == "csv":
         return _csv(found)
-    raise ValueError(f"format {format!r} is not one of {', '.join(FORMATS)}")
+    raise EvatokError(f"format {format!r} is not one of {', '.join(FORMATS)}")
 
 
 def _columns(table: Sequence[dict[str, Any]]) -> list[str]:

@@ -26,6 +26,7 @@ from evaluation.scoring.clips import ALONE, Cut, Source, VideoClips
 from evaluation.scoring.feature_cache import FeatureCache
 from evaluation.scoring.records import Record, versions
 from evatok.core.distributed import Place, gather, joined_place, wait_for_all
+from evatok.core.errors import EvatokError
 from evatok.core.threads import one_thread
 
 logger = logging.getLogger(__name__)
@@ -62,7 +63,7 @@ def score_clips(
         `size` ([H, W]); `biased`; `networks`, a dict of checksums by name.
 
     Raises:
-        ValueError: no network, no such metric, fewer than 2 clips on a side, clips out of range or
+        EvatokError: no network, no such metric, fewer than 2 clips on a side, clips out of range or
             of several sizes, features that are not finite.
     """
     check_metrics(networks, metrics)
@@ -80,7 +81,7 @@ def score_clips(
             if progress is not None:
                 progress(side, done)
         if done < 2:
-            raise ValueError(f"the {side} side has {done} clips; a distance needs 2 or more")
+            raise EvatokError(f"the {side} side has {done} clips; a distance needs 2 or more")
         sides[side] = [torch.cat(part) for part in parts]
     (_, num_frames, *size) = shapes.pop()
     result = _scored(sides, networks, metrics, biased)
@@ -92,7 +93,7 @@ def _batches(clips: Iterable[Tensor], batch_size: int) -> Iterator[Tensor]:
     waiting: list[Tensor] = []
     for item in clips:
         if item.ndim not in (4, 5) or item.shape[-4] != 3:
-            raise ValueError(
+            raise EvatokError(
                 f"clips are (3, F, H, W) and batches (B, 3, F, H, W), not {tuple(item.shape)}"
             )
         for clip in item[None] if item.ndim == 4 else item:
@@ -107,14 +108,14 @@ def _batches(clips: Iterable[Tensor], batch_size: int) -> Iterator[Tensor]:
 def _check(batch: Tensor, side: str, start: int, shapes: set[tuple[int, ...]]) -> None:
     """Refuse a batch of another shape than the others, or out of range."""
     if len(shapes) > 1:
-        raise ValueError(
+        raise EvatokError(
             f"clips have several shapes (3, F, H, W): {', '.join(map(str, sorted(shapes)))}; "
             "cut and resize both sides alike"
         )
     outside = ~(batch.flatten(1).abs().amax(1) <= 1 + RANGE_SLACK)  # true for NaN as well
     if outside.any():
         clip = int(outside.nonzero()[0])
-        raise ValueError(
+        raise EvatokError(
             f"clip {start + clip} of the {side} side reaches from {float(batch[clip].min()):.4g} "
             f"to {float(batch[clip].max()):.4g}; clips are in [-1, 1]"
         )
@@ -258,7 +259,7 @@ def shared_features(
     named = zip(mine.numbers.tolist(), mine.names, strict=True)
     every = sorted(tuple(pair) for part in gather(list(named)) for pair in part)
     if len(every) < 2:
-        raise ValueError(
+        raise EvatokError(
             f"the {side} side has {len(every)} clips; a distance needs 2 or more (and hundreds to "
             "mean something): add videos, or take more windows of each (--window all)"
         )
@@ -274,10 +275,10 @@ def shared_features(
 def check_metrics(networks: Sequence[FeatureNetwork], metrics: Sequence[str]) -> None:
     """Refuse no network, no metric, and metrics that there are not."""
     if not networks:
-        raise ValueError("no feature network was given to score with")
+        raise EvatokError("no feature network was given to score with")
     unknown = sorted(set(metrics) - set(METRICS))
     if unknown or not metrics:
-        raise ValueError(f"no metric {', '.join(unknown)}; there are {', '.join(METRICS)}")
+        raise EvatokError(f"no metric {', '.join(unknown)}; there are {', '.join(METRICS)}")
 
 
 def _scored(

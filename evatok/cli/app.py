@@ -8,6 +8,8 @@ from collections.abc import MutableMapping, Sequence
 from pathlib import Path
 from typing import Annotated, Literal
 
+from evatok.core.errors import EvatokError
+
 # Before torch is imported: waiting threads must not spin on a machine that others use.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
@@ -15,7 +17,7 @@ import typer
 from typer.exceptions import TyperException
 
 from evatok.cli.data import data_command
-from evatok.cli.errors import message_for_user
+from evatok.cli.errors import REPORT, message_for_user
 from evatok.cli.export import export_llama_command, import_llama_command
 from evatok.cli.generate import predict_command, sample_command
 from evatok.cli.leaderboard import leaderboard_app
@@ -270,7 +272,7 @@ def reconstruct_command(
     models = load(model, resolve_device(device))
     if quality is not None:
         if assignment != "router":
-            raise ValueError(f"--quality is the router's: leave out --assignment {assignment}")
+            raise EvatokError(f"--quality is the router's: leave out --assignment {assignment}")
         assignment = f"router:{quality:g}"
     codec = Codec(models.final, models.assigner(assignment, max_tokens))
     result = reconstruct_files(
@@ -418,6 +420,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except Exception as error:
         message = message_for_user(error)
         if message is None:
+            error.add_note(REPORT)
             raise
         note(f"evatok: {message}")
         return 2

@@ -9,7 +9,7 @@ import typer
 
 from evatok.cli.options import AsJson
 from evatok.cli.output import naming_stdout, show
-from evatok.core.errors import EvatokError
+from evatok.core.errors import EvatokError, MissingFileError
 
 leaderboard_app = typer.Typer(
     help="Collect records of measurements and compare what compares.", rich_markup_mode=None
@@ -78,9 +78,9 @@ def show_command(
     from evatok.core.paths import refuse_overwrite
 
     if format_ not in FORMATS:
-        raise ValueError(f"--format {format_!r} is not one of {', '.join(FORMATS)}")
+        raise EvatokError(f"--format {format_!r} is not one of {', '.join(FORMATS)}")
     if not board.is_file() and not published:
-        raise FileNotFoundError(f"no board {board}: `evatok leaderboard add` makes it")
+        raise MissingFileError(f"no board {board}: `evatok leaderboard add` makes it")
     records = read_records(board) if board.is_file() else []
     records += read_records(PUBLISHED) if published else []
     if protocol:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -28,17 +29,17 @@ CacheFile = Annotated[
 NoCache = Annotated[bool, typer.Option("--no-cache", help="Make every feature anew; keep none.")]
 
 
-def open_cache(path: Path | None, without: bool) -> FeatureCache | None:
-    """The cache that the options ask for."""
+def open_cache(path: Path | None, without: bool) -> AbstractContextManager[FeatureCache | None]:
+    """Open the cache that the options ask for, to be closed by a `with`."""
     from evaluation.scoring.feature_cache import FeatureCache, default_cache
 
     if without:
         if path is not None:
-            raise ValueError("--cache and --no-cache contradict each other")
-        return None
+            raise EvatokError("--cache and --no-cache contradict each other")
+        return nullcontext()
     try:
         return FeatureCache(path or default_cache())
-    except OSError as error:
+    except (OSError, EvatokError) as error:
         reason = message_for_user(error) or error
         raise EvatokError(f"{reason}: give --cache FILE, or --no-cache") from error
 
@@ -99,7 +100,7 @@ def fvd_command(
 
     started = time.monotonic()
     if window not in (None, *WINDOWS):
-        raise ValueError(f"window {window!r} is none of {', '.join(WINDOWS)}")
+        raise EvatokError(f"window {window!r} is none of {', '.join(WINDOWS)}")
     chosen = preset_of(preset) if preset else None
     given: dict[str, Any] = {"num_frames": frames, "size": size, "window": window}
     given |= {"count": count, "seed": seed}
@@ -113,7 +114,7 @@ def fvd_command(
     names = features or ("nano" if chosen is None else chosen.network)
     networks = feature_networks(names, model, trust, resolve_device(device))
     biased = not unbiased and (chosen is None or chosen.biased)
-    with joined(torch.device("cpu")) as place:
+    with joined(torch.device("cpu")) as place, open_cache(cache, no_cache) as opened:
         result = score_folders(
             real,
             fake,
@@ -121,7 +122,7 @@ def fvd_command(
             cut=cut,
             biased=biased,
             metrics=[word for word in metrics.split(",") if word],
-            cache=open_cache(cache, no_cache),
+            cache=opened,
             with_interval=record is not None,
         )
     if place.rank:
@@ -162,13 +163,13 @@ def compare_command(
     from evatok.hub import feature_networks
 
     if window not in WINDOWS:
-        raise ValueError(f"window {window!r} is none of {', '.join(WINDOWS)}")
+        raise EvatokError(f"window {window!r} is none of {', '.join(WINDOWS)}")
     if len(fakes) < 2:
         raise EvatokError("one set is compared with nothing: give two or more, or `evatok fvd`")
     cut = Cut.model_validate({"num_frames": frames, "size": size, "window": window})
-    with joined(torch.device("cpu")) as place:
+    with joined(torch.device("cpu")) as place, open_cache(cache, no_cache) as opened:
         networks = feature_networks(features, model, trust, resolve_device(device))
-        result = compare_folders(real, fakes, networks, cut=cut, cache=open_cache(cache, no_cache))
+        result = compare_folders(real, fakes, networks, cut=cut, cache=opened)
     if place.rank:
         return
     if not as_json:  # each pair's row stands in the verdicts, as far as it concerns the nearest
@@ -224,12 +225,12 @@ def evaluate_command(
         seed=seed,
         device=device,
     )
-    with joined(torch.device("cpu")) as place:
+    with joined(torch.device("cpu")) as place, open_cache(cache, no_cache) as opened:
         result = evaluate(
             settings,
             feature_networks(features, model, trust, resolve_device(device)),
             metrics=[word for word in metrics.split(",") if word],
-            cache=open_cache(cache, no_cache),
+            cache=opened,
             record=record,
             name=name,
             say=note,

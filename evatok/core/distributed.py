@@ -20,6 +20,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, distributed
 
+from evatok.core.errors import EvatokError
+
 COLLECTIVE = timedelta(minutes=30)  # a step's collective that takes longer is a failure
 WAIT = timedelta(days=30)  # for what only the first process does: validating, saving
 
@@ -40,7 +42,7 @@ class Place:
 
     def __post_init__(self) -> None:
         if not 0 <= self.rank < self.world:
-            raise ValueError(f"rank {self.rank} is not one of {self.world} processes")
+            raise EvatokError(f"rank {self.rank} is not one of {self.world} processes")
 
     def share(self, count: int) -> range:
         """This process's part of the numbers below `count`; all parts together are all of them."""
@@ -51,20 +53,20 @@ def place_from_environment(environment: Mapping[str, str] = os.environ) -> Place
     """The place that torchrun (or any launcher that sets RANK and WORLD_SIZE) gave this process.
 
     Raises:
-        ValueError: one of the two is set without the other, or they are no such numbers.
+        EvatokError: one of the two is set without the other, or they are no such numbers.
     """
     rank, world = environment.get("RANK"), environment.get("WORLD_SIZE")
     if rank is None and world is None:
         if environment.get("ACCELERATE_USE_CPU", "").lower() == "true" and (
             "MASTER_ADDR" in environment
         ):
-            raise ValueError(
+            raise EvatokError(
                 "accelerate launch --cpu starts one process whatever --num_processes says: "
                 "start several with torchrun --nproc-per-node 2 -m evatok …"
             )
         return Place()
     if not (rank and world and rank.isdigit() and world.isdigit()):
-        raise ValueError(f"RANK={rank} and WORLD_SIZE={world}: set both to numbers, or neither")
+        raise EvatokError(f"RANK={rank} and WORLD_SIZE={world}: set both to numbers, or neither")
     return Place(int(rank), int(world))
 
 

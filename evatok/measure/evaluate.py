@@ -30,6 +30,7 @@ from evaluation.scoring.score import records_of, score_sides
 from evatok.core.config import Config, load_config
 from evatok.core.devices import resolve_device
 from evatok.core.distributed import joined_place
+from evatok.core.errors import EvatokError
 from evatok.core.files import check_writable
 from evatok.core.paths import paths_in, refuse_overwrite
 from evatok.hub import load
@@ -76,7 +77,7 @@ def evaluate(
         nothing in other processes than the first.
 
     Raises:
-        ValueError: no such protocol, fewer clips than it wants, no source that it is meant for, or
+        EvatokError: no such protocol, fewer clips than it wants, no source that it is meant for, or
             a model that cannot do it.
     """
     started = time.monotonic()
@@ -134,7 +135,7 @@ def evaluate(
 
 def _protocol(name: str) -> Protocol:
     if name not in PROTOCOLS:
-        raise ValueError(f"no protocol {name!r}; there are {', '.join(PROTOCOLS)}")
+        raise EvatokError(f"no protocol {name!r}; there are {', '.join(PROTOCOLS)}")
     return PROTOCOLS[name]
 
 

@@ -20,6 +20,7 @@ from evaluation.scoring.clips import ALONE, Cut, Item
 from evaluation.scoring.feature_cache import FeatureCache
 from evatok.core.config import Config
 from evatok.core.distributed import Place, gather
+from evatok.core.errors import EvatokError
 from evatok.generate.samples import (
     frame_condition,
     labels_of,
@@ -245,13 +246,13 @@ def draw(protocol: Protocol, data: DataConfig, count: int | None) -> Drawn:
     if not fitting:
         there = (f"{name} ({len(c)} classes, {n} videos)"
                  for name, c, n in zip(names, classes, counts, strict=True))  # fmt: skip
-        raise ValueError(
+        raise EvatokError(
             f"the protocol is for {protocol.data.told()}; the data has {', '.join(there)}"
         )
     wanted = count or protocol.count
     windows = sampler.eval_clips(wanted, protocol.window, fitting[0])
     if wanted is not None and len(windows) < wanted:
-        raise ValueError(
+        raise EvatokError(
             f"{names[fitting[0]]} has {len(windows)} clips, not {wanted}: give --count "
             f"{len(windows)} (a distance of another count is another distance)"
         )

@@ -33,6 +33,7 @@ from evaluation.encoders.base import (
 )
 from evaluation.encoders.encoder import Grid, check_layers
 from evaluation.encoders.i3d.weights import main, read_weights
+from evatok.core.errors import EvatokError
 
 NUM_CLASSES = 400
 SIZE = 224
@@ -188,9 +189,9 @@ class I3DFeatures:
     def __call__(self, clips: Tensor) -> Tensor:
         """Features (B, 400) float32, on the CPU, of clips (B, 3, F, H, W) in [-1, 1], F ≥ 9."""
         if clips.ndim != 5 or clips.shape[1] != 3:
-            raise ValueError(f"clips are (B, 3, F, H, W), not {tuple(clips.shape)}")
+            raise EvatokError(f"clips are (B, 3, F, H, W), not {tuple(clips.shape)}")
         if clips.shape[2] < MIN_FRAMES:
-            raise ValueError(
+            raise EvatokError(
                 f"clips of {clips.shape[2]} frames: I3D needs {MIN_FRAMES} or more; longer clips "
                 "(--frames) repeat the last frame of a shorter video"
             )
@@ -277,7 +278,7 @@ def load_i3d(path: str | Path | None = None, device: str | torch.device = "cpu")
 
     Raises:
         FileNotFoundError: the weights are not there; the message has the command to fetch them.
-        ValueError: they are damaged or others.
+        EvatokError: they are damaged or others.
     """
     return I3DFeatures(read_weights(path), device)
 

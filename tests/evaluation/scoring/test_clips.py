@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import logging
 import shutil
@@ -24,6 +25,7 @@ from evaluation.scoring.feature_cache import FeatureCache
 from evaluation.scoring.presets import PRESETS, preset
 from evaluation.scoring.readers import Video
 from evaluation.scoring.score import score_folders
+from evatok.cli.app import main
 from video.decoding.stills import read_picture
 from video.io import write_video
 
@@ -205,6 +207,20 @@ def test_damaged_values_are_computed_again(
         network = Means()
         score_folders(folder, folder, [network], cut=CUT, cache=FeatureCache(path))
         assert network.seen == 0
+
+
+@pytest.mark.filterwarnings("error::ResourceWarning")
+@pytest.mark.filterwarnings("error::pytest.PytestUnraisableExceptionWarning")
+def test_the_cache_is_closed(folder: Path, tmp_path: Path) -> None:
+    """By the command, whether it succeeds, and where the file is no cache."""
+    path = tmp_path / "features.sqlite"
+    words = ["fvd", str(folder), str(folder / "more"), "--cache", str(path), "--frames", "9"]
+    for more, status in ((["--size", "64"], 0), (["--count", "999"], 2)):
+        assert main([*words, *more]) == status
+        assert not list(tmp_path.glob("features.sqlite-*"))  # the last to leave clears up
+    path.write_bytes(b"no database at all, but long enough" * 40)
+    assert main(words) == 2
+    gc.collect()  # an open connection would warn here
 
 
 def test_a_damaged_cache_is_named(tmp_path: Path) -> None:
