@@ -8,7 +8,10 @@ from __future__ import annotations
 import hashlib
 import logging
 import random
+from collections import deque
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Literal, NamedTuple, Protocol
 
@@ -29,6 +32,8 @@ logger = logging.getLogger(__name__)
 
 Window = Literal["first", "random", "all"]
 ALONE = Place()
+AHEAD = 16  # videos of which a first window is decoded before it is asked for
+READERS = 4  # threads that decode them
 CLIPS = 1 << 32  # numbers that a video has for its clips
 WINDOWS: tuple[Window, ...] = ("first", "random", "all")
 
@@ -124,6 +129,15 @@ class Source(Protocol):
         ...
 
 
+class _Taken(NamedTuple):
+    """A video of a walk: its number, identity, windows as far as known, and its frames to be."""
+
+    number: int
+    digest: str
+    starts: list[int] | None
+    reading: Future[Tensor] | None
+
+
 class VideoClips:
     """Clips of all videos of an input, decoded while they are gone through.
 
@@ -174,6 +188,29 @@ class VideoClips:
         """See `Source.walk`. A video is decoded only if one of its clips is wanted."""
         self.damaged, self.padded = {}, []
         drawn = self._drawn(cache, place) if self.cut.count is not None else None
+        # While the caller computes, the next videos are decoded.
+        ahead = deque[_Taken]()
+        most = AHEAD if self.cut.window == "first" else 1  # else a video is decoded in full
+        reader = ThreadPoolExecutor(min(most, READERS), "decode")
+        try:
+            for taken in self._taken(is_wanted, cache, place, drawn, reader):
+                ahead.append(taken)
+                if len(ahead) > most:
+                    yield from self._items(ahead.popleft(), cache)
+            while ahead:
+                yield from self._items(ahead.popleft(), cache)
+        finally:  # also when the caller stops
+            reader.shutdown(cancel_futures=True)
+
+    def _taken(
+        self,
+        is_wanted: Callable[[str], bool],
+        cache: FeatureCache | None,
+        place: Place,
+        drawn: dict[int, list[int]] | None,
+        reader: ThreadPoolExecutor,
+    ) -> Iterator[_Taken]:
+        """This process's videos; those of which a clip is wanted are being read."""
         for number in place.share(len(self.videos)):
             video = self.videos[number]
             if drawn is not None and number not in drawn:
@@ -181,22 +218,31 @@ class VideoClips:
             digest = self._digest(video, cache)
             if digest is None:
                 continue
-            starts = self._known(video, digest, cache)
-            if drawn is not None:
-                starts = drawn[number]
+            starts = self._known(video, digest, cache) if drawn is None else drawn[number]
             if starts is not None and not any(is_wanted(self._key(digest, s)) for s in starts):
-                for order, start in enumerate(starts):
-                    yield self._item(number, order, digest, start, None)
-                continue
-            frames = self._read(video, digest, cache)
+                yield _Taken(number, digest, starts, None)
+            else:
+                frames = reader.submit(video.read, self._wanted, self.cut.size)
+                yield _Taken(number, digest, starts, frames)
+
+    def _items(self, taken: _Taken, cache: FeatureCache | None) -> Iterator[Item]:
+        """Clips of a video; none if it is damaged."""
+        number, digest, starts, reading = taken
+        video, frames = self.videos[number], None
+        if reading is not None:
+            frames = self._read(video, digest, cache, reading.result)
             if frames is None:
-                continue
-            if starts is None:
-                starts = self._starts(len(frames), video.name)
-            for order, start in enumerate(starts):
+                return
+        if starts is None:
+            assert frames is not None, "a video of unknown length is read"
+            starts = self._starts(len(frames), video.name)
+        for order, start in enumerate(starts):
+            name = f"{PurePosixPath(video.name).with_suffix('')}#{start}"
+            clip = None
+            if frames is not None:
                 window = frames[start : start + self.cut.num_frames]
-                clip = to_clip(pad_last(window, self.cut.num_frames))
-                yield self._item(number, order, digest, start, self.cut.finish(clip))
+                clip = self.cut.finish(to_clip(pad_last(window, self.cut.num_frames)))
+            yield Item(number * CLIPS + order, name, self._key(digest, start), clip)
 
     def share(self) -> None:
         """Tell all processes which videos were damaged or padded."""
@@ -207,21 +253,22 @@ class VideoClips:
         self.damaged = {name: self.damaged[name] for name in names if name in self.damaged}
         self.padded = [name for name in names if name in self.padded]
 
-    def _item(self, number: int, order: int, digest: str, start: int, clip: Tensor | None) -> Item:
-        """A clip, the `order`-th one taken of the `number`-th video."""
-        name = f"{PurePosixPath(self.videos[number].name).with_suffix('')}#{start}"
-        return Item(number * CLIPS + order, name, self._key(digest, start), clip)
-
     def _key(self, digest: str, start: int) -> str:
         cut = self.cut
         shrunk = f" {cut.shrink_by} {cut.shrink}" if cut.shrink else ""
         return f"{digest} {READING} {start}+{cut.num_frames} {cut.size}{shrunk}"
 
-    def _read(self, video: Video, digest: str, cache: FeatureCache | None) -> Tensor | None:
-        """All frames that may be wanted: a video that breaks later gives nothing."""
-        wanted = self.cut.num_frames if self.cut.window == "first" else None
+    @property
+    def _wanted(self) -> int | None:
+        """Frames to read; None: all, since a video that breaks later gives nothing."""
+        return self.cut.num_frames if self.cut.window == "first" else None
+
+    def _read(
+        self, video: Video, digest: str, cache: FeatureCache | None, read: Callable[[], Tensor]
+    ) -> Tensor | None:
+        """Frames (F', size, size, 3), noted; None of a damaged video."""
         try:
-            frames = video.read(wanted, self.cut.size)  # (F', size, size, 3)
+            frames = read()
         except (VideoError, OSError) as error:
             self._skip(video, error)
             return None
@@ -282,7 +329,8 @@ class VideoClips:
                 continue
             starts = self._known(video, digest, cache)
             if starts is None:
-                frames = self._read(video, digest, cache)
+                read = partial(video.read, self._wanted, self.cut.size)
+                frames = self._read(video, digest, cache, read)
                 starts = [] if frames is None else self._starts(len(frames), video.name)
             found[number] = starts
         every = sorted(

@@ -159,7 +159,7 @@ def compare_folders(
         and `damaged` and `padded` by input. Nothing in the others.
 
     Raises:
-        ValueError: fewer than four clips of an input, or the same input twice.
+        EvatokError: fewer than four clips of an input, or the same input twice.
     """
     check_metrics(networks, ("fvd",))
     cut = cut or Cut()
@@ -218,7 +218,7 @@ def _short(paths: Sequence[Path]) -> dict[str, Path]:
     """Paths by their last part, or whole where that is not unique.
 
     Raises:
-        ValueError: one path is given twice.
+        EvatokError: one path is given twice.
     """
     lasts = [path.resolve().name for path in paths]
     out: dict[str, Path] = {}

@@ -143,8 +143,8 @@ def test_5_thousands_of_clips_in_bounded_memory() -> None:
     class Network:
         name, dim, checksum = "means", 3, "sum"
 
-        def __call__(self, batch: Tensor) -> Tensor:
-            return batch.mean((2, 3, 4))
+        def __call__(self, clips: Tensor) -> Tensor:
+            return clips.mean((2, 3, 4))
 
     gc.collect()
     result = score_clips(clips(0), clips(1), [Network()], batch_size=16)

@@ -7,6 +7,8 @@ import json
 import logging
 import shutil
 import sqlite3
+import time
+from collections.abc import Callable, Generator
 from contextlib import closing
 from pathlib import Path
 
@@ -17,9 +19,11 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from evaluation.scoring import clips as clips_module
 from evaluation.scoring.clips import Cut, VideoClips, legacy_resize
 from evaluation.scoring.feature_cache import FeatureCache
 from evaluation.scoring.presets import PRESETS, preset
+from evaluation.scoring.readers import Video
 from evaluation.scoring.score import score_folders
 from evatok.cli.app import main
 from video.decoding.stills import read_picture
@@ -313,3 +317,30 @@ def test_pictures_of_many_kinds(tmp_path: Path) -> None:
     assert np.array_equal(
         read_picture(tmp_path / "turned.png")[..., 0], np.rot90(np.asarray(turned), -1)
     )
+
+
+def test_videos_are_read_ahead_and_no_further(monkeypatch: pytest.MonkeyPatch) -> None:
+    """While the first clip is looked at the next are decoded; nothing after the walk is closed."""
+    read: list[int] = []
+
+    def reader(number: int) -> Callable[[int | None, int], Tensor]:
+        def frames(count: int | None, size: int) -> Tensor:
+            read.append(number)
+            return torch.full((4, size, size, 3), number, dtype=torch.uint8)
+
+        return frames
+
+    videos = [Video(f"{n:02d}.mp4", reader(n), lambda: "") for n in range(60)]
+    monkeypatch.setattr(clips_module, "find_videos", lambda path: videos)
+    walk = clips_of(Path("x")).walk(lambda key: True, None)
+    assert next(walk).name == "00#0"
+    deadline = time.monotonic() + 60
+    while len(read) < clips_module.AHEAD + 1:
+        assert time.monotonic() < deadline
+        time.sleep(0.001)
+    assert next(walk).name == "01#0"
+    assert isinstance(walk, Generator)
+    walk.close()
+    assert len(read) <= clips_module.AHEAD + 2
+    names = [item.name for item in clips_of(Path("x")).walk(lambda key: True, None)]
+    assert names == [f"{n:02d}#0" for n in range(60)]
