@@ -103,8 +103,8 @@ def _generator(config: Mapping[str, Any]) -> dict[str, Any]:
     names, pieces = list(vocabulary.get("class_names", ())), vocabulary.get("num_text", 0)
     size = vocabulary["codebook_size"] + len(levels) + 3 + len(names) + (pieces and 1 + pieces)
     longest = blocks * (1 + levels[-1]) + (2 + text["max_pieces"] if text else 1)
+    prefix = list(frames["prefix"]) if frames else []
     if frames:
-        prefix = list(frames["prefix"])
         per_block = frames.get("frames_per_block", 4)
         whole = frames["num_frames"] // per_block
         kept = whole if frames.get("repredict_partial", True) else len(prefix)

@@ -141,7 +141,7 @@ def test_5_thousands_of_clips_in_bounded_memory() -> None:
             del clip
 
     class Network:
-        name, dim, checksum = "means", 3, "sum"
+        name, dim, checksum, device = "means", 3, "sum", torch.device("cpu")
 
         def __call__(self, clips: Tensor) -> Tensor:
             return clips.mean((2, 3, 4))

@@ -42,7 +42,9 @@ class Pretrained(PyTorchModelHubMixin, library_name=LIBRARY, license=LICENCE):
     def _save_pretrained(self, save_directory: Path) -> None:
         """Write the weights, and config.json with the class."""
         super()._save_pretrained(save_directory)
-        config = {CLASSES: [type(self).__name__]} | dict(self._hub_mixin_config or {})
+        kept = self._hub_mixin_config or {}
+        assert isinstance(kept, dict)
+        config = {CLASSES: [type(self).__name__], **kept}
         text = json.dumps(config, sort_keys=True, indent=2)
         (save_directory / CONFIG).write_text(text, encoding="utf-8")
 
