@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from fractions import Fraction
+from itertools import chain, islice
 from pathlib import Path
 
 import av
@@ -39,7 +40,9 @@ def copy_sound(source: Path, target: Path) -> bool:
         if not container.streams.audio:
             return False
         stream = container.streams.audio[0]
-        with av.open(str(target), "w", format=SOUND_FORMAT) as output:
+        # without the random numbers of Matroska: the same source gives the same bytes
+        options = {"fflags": "+bitexact"}
+        with av.open(str(target), "w", format=SOUND_FORMAT, container_options=options) as output:
             copy = output.add_stream_from_template(stream)
             for packet in container.demux(stream):
                 if packet.dts is not None:
@@ -76,15 +79,21 @@ def write_timed(
     if path.suffix.lower() not in SUFFIXES:
         raise VideoError(f"{path}: write {', '.join(SUFFIXES)}")
     count, track = 0, None
+    rest = iter(frames)
+    head = list(islice(rest, 2))
+    step = (head[1][0] - head[0][0]) * tick if len(head) > 1 else Fraction(1, 25)
+    check_gap(path, step)
     options = {"fflags": "+bitexact"}
     with (
         atomic_file(path) as partial,
         av.open(str(partial), "w", container_options=options) as container,
     ):
         stream, last = None, None
-        for ticks, picture in frames:
+        for ticks, picture in chain(head, rest):
             if stream is None:
-                stream = container.add_stream("libx264")
+                # the rate is how long the last frame lasts; x264 would guess 24 a second
+                rate = (1 / step).limit_denominator(1 << 16)
+                stream = container.add_stream("libx264", rate=rate)
                 height, width = picture.shape[:2]
                 stream.height, stream.width = height, width
                 is_odd = height % 2 or width % 2

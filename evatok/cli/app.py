@@ -50,7 +50,15 @@ from evatok.cli.process import (
 )
 from evatok.cli.scores import compare_command, evaluate_command, fvd_command
 from evatok.cli.text import text_app
-from evatok.cli.token_file import decode_command, encode_command, show_command
+from evatok.cli.token_file import (
+    Fit,
+    Fitting,
+    NoSound,
+    Pace,
+    decode_command,
+    encode_command,
+    show_command,
+)
 from evatok.cli.weights import weights_command
 
 # Everything heavy is imported by the command that needs it, so that --help answers at once.
@@ -253,12 +261,14 @@ def reconstruct_command(
         int | None, typer.Option(min=1, help="The most that a clip may take (router, best).")
     ] = None,
     features: Annotated[str, typer.Option(help="Score with these: nano,i3d.")] = "",
+    fit: Fitting = Fit.tile,
+    no_sound: NoSound = False,
     plain: Plain = False,
     allow_damaged: AllowDamaged = False,
     device: Device = "auto",
     as_json: AsJson = False,
 ) -> None:
-    """Encode and decode videos; writes original and reconstruction side by side.
+    """Encode and decode videos; writes original and reconstruction side by side, with sound.
 
     \b
     Example:
@@ -266,23 +276,24 @@ def reconstruct_command(
     """
     from evatok.core.devices import resolve_device
     from evatok.generate.reconstruct import reconstruct_files, require_all_read
+    from evatok.generate.token_file import EncodeSettings
+    from evatok.generate.token_rate import Rate
     from evatok.hub import feature_networks, load
-    from tokenizer.coding.codec import Codec
 
     models = load(model, resolve_device(device))
     if quality is not None:
         if assignment != "router":
             raise EvatokError(f"--quality is the router's: leave out --assignment {assignment}")
         assignment = f"router:{quality:g}"
-    codec = Codec(models.final, models.assigner(assignment, max_tokens))
     result = reconstruct_files(
-        codec,
+        models,
         files,
         output,
+        Rate(assignment, max_tokens),
+        EncodeSettings(fit=fit.value, sound=not no_sound, allow_damaged=allow_damaged),
         networks=feature_networks(features, model, device=models.device),
         plain=plain,
-        allow_damaged=allow_damaged,
-        progress=None if as_json else lambda name, done, _: note(f"{name}: {done} frames"),
+        progress=None if as_json else Pace(),
     )
     if not as_json:
         for row in result["files"]:

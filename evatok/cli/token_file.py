@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from datetime import timedelta
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
@@ -28,6 +28,15 @@ class Fit(StrEnum):
     stretch = "stretch"
 
 
+Fitting = Annotated[
+    Fit,
+    typer.Option(
+        "--fit",
+        help="tile: the whole picture at its own size; crop: its middle square; pad, stretch.",
+    ),
+]
+
+
 def encode_command(
     files: Annotated[list[Path], typer.Argument(help="Videos or pictures of any size and length.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="FILE.evt, or a folder.")],
@@ -48,9 +57,7 @@ def encode_command(
     min_psnr: Annotated[
         float | None, typer.Option(help="Budget: as few tokens as reach so many dB.")
     ] = None,
-    fit: Annotated[
-        Fit, typer.Option(help="tile: the whole picture at its own size; docs/token-files.md.")
-    ] = Fit.tile,
+    fit: Fitting = Fit.tile,
     overlap: Annotated[
         int | None, typer.Option(min=0, help="Pixels that tiles share; default: an eighth.")
     ] = None,
@@ -88,7 +95,7 @@ def encode_command(
     )
     models = load(model, resolve_device(device))
     rows = [
-        encode_file(models, file, target, rate, settings, None if as_json else _pace(file.name))
+        encode_file(models, file, target, rate, settings, None if as_json else Pace())
         for file, target in zip(files, targets(files, output, ".evt"), strict=True)
     ]
     show(rows[0] if len(rows) == 1 else {"files": rows}, as_json)
@@ -129,7 +136,7 @@ def decode_command(
         native=native,
         sound=not no_sound,
         allow_damaged=allow_damaged,
-        progress=None if as_json else _pace(file.name),
+        progress=None if as_json else Pace(),
     )
     show(result, as_json)
 
@@ -149,12 +156,21 @@ def show_command(
     show(show_file(file), as_json)
 
 
-def _pace(name: str) -> Callable[[int], None]:
-    """A teller of frames done and frames a second."""
-    start = time.monotonic()
+class Pace:
+    """Tells frames done, frames a second and, where the total is known, the time left."""
 
-    def tell(done: int) -> None:
-        seconds = max(time.monotonic() - start, 1e-9)
-        note(f"{name}: {done} frames, {done / seconds:.1f} frames/s")
+    def __init__(self) -> None:
+        self.file, self.start, self.begun = "", 0.0, 0
 
-    return tell
+    def __call__(self, file: str, done: int, total: int | None) -> None:
+        """Tell that so many frames of a file are done."""
+        now = time.monotonic()
+        if file != self.file:  # the first frames tell no pace: models load, kernels compile
+            self.file, self.start, self.begun = file, now, done
+            note(f"{file}: {done} frames")
+            return
+        speed = (done - self.begun) / max(now - self.start, 1e-9)
+        left = ""
+        if total and done < total and speed > 0:
+            left = f", {timedelta(seconds=round((total - done) / speed))} left"
+        note(f"{file}: {done}{f' of {total}' if total else ''} frames, {speed:.1f} frames/s{left}")

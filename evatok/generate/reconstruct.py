@@ -1,21 +1,22 @@
 """Videos of any length and size through the tokenizer, with the tokens spent drawn under them.
 
-A video is read, reconstructed and written some clips at a time, so its length does not matter.
+Frames go through the encoder and decoder of token files, chunk by chunk, so a video's length does
+not matter, and a reconstruction is what `evatok encode` and `evatok decode` give.
 
-Shape letters: F frames, N clips, T blocks, H W pixels.
+Shape letters: F frames, N tiles, T blocks, H W pixels.
 """
 
 from __future__ import annotations
 
 import copy
 import logging
-from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+import tempfile
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from fractions import Fraction
+from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -23,21 +24,33 @@ from torch import Tensor
 
 from evaluation.encoders.base import FeatureNetwork
 from evaluation.metrics.frechet import frechet_distance
-from evaluation.metrics.quality import Quality
+from evaluation.metrics.quality import SSIM_WINDOW, Quality
 from evatok.core.errors import EvatokError
 from evatok.core.paths import refuse_overwrite, short_name
+from evatok.generate.token_file import (
+    EncodeSettings,
+    Progress,
+    encode_frames,
+    frames_of,
+    header_of_file,
+)
+from evatok.generate.token_rate import Rate
+from evatok.hub import Models
 from evatok.report.drawing import Panel, compose
-from tokenizer.coding.codec import Codec
-from tokenizer.coding.rate import Rate
-from video.clips import resize_crop, to_clip
+from tokenizer.coding.rate import Rate as TokenRate
+from tokenizer.evt.codec import ChunkDecoder, Timed, runs
+from tokenizer.evt.format import Chunk, Header
+from tokenizer.evt.pictures import Fit, to_coded
+from tokenizer.search.reward import psnr_of_mse
+from tokenizer.tokens import Tokens
+from video.clips import resize, resize_crop, to_clip
 from video.decoding.container import Damage, VideoError
-from video.io import OnDamage, frame_times, iter_timed, probe, write_video
+from video.io import OnDamage, probe
+from video.timed import copy_sound, write_timed
 
 logger = logging.getLogger(__name__)
 
-CLIPS_AT_ONCE = 16
-
-Progress = Callable[[str, int, int | None], None]  # file, frames done, frames in all if known
+PANEL = 256  # least number of pixels of a panel's longer side
 
 
 @dataclass
@@ -45,13 +58,13 @@ class ClipScores:
     """What is known of the clips gone through so far.
 
     Attributes:
-        networks: each gets every whole clip, real and reconstructed.
+        networks: each gets the middle square of every whole clip, real and reconstructed.
         rate: of all tokens.
         quality: of all clips, over the frames that the video has.
     """
 
     networks: Sequence[FeatureNetwork]
-    rate: Rate
+    rate: TokenRate
     quality: Quality = field(default_factory=Quality)
     real: list[list[Tensor]] = field(default_factory=list)
     fake: list[list[Tensor]] = field(default_factory=list)
@@ -75,7 +88,7 @@ class ClipScores:
     def compute(self) -> dict[str, float | None]:
         """Quality and rate; `fvd[name]` of each network, None of fewer than two clips."""
         named = ("psnr_frame", "psnr_pooled", "moving_psnr", "ssim", "flicker")
-        quality = self.quality.compute()
+        quality = self.quality.compute() if self.quality.frames else {}
         out: dict[str, float | None] = {name: quality.get(name) for name in named}
         out |= self.rate.compute()
         for place, network in enumerate(self.networks):
@@ -88,50 +101,59 @@ class ClipScores:
 
 
 def reconstruct_files(
-    codec: Codec,
+    models: Models,
     files: Sequence[Path],
     output: Path,
+    rate: Rate | None = None,
+    settings: EncodeSettings | None = None,
     *,
     networks: Sequence[FeatureNetwork] = (),
     plain: bool = False,
-    allow_damaged: bool = False,
     progress: Progress | None = None,
 ) -> dict[str, Any]:
-    """Reconstruct videos and write one mp4 for each.
+    """Reconstruct videos and write one mp4 for each, with its times and sound.
 
     Args:
-        codec: tokenizer and assigner.
+        models: with a tokenizer (`final`) and a router.
         files: one that cannot be read is named, and the others are reconstructed.
         output: folder; a file is written whole or not at all.
-        networks: Fréchet distances over all clips are added for these.
-        plain: write the reconstruction alone, at the tokenizer's size.
-        allow_damaged: reconstruct every frame that can be decoded of a damaged file.
+        rate: how many tokens to spend; the router's choice if None.
+        settings: see `EncodeSettings`; by default the whole picture at its own size, in tiles.
+        networks: Fréchet distances over all clips are added for these, of the middle square at the
+            tokenizer's size.
+        plain: write the reconstruction alone, as `evatok decode` does.
         progress: told after every few clips.
 
     Returns:
-        JSON-able: `files` (each with frames, psnr, tokens and every clip's assignment), totals;
-        `damaged` has the files that were left out, and those that have lost frames, with a reason.
-        `psnr` is the mean of the values of clips, `psnr_frame` of frames, `psnr_pooled` that of the
-        mean error (see `evaluation.metrics.quality`; moving_psnr, ssim and flicker too); bits and
-        use of the codebook are those of `tokenizer.coding.rate`.
+        JSON-able: `files` (each with frames, psnr, tokens and every clip's assignment, summed over
+        its tiles), totals; `damaged` has the files that were left out, and those that have lost
+        frames, with a reason. `psnr` is the mean of the values of clips, `psnr_frame` of frames,
+        `psnr_pooled` that of the mean error (see `evaluation.metrics.quality`; moving_psnr, ssim
+        and flicker too; None of pictures with a side below 11 pixels), all of the picture at the
+        size at which it is coded; bits and use of the codebook are those of
+        `tokenizer.coding.rate`.
 
     Raises:
         VideoError: no file could be read; the first is named.
         EvatokError: two files would be written under one name, or one over an input.
     """
+    rate, settings = rate or Rate(), settings or EncodeSettings()
     targets = _targets(files, output)
     refuse_overwrite(targets, files)
-    config = codec.model.config
-    scores = ClipScores(networks, Rate(config.codebook_size, len(codec.model.levels)))
+    model = models.final
+    models.assigner(rate.assignment, rate.max_tokens)  # refuses what does not fit, before any file
+    scores = ClipScores(networks, TokenRate(model.config.codebook_size, len(model.levels)))
     results: list[dict[str, Any]] = []
     damaged: list[dict[str, Any]] = []
     first: VideoError | None = None
     for file, target in zip(files, targets, strict=True):
         lost: list[Damage] = []
         try:
-            on_damage = lost.append if allow_damaged else None
+            on_damage = lost.append if settings.allow_damaged else None
             with scores.whole_file():
-                row = _reconstruct_file(codec, file, target, scores, plain, on_damage, progress)
+                row = _reconstruct_file(
+                    models, file, target, rate, settings, scores, plain, on_damage, progress
+                )
         except VideoError as error:
             first = first or error
             logger.warning("left out: %s", error)
@@ -185,97 +207,111 @@ def _targets(files: Sequence[Path], output: Path) -> list[Path]:
 
 
 def _reconstruct_file(
-    codec: Codec,
+    models: Models,
     file: Path,
     target: Path,
+    rate: Rate,
+    settings: EncodeSettings,
     scores: ClipScores,
     plain: bool,
     on_damage: OnDamage | None,
     progress: Progress | None,
 ) -> dict[str, Any]:
-    info, timing = probe(file), frame_times(file)
-    times: deque[Fraction] = deque()  # of the frames that are read and not yet written
+    info, header = probe(file), header_of_file(models, file, rate, settings)
+    ignored: OnDamage | None = None if on_damage is None else lambda _: None
+    decoder = ChunkDecoder(header, models.final.eval())
     clips: list[dict[str, Any]] = []
 
-    def pictures() -> Iterator[np.ndarray]:
-        done = 0
-        for chunk in _chunks(codec, file, on_damage, times):
-            for picture in _reconstruct_chunk(codec, chunk, clips, scores, plain):
-                yield from picture
-            done += len(chunk)
+    def pictures(spent: int) -> Iterator[tuple[int, np.ndarray]]:
+        # The source is read twice, side by side: the encoder keeps no frames.
+        real = runs(frames_of(file, settings, on_damage), header.frames_per_chunk)
+        chunks = encode_frames(
+            models,
+            header,
+            rate,
+            lambda: frames_of(file, settings, ignored),
+            settings.batch_size,
+            sound_bytes=spent,
+        )
+        for run, chunk in zip(real, chunks, strict=True):
+            shown = _shown(header, run, chunk, decoder, clips, scores, plain)
+            yield from zip(chunk.times, shown, strict=True)
             if progress is not None:
-                progress(file.name, done, info.num_frames)
+                progress(file.name, chunk.first + len(run), info.num_frames)
 
-    kept = None if timing.is_even else iter(times.popleft, None)
-    write_video(target, pictures(), info.fps, times=kept)
+    with tempfile.TemporaryDirectory(prefix="evatok-") as folder:
+        track = Path(folder) / "sound.mka"
+        is_whole = settings.start == 0 and settings.end is None
+        sound = track if settings.sound and is_whole and copy_sound(file, track) else None
+        spent = 0 if sound is None else sound.stat().st_size
+        made = pictures(spent)
+        first = next(made)  # a file that is refused leaves no folder
+        write_timed(target, chain([first], made), header.tick, sound)
     return {
         "file": str(file),
         "output": str(target),
         "frames": clips[-1]["end"],
         "size": [info.width, info.height],
+        "coded": [header.width, header.height],
+        "tiles": len(header.grid),
         "fps": info.fps,
+        "sound": sound is not None,
         "psnr": sum(clip["psnr"] for clip in clips) / len(clips),
         "tokens": sum(clip["tokens"] for clip in clips),
         "clips": clips,
     }
 
 
-def _chunks(
-    codec: Codec, file: Path, on_damage: OnDamage | None, times: deque[Fraction]
-) -> Iterator[Tensor]:
-    """Frames (F, S, S, 3) uint8 of some whole clips at a time; the last one may be short.
-
-    Their times are added to `times` before.
-    """
-    size = codec.model.config.size
-    wanted = codec.model.config.num_frames * CLIPS_AT_ONCE
-    frames: list[Tensor] = []
-    for time, frame in iter_timed(file, on_damage):
-        times.append(time)
-        frames.append(resize_crop(torch.from_numpy(np.ascontiguousarray(frame))[None], size))
-        if len(frames) == wanted:
-            yield torch.cat(frames)
-            frames = []
-    if frames:
-        yield torch.cat(frames)
-
-
-def _reconstruct_chunk(
-    codec: Codec,
-    chunk: Tensor,
+def _shown(
+    header: Header,
+    run: list[Timed],
+    chunk: Chunk,
+    decoder: ChunkDecoder,
     clips: list[dict[str, Any]],
     scores: ClipScores,
     plain: bool,
 ) -> Iterator[np.ndarray]:
-    """Pictures (F, H, W, 3) of each clip of a chunk; what was spent is added to `clips`."""
-    length = codec.model.config.num_frames
-    coded = codec.reconstruct(chunk)
-    original, decoded = coded.original.numpy(), coded.frames.numpy()
-    start = clips[-1]["end"] if clips else 0
-    scores.rate.update(coded.tokens, coded.original[..., 0].numel())
-    for index, blocks in enumerate(coded.tokens.assignment.tolist()):
-        part = slice(index * length, min(len(chunk), (index + 1) * length))
+    """Frames (H, W, 3) of a chunk as they are written; what was spent is added to `clips`."""
+    pictures = torch.from_numpy(np.stack([picture for _, picture in run]))
+    original = to_coded(pictures, cast(Fit, header.fit), header.size)
+    decoded = decoder.decode(chunk, native=True)
+    position = 0
+    for index, levels in enumerate(chunk.assignment):
+        part = slice(index * header.num_frames, min(len(run), (index + 1) * header.num_frames))
+        rows = torch.from_numpy(np.ascontiguousarray(levels))  # (N, T)
+        count, blocks = int(rows.sum()), rows.sum(0).tolist()
+        ids = torch.from_numpy(chunk.ids[position : position + count])
+        position += count
+        real, fake = original[part], decoded[part]
+        scores.rate.update(Tokens(ids, rows), real[..., 0].numel())
         clips.append(
             {
-                "start": start + part.start,
-                "end": start + part.stop,
+                "start": chunk.first + part.start,
+                "end": chunk.first + part.stop,
                 "assignment": blocks,
-                "tokens": sum(blocks),
-                "psnr": float(coded.psnr[index]),
+                "tokens": count,
+                "psnr": _psnr(real, fake),
             }
         )
-        real, fake = (to_clip(x[part])[None] for x in (coded.original, coded.frames))
-        scores.quality.update(fake, real)
-        if scores.networks and part.stop - part.start == length:
-            scores.update(real, fake)
-        if plain:
-            yield decoded[part]
-            continue
-        # A clip that the video does not fill shows the blocks that have frames.
-        yield compose(
-            [Panel("original", original[part]), Panel("reconstruction", decoded[part])],
-            blocks,
-            codec.model.levels.values[-1],
-            caption=f"clip {len(clips)}",
-            frames_per_block=length // len(blocks),
-        )
+        if min(real.shape[1:3]) >= SSIM_WINDOW:
+            scores.quality.update(to_clip(fake)[None], to_clip(real)[None])
+        if scores.networks and part.stop - part.start == header.num_frames:
+            scores.update(*(to_clip(resize_crop(x, header.size))[None] for x in (real, fake)))
+        if not plain:
+            panels = [Panel("original", real.numpy()), Panel("reconstruction", fake.numpy())]
+            yield from compose(
+                panels,
+                blocks,
+                header.levels[-1] * len(header.grid),
+                caption=f"clip {len(clips)}",
+                frames_per_block=header.frames_per_block,
+                panel_size=max(PANEL, header.height, header.width),
+            )
+    if plain:
+        yield from resize(decoded, header.shown).numpy()
+
+
+def _psnr(real: Tensor, fake: Tensor) -> float:
+    """dB between frames (F, H, W, 3) uint8."""
+    error = ((fake.float() - real.float()) / 127.5).square().mean()
+    return float(psnr_of_mse(error[None])[0])

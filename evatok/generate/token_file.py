@@ -47,7 +47,7 @@ IMAGES = (".png", ".jpg", ".jpeg", ".bmp", ".webp")
 ROUNDING = 1e-6  # seconds by which a time written as a decimal may be off
 DIGEST_BYTES = 1 << 20  # of each end of a source, to tell it from others
 
-Progress = Callable[[int], None]  # frames done
+Progress = Callable[[str, int, int | None], None]  # file, frames done, frames in all if known
 
 
 @dataclass(frozen=True)
@@ -105,7 +105,7 @@ def encode_file(
         target: FILE.evt.
         rate: how many tokens to spend; the router's choice if None.
         settings: see `EncodeSettings`.
-        progress: called with the number of frames done.
+        progress: told after every chunk.
 
     Returns:
         JSON-able: file, frames, tokens, bytes, bits per pixel and what `describe` tells.
@@ -116,15 +116,16 @@ def encode_file(
     """
     rate, settings = rate or Rate(), settings or EncodeSettings()
     refuse_overwrite([target, target.with_name(target.name + ".partial")], [source])
-    header = _header_of_file(models, source, rate, settings)
+    header = header_of_file(models, source, rate, settings)
     damage: dict[str, None] = {}  # each loss once, though there may be several passes
     on_damage = (lambda found: damage.setdefault(str(found))) if settings.allow_damaged else None
-    frames = partial(_frames, source, settings, on_damage)
+    frames = partial(frames_of, source, settings, on_damage)
     with tempfile.TemporaryDirectory(prefix="evatok-") as folder:
         track = Path(folder) / "sound.mka"
         if header.sound and not copy_sound(source, track):
             header = header.model_copy(update={"sound": ""})
         spent = track.stat().st_size if header.sound else 0
+        total = probe(source).num_frames if settings.start == 0 and settings.end is None else None
         with EvtWriter(target, header) as writer:
             begun = Begun(writer.next_frame, writer.last_tick)
             for chunk in encode_frames(
@@ -132,7 +133,7 @@ def encode_file(
             ):
                 writer.write(chunk)
                 if progress is not None:
-                    progress(writer.next_frame)
+                    progress(source.name, writer.next_frame, total)
             if header.sound:
                 writer.write_sound(track)
             writer.close(complete=True)
@@ -227,14 +228,17 @@ def header_of(
     )
 
 
-def _header_of_file(models: Models, source: Path, rate: Rate, settings: EncodeSettings) -> Header:
+def header_of_file(models: Models, source: Path, rate: Rate, settings: EncodeSettings) -> Header:
+    """Return the header of a file's tokens, as `header_of` does of a video's."""
     info, is_whole = probe(source), settings.start == 0 and settings.end is None
     part = "" if is_whole else f" {settings.start}-{settings.end}"
     name = f"{source.name} {source_digest(source)}{part}"
     return header_of(models, info.height, info.width, time_base_of(source), rate, settings, name)
 
 
-def _frames(source: Path, settings: EncodeSettings, on_damage: OnDamage | None) -> Iterator[Timed]:
+def frames_of(
+    source: Path, settings: EncodeSettings, on_damage: OnDamage | None
+) -> Iterator[Timed]:
     """Frames of the wanted part, with their times."""
     origin = first_time(source)
     for time, picture in iter_timed(source, on_damage, settings.start):
@@ -267,7 +271,7 @@ def decode_file(
         native: at the coded size instead of the source's.
         sound: with the sound track, where all of the file is decoded.
         allow_damaged: decode what is intact; what is lost is told in `damage`.
-        progress: called with the number of frames done.
+        progress: told after every chunk.
 
     Raises:
         EvtError: no token file, another model's, or damaged.
@@ -304,6 +308,7 @@ def _decoded(
 ) -> Iterator[tuple[int, np.ndarray]]:
     tick, origin, done = reader.header.tick, None, 0
     last = math.inf if end is None else end - ROUNDING
+    total = reader.num_frames if start == 0 and end is None else None
     for chunk in reader.chunks(reader.frame_at(start) if start else 0):
         _refuse_damage(reader, allow_damaged)
         if origin is None:
@@ -322,7 +327,7 @@ def _decoded(
             yield chunk.times[place], frames[place]
         done += len(wanted)
         if progress is not None:
-            progress(done)
+            progress(reader.path.name, done, total)
     _refuse_damage(reader, allow_damaged)
 
 

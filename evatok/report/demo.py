@@ -23,6 +23,7 @@ from evatok.generate.prompts import text_files
 from evatok.generate.reconstruct import reconstruct_files
 from evatok.generate.sample_set import MANIFEST, sample_set
 from evatok.generate.samples import frame_condition, predict_clips, request_seed
+from evatok.generate.token_file import EncodeSettings
 from evatok.hub import Models, load
 from evatok.measure.clip_sets import (
     ClipSet,
@@ -37,8 +38,6 @@ from evatok.report.drawing import Panel, canvas_size, compose
 from evatok.report.page import Page
 from evatok.report.tables import TITLES, draw
 from generator.inference.engine import SamplingConfig
-from tokenizer.coding.codec import Codec
-from tokenizer.search.assigners import make_assigner
 from video.arcade import atari, recorder
 from video.clips import to_frames
 from video.dataset import DataConfig, SourceConfig
@@ -177,7 +176,7 @@ class Demo:
             "Left what the tokenizer sees, right what it gives back from its tokens alone.",
         )
         models, count = self.models, self.config.reconstructions
-        codec = Codec(models.final, make_assigner("router", models.final, models.router))
+        settings = EncodeSettings(fit="crop", sound=False)
         files: list[Path] = []
         for source in self.data().sources:
             if source.root.is_dir():
@@ -189,7 +188,7 @@ class Demo:
         items = []
         for index, file in enumerate(files):
             folder = self.output / "videos" / "reconstructions" / f"{index:02d}"
-            row = reconstruct_files(codec, [file], folder)["files"][0]
+            row = reconstruct_files(models, [file], folder, settings=settings)["files"][0]
             per_clip = row["tokens"] / len(row["clips"])
             detail = f"{row['frames']} frames · {row['psnr']:.1f} dB · {per_clip:.0f} tokens a clip"
             items.append((self._link(row["output"]), file.name, detail))

@@ -194,6 +194,17 @@ class EvtReader:
             return self._index[0][2]
         return next((chunk.times[0] for _, _, chunk in self.whole_chunks()), 0)
 
+    @property
+    def num_frames(self) -> int | None:
+        """Frames of the file, from its index and its last chunk; None where they are damaged."""
+        raw = self._chunk_at(self._index[-1][0]) if self._index else None
+        if raw is None or raw.kind != VIDEO:
+            return None
+        try:
+            return raw.number + len(parse_video(self.header, raw.number, raw.payload).times)
+        except ValueError:
+            return None
+
     def frame_at(self, seconds: float) -> int:
         """A frame at or before a time after the first: the start of its chunk."""
         if not self._index:

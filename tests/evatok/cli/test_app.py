@@ -71,17 +71,19 @@ def test_reconstruct_sample_predict_fvd(
     for seed, path in enumerate(videos):
         write_video(path, square(20, 40, 50, seed), 10)
     model = ("--model", toy_dir, "--json")
+    crop = ("--fit", "crop", *model)
 
     def result(*words: object) -> dict:  # type: ignore[type-arg]
         status, out, err = run(capsys, *words)
         assert status == 0, err
         return json.loads(out.splitlines()[-1])
 
-    done = result("reconstruct", *videos, "-o", tmp_path / "r", "--assignment", "2,1,1,4", *model)
-    assert [clip["assignment"] for clip in done["files"][0]["clips"]] == [[2, 1, 1, 4]] * 2
+    done = result("reconstruct", *videos, "-o", tmp_path / "r", "--assignment", "2,1,1,4", *crop)
+    assert [clip["assignment"] for clip in done["files"][0]["clips"]] == [[2, 1, 1, 4], [2]]
     assert set(done["files"][0]) >= {"frames", "psnr", "tokens", "clips"}
-    uniform = ("--assignment", "uniform:4", *model)
-    assert result("reconstruct", *videos, "-o", tmp_path / "u", *uniform)["tokens"] == 64
+    uniform = ("--assignment", "uniform:4")  # 2 videos of 5 blocks, in 4 tiles or one square
+    assert result("reconstruct", *videos, "-o", tmp_path / "u", *uniform, *crop)["tokens"] == 40
+    assert result("reconstruct", *videos, "-o", tmp_path / "t", *uniform, *model)["tokens"] == 160
     done = result("sample", "--class", "Left", "-n", 2, "-o", tmp_path / "s", "--plain", *model)
     assert done["num_samples"] == 2 and len(list((tmp_path / "s").glob("*.mp4"))) == 2
     done = result("predict", videos[0], "-o", tmp_path / "p", "-n", 1, *model)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from fractions import Fraction
 from pathlib import Path
@@ -13,6 +14,8 @@ import pytest
 import torch
 
 from evatok.cli.app import main
+from evatok.cli.token_file import Pace
+from evatok.generate.reconstruct import reconstruct_files
 from evatok.generate.token_file import EncodeSettings, decode_file, encode_file, show_file, targets
 from evatok.generate.token_rate import Rate
 from evatok.hub import Models, load, save_model
@@ -98,7 +101,8 @@ def test_ids_do_not_depend_on_batches_threads_or_interruptions(
             torch.set_num_threads(threads)
         assert (tmp_path / "b.evt").read_bytes() == whole
 
-    def interrupt(done: int) -> None:
+    def interrupt(_file: str, _done: int, total: int | None) -> None:
+        assert total == 75
         raise KeyboardInterrupt
 
     for _ in range(2):  # the first frames, then a broken-off file goes on
@@ -176,9 +180,13 @@ def packets(path: Path) -> bytes:
 def test_sound_is_carried_unchanged(toy: Models, square: Square, tmp_path: Path) -> None:
     sound = with_sound(tmp_path / "in.mp4", square(20, 38, 46, 0))
     assert encode_file(toy, tmp_path / "in.mp4", tmp_path / "a.evt")["sound"]
+    encode_file(toy, tmp_path / "in.mp4", tmp_path / "b.evt")  # Matroska drew a random number
+    assert (tmp_path / "b.evt").read_bytes() == (tmp_path / "a.evt").read_bytes()
     for name in ("b.mp4", "b.mkv"):
         assert decode_file(toy, tmp_path / "a.evt", tmp_path / name)["sound"]
         assert packets(tmp_path / name) == sound
+    (row,) = reconstruct_files(toy, [tmp_path / "in.mp4"], tmp_path / "out")["files"]
+    assert row["sound"] and packets(Path(row["output"])) == sound
     silent = EncodeSettings(sound=False)
     assert not encode_file(toy, tmp_path / "in.mp4", tmp_path / "s.evt", settings=silent)["sound"]
 
@@ -278,3 +286,14 @@ def test_a_late_start_reads_from_a_key_frame_and_gives_the_same_frames(
 def test_a_token_file_is_not_written_over_its_source(toy: Models, video: Path) -> None:
     with pytest.raises(ValueError, match="written over the input"):
         encode_file(toy, video, video)
+
+
+def test_progress_tells_the_pace_and_the_time_left(capsys: pytest.CaptureFixture[str]) -> None:
+    pace = Pace()
+    for done, total in ((16, 75), (32, 75), (75, 75), (80, None)):
+        pace("in.mp4", done, total)
+    first, second, third, fourth = capsys.readouterr().err.splitlines()
+    assert first == "in.mp4: 16 frames"
+    assert re.fullmatch(r"in\.mp4: 32 of 75 frames, [\d.]+ frames/s, \d:\d\d:\d\d left", second)
+    assert re.fullmatch(r"in\.mp4: 75 of 75 frames, [\d.]+ frames/s", third)
+    assert re.fullmatch(r"in\.mp4: 80 frames, [\d.]+ frames/s", fourth)
