@@ -47,7 +47,6 @@ for name, work in works.items():
 """
 
 
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="cases are forked")
 def test_every_outcome_is_told_from_the_others(tmp_path: Path) -> None:
     (tmp_path / "case").mkdir()
     script = ENDINGS.format(here=str(HERE)).replace(
@@ -82,7 +81,6 @@ def test_damage_is_a_function_of_its_seed(tmp_path: Path, monkeypatch: pytest.Mo
     assert changed > 240
 
 
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="cases are forked")
 def test_some_damaged_files(tmp_path: Path, root: Path) -> None:
     """Four cases a kind; `make faults N=10000` for more, and of every kind."""
     words = ["--n", str(4 * len(SOUND)), "--kinds", ",".join(SOUND), "--output", str(tmp_path)]
