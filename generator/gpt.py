@@ -16,6 +16,7 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from evatok.core.config import Config, Depth, Heads, Width, check_parameters
+from evatok.core.errors import EvatokError
 from evatok.core.loading.pretrained import Pretrained
 from generator.attention import Sequences, attend, exact_matmul
 from generator.conditions import FrameCondition, TextCondition, check_text, longest_sequence
@@ -141,7 +142,7 @@ class GPT(
     ) -> None:
         super().__init__()
         if size.width % (2 * size.heads):
-            raise ValueError(f"width {size.width} does not give {size.heads} heads an even width")
+            raise EvatokError(f"width {size.width} does not give {size.heads} heads an even width")
         if frames is not None:
             frames.check(vocabulary)
         check_text(vocabulary, text)
@@ -189,11 +190,11 @@ class GPT(
             (L, V) or (P, V).
 
         Raises:
-            ValueError: a sequence longer than the model holds.
+            EvatokError: a sequence longer than the model holds.
         """
         sequences = Sequences.of(cu_seqlens)
         if sequences.max_seqlen > self.max_tokens:
-            raise ValueError(
+            raise EvatokError(
                 f"a sequence of {sequences.max_seqlen} tokens; the model holds {self.max_tokens}"
             )
         x = self._run(

@@ -18,6 +18,7 @@ from pydantic import Field, model_validator
 from torch import Tensor
 
 from evatok.core.config import Config, Count, Frames, Level
+from evatok.core.errors import EvatokError
 from tokenizer.assignment import Levels
 
 CODE, LENGTH, NEVER = 0, 1, 2  # kinds of token, for sampling
@@ -84,20 +85,20 @@ class Vocabulary(Config):
         """Id of a class.
 
         Raises:
-            ValueError: no such class.
+            EvatokError: no such class.
         """
         if not 0 <= label < len(self.class_names):
-            raise ValueError(f"class {label} is not one of 0 to {len(self.class_names) - 1}")
+            raise EvatokError(f"class {label} is not one of 0 to {len(self.class_names) - 1}")
         return self.null + 3 + label
 
     def text_tokens(self, ids: Tensor) -> Tensor:
         """Tokens (N,) int64 of pieces (N,) int64 in [0, `num_text`).
 
         Raises:
-            ValueError: an id that is no piece.
+            EvatokError: an id that is no piece.
         """
         if len(ids) and not 0 <= int(ids.min()) <= int(ids.max()) < self.num_text:
-            raise ValueError(f"ids of text are not all in [0, {self.num_text})")
+            raise EvatokError(f"ids of text are not all in [0, {self.num_text})")
         return ids + self.text + 1
 
     @cached_property
@@ -125,14 +126,14 @@ class Vocabulary(Config):
             (Σ (1 + k),) int64, each block behind its length token.
 
         Raises:
-            ValueError: a count that is no level, or an id that is no code.
+            EvatokError: a count that is no level, or an id that is no code.
         """
         counts = torch.tensor([len(block) for block in blocks], dtype=torch.int64)
         ranks = self._levels.ranks(counts).tolist()
         parts = []
         for rank, block in zip(ranks, blocks, strict=True):
             if int(block.min()) < 0 or int(block.max()) >= self.codebook_size:
-                raise ValueError(f"ids are not all codes in [0, {self.codebook_size})")
+                raise EvatokError(f"ids are not all codes in [0, {self.codebook_size})")
             parts += [block.new_tensor([self.first_length + rank]), block]
         return torch.cat(parts)
 
@@ -146,17 +147,17 @@ class Vocabulary(Config):
             The ids (k,) of each block.
 
         Raises:
-            ValueError: the ids break the grammar.
+            EvatokError: the ids break the grammar.
         """
         kinds, counts, blocks, at = self.kinds[ids.cpu()].tolist(), self.counts, [], 0
         while at < len(ids):
             if kinds[at] != LENGTH:
-                raise ValueError(f"token {int(ids[at])} at place {at} is not a length token")
+                raise EvatokError(f"token {int(ids[at])} at place {at} is not a length token")
             block = ids[at + 1 : at + 1 + int(counts[ids[at]])]
             if len(block) < int(counts[ids[at]]) or any(
                 kind != CODE for kind in kinds[at + 1 : at + 1 + len(block)]
             ):
-                raise ValueError(f"the block at place {at} does not have the codes it announces")
+                raise EvatokError(f"the block at place {at} does not have the codes it announces")
             blocks.append(block)
             at += 1 + len(block)
         return blocks

@@ -15,6 +15,7 @@ from io import BytesIO
 from pathlib import Path
 from typing import Any
 
+from evatok.core.errors import EvatokError, MissingFileError, MissingPackageError
 from evatok.core.files import atomic_file
 
 MODEL_FILE = "text.model"
@@ -30,7 +31,7 @@ def sentencepiece() -> Any:
     try:
         import sentencepiece
     except ImportError as error:
-        raise ImportError("texts need sentencepiece: pip install sentencepiece") from error
+        raise MissingPackageError("texts need sentencepiece: pip install sentencepiece") from error
     return sentencepiece
 
 
@@ -82,16 +83,16 @@ class TextTokenizer:
 
         Raises:
             FileNotFoundError: there is none.
-            ValueError: the file is no SentencePiece model.
+            EvatokError: the file is no SentencePiece model.
             ImportError: sentencepiece is not installed.
         """
         path = Path(directory) / MODEL_FILE
         if not path.is_file():
-            raise FileNotFoundError(f"{path} is missing: `evatok text train` makes it")
+            raise MissingFileError(f"{path} is missing: `evatok text train` makes it")
         try:
             return cls(path.read_bytes())
         except RuntimeError as error:
-            raise ValueError(f"{path} is not a SentencePiece model; train it anew") from error
+            raise EvatokError(f"{path} is not a SentencePiece model; train it anew") from error
 
 
 def folded(text: str) -> str:
@@ -107,12 +108,12 @@ def train_text_tokenizer(captions: Sequence[str], vocabulary_size: int) -> TextT
         vocabulary_size: most pieces, the 256 bytes included; few captions give fewer.
 
     Raises:
-        ValueError: no captions, or too few pieces for their characters.
+        EvatokError: no captions, or too few pieces for their characters.
         ImportError: sentencepiece is not installed.
     """
     captions = [caption for caption in map(folded, captions) if caption]
     if not captions:
-        raise ValueError("no captions to learn pieces from")
+        raise EvatokError("no captions to learn pieces from")
     library, proto = sentencepiece(), BytesIO()
     try:
         library.SentencePieceTrainer.train(
@@ -133,7 +134,7 @@ def train_text_tokenizer(captions: Sequence[str], vocabulary_size: int) -> TextT
             minloglevel=2,
         )
     except RuntimeError as error:
-        raise ValueError(
+        raise EvatokError(
             f"{vocabulary_size} pieces do not hold {BYTES} bytes and every character of these "
             "captions; ask for a larger vocabulary"
         ) from error

@@ -17,6 +17,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from evatok.core.config import Config, Count, Frames, Level, TrainConfig
+from evatok.core.errors import EvatokError
 from generator.conditions import Condition, FrameCondition, TextCondition
 from generator.data.packing import PackedBatch, Packer, pack
 from generator.data.shards import TokenSet
@@ -74,7 +75,7 @@ class ExpectedTokens(Config):
         pairs += [("frames", self.frames, tokens.frames), ("text", self.text, tokens.text)]
         for name, expected, is_ in pairs:
             if expected != is_:
-                raise ValueError(f"expect.{name} is {expected}, but the tokens have {is_}")
+                raise EvatokError(f"expect.{name} is {expected}, but the tokens have {is_}")
 
 
 class GeneratorConfig(Config):
@@ -119,14 +120,14 @@ class GeneratorStage(StageBase):
 
         Raises:
             FileNotFoundError: no shards, or no tokenizer.
-            ValueError: shards that do not fit each other, or a budget under the longest sequence.
+            EvatokError: shards that do not fit each other, or a budget under the longest sequence.
         """
         self.config = config
         self.tokens = TokenSet(config.tokens / "train")
         self.held_out = TokenSet(config.tokens / "test")
         for name in ("vocabulary", "frames", "text"):
             if getattr(self.tokens, name) != getattr(self.held_out, name):
-                raise ValueError(f"{config.tokens}: train and test do not have the same {name}")
+                raise EvatokError(f"{config.tokens}: train and test do not have the same {name}")
         if config.expect is not None:
             config.expect.check(self.tokens)
         mean = float(self.tokens.lengths().mean()) if config.frame_share < 1 else 0.0

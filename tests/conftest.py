@@ -14,8 +14,13 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import hypothesis
 import pytest
 import torch
+
+# No test judges how fast an example is: the machine may be busy.
+hypothesis.settings.register_profile("evatok", deadline=None)
+hypothesis.settings.load_profile("evatok")
 
 ROOT = Path(__file__).resolve().parent.parent
 

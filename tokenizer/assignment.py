@@ -16,6 +16,8 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
+from evatok.core.errors import EvatokError
+
 
 @dataclass(frozen=True)
 class Levels:
@@ -25,7 +27,7 @@ class Levels:
 
     def __post_init__(self) -> None:
         if not self.values or list(self.values) != sorted(set(self.values)) or self.values[0] < 1:
-            raise ValueError(f"levels {self.values} must be distinct, ascending and positive")
+            raise EvatokError(f"levels {self.values} must be distinct, ascending and positive")
 
     def __len__(self) -> int:
         return len(self.values)
@@ -57,13 +59,13 @@ class Levels:
             (..., T) int64 in [0, m).
 
         Raises:
-            ValueError: a count that is not a level.
+            EvatokError: a count that is not a level.
         """
         levels = self.tensor.to(assignment.device)
         ranks = torch.searchsorted(levels, assignment.contiguous()).clamp_(max=len(levels) - 1)
         if not torch.equal(levels[ranks], assignment):
             wrong = sorted(set(assignment.flatten().tolist()) - set(self.values))
-            raise ValueError(f"{wrong} are not levels; choose each from {list(self.values)}")
+            raise EvatokError(f"{wrong} are not levels; choose each from {list(self.values)}")
         return ranks
 
     def index(self, assignment: Tensor) -> Tensor:
@@ -92,7 +94,7 @@ class Levels:
         start = torch.as_tensor(prefix, dtype=torch.int64)
         length = start.shape[-1]
         if length > num_blocks:
-            raise ValueError(f"prefix {start.tolist()} is longer than the {num_blocks} blocks")
+            raise EvatokError(f"prefix {start.tolist()} is longer than the {num_blocks} blocks")
         if start.numel():
             self.ranks(start)
         candidates = self.candidates(num_blocks).to(start.device)[:, :length]
@@ -121,15 +123,15 @@ def parse_assignment(text: str, levels: Levels, num_blocks: int) -> tuple[int, .
     """Read "32,16,8,8" (one level per block) or "32" (the same for all).
 
     Raises:
-        ValueError: not numbers, not levels, or not T of them.
+        EvatokError: not numbers, not levels, or not T of them.
     """
     try:
         counts = [int(part) for part in text.split(",")]
     except ValueError:
-        raise ValueError(f"assignment {text!r} is not a comma-separated list of numbers") from None
+        raise EvatokError(f"assignment {text!r} is not a comma-separated list of numbers") from None
     if len(counts) == 1:
         counts = counts * num_blocks
     if len(counts) != num_blocks:
-        raise ValueError(f"assignment {text!r} has {len(counts)} levels; a clip has {num_blocks}")
+        raise EvatokError(f"assignment {text!r} has {len(counts)} levels; a clip has {num_blocks}")
     levels.ranks(torch.tensor(counts))
     return tuple(counts)

@@ -20,6 +20,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from evatok.core.config import Config, Count, Frames, Level, PixelCount, Width
+from evatok.core.errors import EvatokError
 from evatok.core.loading.pretrained import Pretrained
 from tokenizer.assignment import Levels, grid
 from tokenizer.attention.batch_layout import BlockEnds, BlockLevels, reordered
@@ -220,7 +221,7 @@ class VideoTokenizer(
             ("size", config.size, columns),
         ):
             if total % part:
-                raise ValueError(f"{name} {total} is not divisible by the patch's {part}")
+                raise EvatokError(f"{name} {total} is not divisible by the patch's {part}")
         self.num_blocks = config.num_frames // frames
         self.cells = (config.size // rows, config.size // columns)
         self.num_cells = self.cells[0] * self.cells[1]
@@ -275,14 +276,14 @@ class VideoTokenizer(
         """Refuse clips and assignments that do not fit this model or each other."""
         patch_frames, size = self.config.patch[0], self.config.size
         if clips.ndim != 5 or clips.shape[1] != 3 or tuple(clips.shape[3:]) != (size, size):
-            raise ValueError(f"clips {tuple(clips.shape)} are not (B, 3, F, {size}, {size})")
+            raise EvatokError(f"clips {tuple(clips.shape)} are not (B, 3, F, {size}, {size})")
         blocks, rest = divmod(clips.shape[2], patch_frames)
         if rest or not 1 <= blocks <= self.num_blocks:
-            raise ValueError(
+            raise EvatokError(
                 f"{clips.shape[2]} frames are not 1 to {self.num_blocks} blocks of {patch_frames}"
             )
         if tuple(assignment.shape) != (len(clips), blocks):
-            raise ValueError(
+            raise EvatokError(
                 f"assignment {tuple(assignment.shape)} does not fit {len(clips)} clips of "
                 f"{blocks} blocks"
             )

@@ -17,6 +17,7 @@ from pydantic import model_validator
 from torch import Tensor, nn
 
 from evatok.core.config import Config, Depth, Heads, Width, check_parameters
+from evatok.core.errors import EvatokError
 from tokenizer.attention.batch_layout import BlockEnds, Side
 from tokenizer.attention.clip_groups import padded_attention
 from tokenizer.cpu import layer as cpu_layer
@@ -46,7 +47,7 @@ class QFormerLayer(nn.Module):
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
         if width % heads:
-            raise ValueError(f"width {width} is not divisible by heads {heads}")
+            raise EvatokError(f"width {width} is not divisible by heads {heads}")
         self.heads = heads
         self.norm_self = nn.LayerNorm(width)
         self.self_qkv = nn.Linear(width, 3 * width)

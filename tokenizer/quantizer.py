@@ -9,6 +9,7 @@ Shape letters: L packed tokens, D code width, K codebook size.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -16,7 +17,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from evatok.core.distributed import num_processes, pick_of_all, size_of_all, sum_over_processes
+from tokenizer.cpu import quantizer as cpu_quantizer
 from training.compilation import any_length, compiled
+
+# unit (L, D), book (K, D), τ → ids, sum of entropies, sum of soft assignments
+Search = Callable[[Tensor, Tensor, float], tuple[Tensor, Tensor, Tensor]]
 
 
 @dataclass
@@ -45,9 +50,11 @@ class Quantized:
 
 
 def _search(
-    z: Tensor, codebook: Tensor, temperature: float
+    z: Tensor, codebook: Tensor, temperature: float, cpu_search: Search | None = None
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor | None, Tensor | None]:
     """What `VectorQuantizer.forward` does with every token, in one piece for the compiler.
+
+    With `cpu_search`, that does what reads the whole codebook.
 
     Returns:
         unit (L, D), its codes (L, D) and ids (L,); the sums over tokens of squared distances, with
@@ -56,15 +63,18 @@ def _search(
     """
     unit = F.normalize(z.float(), dim=-1)
     book = F.normalize(codebook.float(), dim=-1)
-    cosine = unit @ book.T  # (L, K)
-    ids = cosine.argmax(-1)
-    codes = book[ids]
     entropies = use = None
-    if temperature > 0:
-        # squared distance of unit vectors is 2 − 2 cos: softmax(−d / τ)
-        log_p = F.log_softmax(cosine * (2 / temperature), -1)
-        p = log_p.exp()
-        entropies, use = -(p * log_p).sum(), p.sum(0)
+    if temperature > 0 and cpu_search is not None:
+        ids, entropies, use = cpu_search(unit, book, temperature)
+    else:
+        cosine = unit @ book.T  # (L, K)
+        ids = cosine.argmax(-1)
+        if temperature > 0:
+            # squared distance of unit vectors is 2 − 2 cos: softmax(−d / τ)
+            log_p = F.log_softmax(cosine * (2 / temperature), -1)
+            p = log_p.exp()
+            entropies, use = -(p * log_p).sum(), p.sum(0)
+    codes = book[ids]
     of_codes = (codes - unit.detach()).square().sum()
     of_unit = (codes.detach() - unit).square().sum()
     return unit, codes, ids, of_codes, of_unit, entropies, use
@@ -98,7 +108,9 @@ class VectorQuantizer(nn.Module):
         with torch.autocast(z.device.type, enabled=False):
             temperature = self.entropy_temperature if self.training else 0.0
             arguments = (z, self.codebook, temperature)
-            if self.is_compiled and self.training:
+            if self.is_compiled and self.training and cpu_quantizer.is_for(self.codebook):
+                found = _search(*arguments, cpu_quantizer.search)
+            elif self.is_compiled and self.training:
                 any_length(0, z)
                 found = compiled(_search)(*arguments)
             else:

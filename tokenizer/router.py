@@ -27,6 +27,7 @@ from evatok.core.config import (
     Width,
     check_parameters,
 )
+from evatok.core.errors import EvatokError
 from evatok.core.loading.pretrained import Pretrained
 from tokenizer.assignment import Levels
 from tokenizer.model import sincos_positions
@@ -57,7 +58,7 @@ class RouterConfig(Config):
     def _can_be_built(self) -> Self:
         blocks = self.num_frames // self.patch[0]
         if len(self.levels) > 1 and blocks > math.log(MOST_CANDIDATES, len(self.levels)):
-            raise ValueError(
+            raise EvatokError(
                 f"{blocks} blocks of {len(self.levels)} levels have more than {MOST_CANDIDATES} "
                 "assignments, one class each: give longer patches or fewer levels"
             )
@@ -122,7 +123,7 @@ class Router(
         """
         expected = (3, self.config.num_frames, self.config.size, self.config.size)
         if tuple(clips.shape[1:]) != expected:
-            raise ValueError(f"clips {tuple(clips.shape)} are not (B, {expected})")
+            raise EvatokError(f"clips {tuple(clips.shape)} are not (B, {expected})")
         x = self.patch_in(self.patches(clips.to(self.patch_in.weight.dtype))) + self.position
         first = self.cls_embedding.expand(len(x), 1, -1)
         if self.preference is not None:
@@ -130,7 +131,7 @@ class Router(
                 w_q = torch.full((len(x),), self.config.w_q, device=x.device)
             first = first + self.preference((w_q - 1)[:, None, None].to(first.dtype))  # (B, 1, D)
         elif w_q is not None:
-            raise ValueError(f"this router knows one w_q only, {self.config.w_q:g}")
+            raise EvatokError(f"this router knows one w_q only, {self.config.w_q:g}")
         x = torch.cat([first, x], 1)  # (B, 1 + N, D)
         for layer in self.layers:
             x = layer(x)
@@ -157,7 +158,7 @@ class Router(
             (B, T) int64 token counts.
 
         Raises:
-            ValueError: no assignment is allowed, or this router takes no w_q.
+            EvatokError: no assignment is allowed, or this router takes no w_q.
         """
         candidates = self.levels.candidates(self.num_blocks).to(clips.device)
         given = torch.as_tensor(prefix, dtype=torch.int64, device=clips.device)
@@ -168,7 +169,7 @@ class Router(
                 count = given.shape[-1]
                 start = f" that begins with {tuple(given.tolist())}" if count else ""
                 shortest = given.sum(-1).max() + self.levels.values[0] * (self.num_blocks - count)
-                raise ValueError(
+                raise EvatokError(
                     f"no assignment{start} has at most {max_tokens} tokens: the shortest has "
                     f"{int(shortest)}"
                 )
@@ -176,7 +177,7 @@ class Router(
         if w_q is not None:
             wanted = torch.as_tensor(w_q, dtype=torch.float32, device=clips.device)
             if not bool(((wanted >= 0) & (wanted <= 2)).all()):
-                raise ValueError(f"w_q {w_q} is outside [0, 2]")
+                raise EvatokError(f"w_q {w_q} is outside [0, 2]")
             wanted = wanted.expand(len(clips))
         logits = self(clips, wanted).masked_fill(~allowed, float("-inf"))
         return candidates[logits.argmax(-1)]

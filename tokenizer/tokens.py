@@ -9,6 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from evatok.core.errors import EvatokError
+
 
 @dataclass(frozen=True)
 class Tokens:
@@ -24,7 +26,7 @@ class Tokens:
 
     def __post_init__(self) -> None:
         if self.assignment.ndim != 2 or int(self.assignment.sum()) != len(self.ids):
-            raise ValueError(
+            raise EvatokError(
                 f"{len(self.ids)} ids do not fit assignments {tuple(self.assignment.shape)} "
                 f"that add up to {int(self.assignment.sum())}"
             )
@@ -54,7 +56,7 @@ class Tokens:
         """The inverse of `blocks`; every clip must have the same number of blocks, at least 1."""
         counts = [[len(block) for block in clip] for clip in blocks]
         if not counts or len({len(row) for row in counts}) != 1 or not counts[0]:
-            raise ValueError("clips must be at least one and have equally many blocks")
+            raise EvatokError("clips must be at least one and have equally many blocks")
         ids = torch.cat([block for clip in blocks for block in clip])
         return Tokens(ids, torch.tensor(counts, device=ids.device))
 

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
+from evatok.core.errors import EvatokError
 from tokenizer.attention.clip_groups import attend
 
 
@@ -18,7 +19,7 @@ class ViTLayer(nn.Module):
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
         if width % heads:
-            raise ValueError(f"width {width} is not divisible by heads {heads}")
+            raise EvatokError(f"width {width} is not divisible by heads {heads}")
         self.heads = heads
         self.norm_attention = nn.LayerNorm(width)
         self.qkv = nn.Linear(width, 3 * width)

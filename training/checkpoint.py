@@ -27,6 +27,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from evatok.core.errors import EvatokError
 from evatok.core.files import naming
 from evatok.core.loading.records import RecordError, first_mistake, read_object
 
@@ -39,7 +40,7 @@ REMEDY = "remove its folder to go on from the one before"
 logger = logging.getLogger(__name__)
 
 
-class CheckpointError(ValueError):
+class CheckpointError(EvatokError):
     """A checkpoint that is there and cannot be used."""
 
 

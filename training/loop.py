@@ -28,6 +28,7 @@ from evatok.core.distributed import (
     share_changed,
     wait_for_all,
 )
+from evatok.core.errors import EvatokError
 from evatok.core.precision import fast_float32
 from evatok.core.seeds import mixed_seed, seed_everything
 from training import checkpoint
@@ -313,7 +314,7 @@ class Run:
                     around.enter_context(player.part(last))
                     loss, logs = self._loss(player, part, generator, around)
                     if "loss" in logs:
-                        raise ValueError(
+                        raise EvatokError(
                             'a stage logs "loss", the name of the sum that is minimised'
                         )
                     (loss if weight == 1 else loss * weight).backward()

@@ -21,6 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from evatok.core.config import OptimizerConfig
+from evatok.core.errors import EvatokError
 from training.muon import Muon
 from training.sharding import is_spread, spread_like
 
@@ -70,7 +71,7 @@ def build_optimizers(model: nn.Module, config: OptimizerConfig) -> list[torch.op
     """
     named = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
     if not named:
-        raise ValueError(f"{type(model).__name__} has no parameter to train")
+        raise EvatokError(f"{type(model).__name__} has no parameter to train")
     lookups = looked_up(model)
     hidden: list[tuple[str, Tensor]] = []
     if config.name == "muon":

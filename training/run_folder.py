@@ -10,13 +10,14 @@ from pathlib import Path
 from typing import Any
 
 from evatok.core.config import Config, ConfigError
+from evatok.core.errors import EvatokError
 from evatok.core.loading.yaml_text import parse_yaml
 
 SETTINGS = "config.yaml"
 REMEDY = "put back the settings of this run, or train in another folder"
 
 
-class TrainingError(ValueError):
+class TrainingError(EvatokError):
     """A run that cannot go on."""
 
 
@@ -102,7 +103,7 @@ def place_of(part: Config, whole: Config) -> str:
     for name in type(whole).model_fields:
         if getattr(whole, name) == part:
             return f"{name}."
-    raise ValueError(f"{type(whole).__name__} has no field with the given {type(part).__name__}")
+    raise RuntimeError(f"{type(whole).__name__} has no field with the given {type(part).__name__}")
 
 
 def _flat(data: Any, prefix: str = "") -> dict[str, Any]:

@@ -26,6 +26,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from torch.utils.tensorboard import SummaryWriter
 
+from evatok.core.errors import EvatokError
 from evatok.core.files import atomic_file, naming, write_text
 from evatok.core.loading.records import RecordError, parse_json
 from training.trackers import Trackers
@@ -81,7 +82,7 @@ class RunLog:
         """Show uint8 (H, W, 3) pictures in TensorBoard and write them to images/ as PNG files."""
         for name, image in images.items():
             if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
-                raise ValueError(
+                raise EvatokError(
                     f"image {name!r} should be uint8 (H, W, 3), not {image.dtype} {image.shape}"
                 )
             self.images_dir.mkdir(exist_ok=True)

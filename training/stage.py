@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from evatok.core.config import AdversaryConfig
+from evatok.core.errors import EvatokError
 
 
 @dataclass(frozen=True)
@@ -170,7 +171,7 @@ class StageBase:
         else:
             pieces = list(zip(*(tensor.chunk(parts) for tensor in batch), strict=True))
         if len(pieces) != parts:
-            raise ValueError(f"the batch has too few rows for {parts} parts")
+            raise EvatokError(f"the batch has too few rows for {parts} parts")
         return pieces
 
     def after_step(self, model: nn.Module, step: int, generator: torch.Generator) -> None:

@@ -33,6 +33,7 @@ from pydantic import (
 )
 from torch import Tensor
 
+from evatok.core.errors import EvatokError
 from evatok.core.files import atomic_folder
 from evatok.core.locks import held
 from video.clips import pad_last
@@ -69,7 +70,7 @@ class Index(BaseModel):
     @model_validator(mode="after")
     def _one_entry_a_video(self) -> Self:
         if len({len(self.lengths), len(self.labels), len(self.ids)}) > 1:
-            raise ValueError("lengths, labels and ids are of different numbers of videos")
+            raise EvatokError("lengths, labels and ids are of different numbers of videos")
         return self
 
 

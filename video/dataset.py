@@ -22,6 +22,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_serializer, model_valid
 from pydantic_core.core_schema import SerializerFunctionWrapHandler
 from torch import Tensor
 
+from evatok.core.errors import EvatokError
 from video.arcade.live import LiveClips
 from video.cache import ClipCache, Store, VideoFiles, parallel, permutation
 from video.clips import window_starts
@@ -65,7 +66,7 @@ class SourceConfig(Settings):
         """A root is wanted, but of a source without files."""
         if isinstance(data, dict) and "root" not in data:
             if data.get("kind") != "procgen":
-                raise ValueError("a source needs a root, the folder of its videos")
+                raise EvatokError("a source needs a root, the folder of its videos")
             return {**data, "root": Path("procgen")}
         return data
 
@@ -77,7 +78,7 @@ class SourceConfig(Settings):
     @model_validator(mode="after")
     def _lists_belong(self) -> SourceConfig:
         if self.videos is not None and self.kind != "folder":
-            raise ValueError(f"videos is the list of a folder; a {self.kind} source has others")
+            raise EvatokError(f"videos is the list of a folder; a {self.kind} source has others")
         return self
 
     def items(self, split: Split) -> list[VideoItem]:

@@ -14,7 +14,7 @@ import math
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from fractions import Fraction
-from itertools import chain, groupby, pairwise
+from itertools import chain, groupby, islice, pairwise
 from pathlib import Path
 
 import av
@@ -45,6 +45,8 @@ READING = 2  # changes when a file gives other pixels than before: part of what 
 CHUNK = 32  # frames resized together: bounds the memory of large videos
 WITH_ALPHA = {"vp8": "libvpx", "vp9": "libvpx-vp9"}  # decoders
 TICKS = 90_000  # a second, of times that are written
+LONGEST_GAP = 6 * 3600  # seconds between two frames that MP4 holds
+LONGEST_OF_GIF = 655  # 16 bits of hundredths
 LEAD = 5.0  # seconds that are decoded before a wanted frame: its key frame may refer to others
 OnDamage = Callable[[Damage], None]
 
@@ -356,11 +358,14 @@ def write_video(
         crf: quality of H.264, 0 (lossless) to 51.
         keyframe_every: exactly one key frame in so many, for random access; None = x264's choice.
         preset: of x264: how long it looks for a smaller file.
-        times: of each frame in seconds, growing; without them frames come at `fps`. One is taken
-            after each frame, so they may become known with the frames.
+        times: of each frame in seconds; without them frames come at `fps`. One is taken after each
+            frame, so they may become known with the frames. A frame whose time does not grow (of
+            files joined without care) comes 1/`fps` after the one before, and those behind it keep
+            their distances.
 
     Raises:
-        VideoError: wrong shape or type of frames, an unknown suffix, or a rate that is none.
+        VideoError: wrong shape or type of frames, an unknown suffix, a rate that is none, times in
+            .avi, or a gap that the container cannot hold.
     """
     path = Path(path)
     if isinstance(frames, Tensor):
@@ -370,6 +375,10 @@ def write_video(
     if path.suffix.lower() not in (".mp4", ".avi", ".mov", ".mkv", ".gif"):
         raise VideoError(f"{path}: write .mp4, .avi, .mov, .mkv or .gif")
     rate = exact_rate(fps)
+    if times is not None:
+        if path.suffix.lower() == ".avi":
+            raise VideoError(f"{path}: AVI holds frames of one rate only: write .mp4 or .mkv")
+        times = _growing(path, times, rate)
     pictures = _checked(path, frames)
     first = next(pictures, None)  # before anything is made on disk
     if first is None:
@@ -378,7 +387,9 @@ def write_video(
     with atomic_file(path) as partial:
         if path.suffix.lower() == ".gif":
             still = list(pictures)
-            lengths = 1000 / fps if times is None else _lengths(list(times), len(still), fps)
+            lengths = (
+                1000 / fps if times is None else _lengths(list(islice(times, len(still))), fps)
+            )
             iio.imwrite(partial, np.stack(still), duration=lengths, loop=0)
         else:
             options = {"crf": str(crf), "preset": preset}
@@ -401,9 +412,37 @@ def exact_rate(fps: float) -> Fraction:
     return Fraction(fps).limit_denominator(1001)
 
 
-def _lengths(times: list[Fraction], count: int, fps: float) -> list[float]:
+def _growing(path: Path, times: Iterable[Fraction], rate: Fraction) -> Iterator[Fraction]:
+    """Yield the times of frames from 0 on; one that does not grow comes 1 / rate after the last."""
+    at, last = Fraction(0), None
+    for time in times:
+        if last is not None:
+            check_gap(path, time - last)
+            at += time - last if time > last else 1 / rate
+        last = time
+        yield at
+
+
+def check_gap(path: Path, gap: Fraction) -> None:
+    """Refuse a frame that comes later after the one before than the container can tell.
+
+    Args:
+        path: of the file that is written.
+        gap: in seconds.
+
+    Raises:
+        VideoError: it is too long.
+    """
+    longest = LONGEST_OF_GIF if path.suffix.lower() == ".gif" else LONGEST_GAP
+    if gap > longest:
+        raise VideoError(
+            f"{path}: a frame comes {float(gap):.6g} s after the one before, and at most "
+            f"{longest} s can be written: convert the source to one rate"
+        )
+
+
+def _lengths(times: list[Fraction], fps: float) -> list[float]:
     """Milliseconds of each of some frames; the last takes as long as one at the mean rate."""
-    times = times[:count]
     gaps = [float(1000 * (after - before)) for before, after in pairwise(times)]
     return [*gaps, 1000 / fps]
 
@@ -437,7 +476,7 @@ def _write_h264(
 ) -> None:
     margin = ((0, height % 2), (0, width % 2), (0, 0))
     moments = None if times is None else iter(times)
-    start: Fraction | None = None
+    last = -1
     with av.open(str(path), "w", container_options={"fflags": "+bitexact"}) as container:
         if "g" in options:
             container.metadata["comment"] = GROUPS + options["g"]
@@ -452,8 +491,7 @@ def _write_h264(
             even = np.ascontiguousarray(np.pad(picture, margin, mode="edge"))
             frame = av.VideoFrame.from_ndarray(even, format="rgb24")
             if moments is not None:
-                time = next(moments)
-                start = time if start is None else start
-                frame.pts, frame.time_base = round((time - start) * TICKS), Fraction(1, TICKS)
+                last = max(last + 1, round(next(moments) * TICKS))
+                frame.pts, frame.time_base = last, Fraction(1, TICKS)
             container.mux(stream.encode(frame))
         container.mux(stream.encode())

@@ -16,6 +16,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from evatok.core.errors import EvatokError
+
 
 def tile_starts(length: int, size: int, overlap: int) -> tuple[int, ...]:
     """Where tiles begin along one side: the fewest that share `overlap` pixels, evenly spread.
@@ -49,9 +51,9 @@ class TileGrid:
 
     def __post_init__(self) -> None:
         if min(self.height, self.width, self.size) < 1:
-            raise ValueError(f"a picture of {self.height} × {self.width} has no tiles")
+            raise EvatokError(f"a picture of {self.height} × {self.width} has no tiles")
         if not 0 <= self.overlap <= self.size // 2:
-            raise ValueError(
+            raise EvatokError(
                 f"an overlap of {self.overlap} pixels is outside [0, {self.size // 2}], "
                 f"half a tile of {self.size}"
             )

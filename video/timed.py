@@ -16,7 +16,7 @@ from av.audio.stream import AudioStream
 
 from evatok.core.files import atomic_file
 from video.decoding.container import VideoError, open_video
-from video.io import REPEATABLE
+from video.io import REPEATABLE, check_gap
 
 SUFFIXES = (".mp4", ".mov", ".mkv")
 SOUND_FORMAT = "matroska"  # takes every codec
@@ -70,7 +70,8 @@ def write_timed(
         Number of frames written.
 
     Raises:
-        VideoError: an unknown suffix, no frames, or a sound codec that the container cannot take.
+        VideoError: an unknown suffix, no frames, a gap of hours between two, or a sound codec that
+            the container cannot take.
     """
     if path.suffix.lower() not in SUFFIXES:
         raise VideoError(f"{path}: write {', '.join(SUFFIXES)}")
@@ -80,7 +81,7 @@ def write_timed(
         atomic_file(path) as partial,
         av.open(str(partial), "w", container_options=options) as container,
     ):
-        stream = None
+        stream, last = None, None
         for ticks, picture in frames:
             if stream is None:
                 stream = container.add_stream("libx264")
@@ -94,6 +95,9 @@ def write_timed(
                 stream.options = {"crf": str(crf), **REPEATABLE}
                 if sound is not None:
                     track = _sound_track(container, sound, path)
+            if last is not None:
+                check_gap(path, (ticks - last) * tick)
+            last = ticks
             frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(picture), format="rgb24")
             frame.pts, frame.time_base = ticks, tick
             container.mux(stream.encode(frame))

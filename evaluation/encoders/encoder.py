@@ -17,6 +17,7 @@ from huggingface_hub import try_to_load_from_cache
 from torch import Tensor
 
 from evatok.core.config import Config
+from evatok.core.errors import EvatokError, MissingFileError
 from evatok.core.loading.records import read_object
 
 EncoderName = Literal["vjepa2-l", "videomae", "videomae-nano", "i3d"]
@@ -78,7 +79,7 @@ class VideoEncoder(Protocol):
             (B, T', H', W', C) each.
 
         Raises:
-            ValueError: no such layer, or clips that the network does not take.
+            EvatokError: no such layer, or clips that the network does not take.
         """
         ...
 
@@ -86,10 +87,10 @@ class VideoEncoder(Protocol):
 def check_layers(encoder: VideoEncoder, layers: Sequence[int]) -> None:
     """Refuse layers that the encoder does not have, and an empty list."""
     if not layers:
-        raise ValueError(f"no layer of {encoder.name} is asked for")
+        raise EvatokError(f"no layer of {encoder.name} is asked for")
     for layer in layers:
         if not 1 <= layer <= encoder.num_layers:
-            raise ValueError(f"{encoder.name} has layers 1 to {encoder.num_layers}, not {layer}")
+            raise EvatokError(f"{encoder.name} has layers 1 to {encoder.num_layers}, not {layer}")
 
 
 def find_weights(repository: str, files: Sequence[str], path: Path | None) -> Path:
@@ -107,11 +108,11 @@ def find_weights(repository: str, files: Sequence[str], path: Path | None) -> Pa
     if path is None:
         cached = try_to_load_from_cache(repository, files[0])
         if not isinstance(cached, str):
-            raise FileNotFoundError(f"{repository} is not in the Hugging Face cache: {get}")
+            raise MissingFileError(f"{repository} is not in the Hugging Face cache: {get}")
         path = Path(cached).parent
     for name in files:
         if not (path / name).is_file():
-            raise FileNotFoundError(f"{path / name} is missing: {get}")
+            raise MissingFileError(f"{path / name} is missing: {get}")
     return path
 
 
@@ -120,11 +121,11 @@ def read_normalisation(folder: Path) -> tuple[tuple[float, ...], tuple[float, ..
 
     Raises:
         FileNotFoundError: the folder has no settings of a preprocessor.
-        ValueError: they do not hold three numbers each.
+        EvatokError: they do not hold three numbers each.
     """
     file = next((folder / name for name in PREPROCESSORS if (folder / name).is_file()), None)
     if file is None:
-        raise FileNotFoundError(
+        raise MissingFileError(
             f"{folder}: none of {', '.join(PREPROCESSORS)}: copy it there from where the weights "
             "are from; it says how pixels are normalised"
         )
@@ -132,7 +133,7 @@ def read_normalisation(folder: Path) -> tuple[tuple[float, ...], tuple[float, ..
         settings = read_object(file, "copy it anew from where the weights are from")
         mean, std = (tuple(map(float, settings[key])) for key in ("image_mean", "image_std"))
     except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"{file}: no image_mean and image_std ({error!r})") from None
+        raise EvatokError(f"{file}: no image_mean and image_std ({error!r})") from None
     if len(mean) != 3 or len(std) != 3 or min(std) <= 0:
-        raise ValueError(f"{file}: image_mean {mean} and image_std {std} are not of 3 colours")
+        raise EvatokError(f"{file}: image_mean {mean} and image_std {std} are not of 3 colours")
     return mean, std

@@ -8,6 +8,7 @@ import torch
 
 from evaluation.encoders.base import FeatureNetwork
 from evaluation.encoders.encoder import EncoderConfig, VideoEncoder
+from evatok.core.errors import EvatokError
 
 NETWORKS = ("nano", "i3d", "i3d-torchscript:FILE", "i3d-tats:FILE")
 
@@ -30,7 +31,7 @@ def load_features(
         trust: run a TorchScript program whose checksum is not the published one.
 
     Raises:
-        ValueError: there is no such network, or its weights are not the expected ones.
+        EvatokError: there is no such network, or its weights are not the expected ones.
         FileNotFoundError: its weights are not here; the message says how to get them.
     """
     name, _, file = name.partition(":")
@@ -51,14 +52,14 @@ def load_features(
         from evaluation.encoders.i3d.tats import load_i3d_tats
 
         return load_i3d_tats(path, device)
-    raise ValueError(f"no feature network {name!r}; there are {', '.join(NETWORKS)}")
+    raise EvatokError(f"no feature network {name!r}; there are {', '.join(NETWORKS)}")
 
 
 def load_encoder(config: EncoderConfig) -> VideoEncoder:
     """The frozen encoder that the settings name, ready to be called.
 
     Raises:
-        ValueError: its weights are not the expected ones, or it does not take that size.
+        EvatokError: its weights are not the expected ones, or it does not take that size.
         FileNotFoundError: its weights are not here; the message says how to get them.
         ImportError: it needs a package that is not installed.
     """
@@ -67,7 +68,7 @@ def load_encoder(config: EncoderConfig) -> VideoEncoder:
 
         return load_i3d_encoder(config.path, config.size)
     if config.size is not None:
-        raise ValueError(f"encoder {config.encoder} has a size of its own: leave `size` out")
+        raise EvatokError(f"encoder {config.encoder} has a size of its own: leave `size` out")
     if config.encoder == "vjepa2-l":
         from evaluation.encoders.vjepa2 import load_vjepa2
 

@@ -25,6 +25,7 @@ from evaluation.encoders.transformer import normalise, transformers
 from evaluation.encoders.videomae import VideoMAEEncoder
 from evaluation.metrics.linear_probe import linear_probe, mean_features, pixel_features
 from evatok.core.config import Config, Depth, Frames, Heads, PixelCount, TrainConfig, Width
+from evatok.core.errors import EvatokError
 from training.stage import StageBase, Validation
 from video.dataset import ClipSampler, DataConfig
 
@@ -66,7 +67,7 @@ def masked_model(config: MaskedConfig) -> nn.Module:
         ("size", data.size, m.patch),
     ):
         if total % part:
-            raise ValueError(f"data.{name} {total} is not divisible by the patch's {part}")
+            raise EvatokError(f"data.{name} {total} is not divisible by the patch's {part}")
     settings = package.VideoMAEConfig(
         image_size=data.size,
         patch_size=m.patch,
@@ -108,7 +109,7 @@ def tube_masks(
     times, places = grid[0], grid[1] * grid[2]
     hidden = int(ratio * places)
     if not 0 < hidden < places:
-        raise ValueError(f"mask_ratio {ratio} hides {hidden} of {places} places")
+        raise EvatokError(f"mask_ratio {ratio} hides {hidden} of {places} places")
     order = torch.rand(rows, places, generator=generator).argsort(1)
     mask = torch.zeros(rows, places, dtype=torch.bool)
     mask.scatter_(1, order[:, :hidden], True)

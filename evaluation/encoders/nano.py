@@ -20,14 +20,18 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from evaluation.encoders.base import (
     check_clips,
     exact_float32,
+    one_by_one,
     resize_frames,
     weights_checksum,
 )
 from evatok.core.config import Config, TrainConfig, Width
+from evatok.core.distributed import num_processes, size_of_all, sum_over_processes
+from evatok.core.errors import EvatokError, MissingFileError
 from evatok.core.loading.pretrained import FILES, Pretrained
 from training.stage import StageBase, Validation
 from video.dataset import ClipSampler, DataConfig
@@ -55,6 +59,45 @@ class FeaturesConfig(Config):
     train: TrainConfig
 
 
+class _OverProcesses(_BatchNorm):
+    """In training, statistics over the batches of all processes, on any device.
+
+    PyTorch's `SyncBatchNorm` works on accelerators alone.
+    """
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Normalise (B, C, …)."""
+        if not self.training or num_processes() == 1:
+            return super().forward(input)
+        axes = [0, *range(2, input.dim())]
+        shape = (1, -1, *(1,) * (input.dim() - 2))
+        count = size_of_all(input.numel() // input.shape[1], input.device)
+        mean = sum_over_processes(input.sum(axes)) / count
+        centred = input - mean.view(shape)
+        variance = sum_over_processes(centred.square().sum(axes)) / count
+        assert self.momentum and self.num_batches_tracked is not None
+        with torch.no_grad():
+            self.num_batches_tracked.add_(1)
+            for kept, new in (
+                (self.running_mean, mean),
+                (self.running_var, variance * (count / (count - 1))),
+            ):
+                assert kept is not None
+                kept.lerp_(new.to(kept.dtype), self.momentum)
+        out = centred * (variance + self.eps).rsqrt().view(shape)
+        if self.weight is None:
+            return out
+        return out * self.weight.view(shape) + self.bias.view(shape)
+
+
+class BatchNorm1d(_OverProcesses, nn.BatchNorm1d):
+    """Of (B, C)."""
+
+
+class BatchNorm3d(_OverProcesses, nn.BatchNorm3d):
+    """Of (B, C, F, H, W)."""
+
+
 class NanoNet(nn.Module, Pretrained):
     """Clips (B, 3, F, 64, 64) in [-1, 1] to logits over games, by way of features (B, D).
 
@@ -78,9 +121,9 @@ class NanoNet(nn.Module, Pretrained):
         )
         # Neither learned nor per clip: each pooled value, then each feature, gets the mean 0 and
         # the variance 1 over the training clips, so that none of them drowns the others.
-        self.balance = nn.BatchNorm1d(2 * sum(widths), affine=False)
+        self.balance = BatchNorm1d(2 * sum(widths), affine=False)
         self.project = nn.Linear(2 * sum(widths), dim, bias=False)
-        self.standardise = nn.BatchNorm1d(dim, affine=False)
+        self.standardise = BatchNorm1d(dim, affine=False)
         self.classify = nn.Linear(dim, len(self.class_names))
 
     def features(self, clips: Tensor) -> Tensor:
@@ -110,7 +153,7 @@ def _convolution(ins: int, outs: int, *, single_frames: bool) -> nn.Sequential:
             padding=(kernel[0] // 2, kernel[1] // 2, kernel[2] // 2),
             bias=False,
         ),
-        nn.BatchNorm3d(outs),
+        BatchNorm3d(outs),
         nn.SiLU(),
     )
 
@@ -126,12 +169,20 @@ class NanoFeatures:
         self.device = torch.device(device)
         self.checksum = weights_checksum(net.state_dict())
 
-    @torch.no_grad()
     def __call__(self, clips: Tensor) -> Tensor:
         """Features (B, D) float32, on the CPU, of clips (B, 3, F, H, W) in [-1, 1]; F ≥ 9."""
         check_clips(clips)
         if clips.shape[2] < MIN_FRAMES:
-            raise ValueError(f"clips of {clips.shape[2]} frames: the network needs {MIN_FRAMES}")
+            raise EvatokError(
+                f"clips of {clips.shape[2]} frames: nano needs {MIN_FRAMES} or more; longer clips "
+                "(--frames) repeat the last frame of a shorter video"
+            )
+        if self.device.type == "cpu":
+            return one_by_one(self._features, clips, self.dim)
+        return self._features(clips)
+
+    @torch.no_grad()
+    def _features(self, clips: Tensor) -> Tensor:
         clips = clips.to(self.device, torch.float32)
         with exact_float32(self.device):
             return self.net.features(resize_frames(clips, SIZE, antialias=True)).cpu()
@@ -145,7 +196,7 @@ def load_nano(path: str | Path | None = None, device: str | torch.device = "cpu"
     folder = Path(path) if path is not None else SHIPPED
     for name in FILES:
         if not (folder / name).is_file():
-            raise FileNotFoundError(
+            raise MissingFileError(
                 f"no nano feature network in {folder}: {name} is missing; train one with "
                 "`evatok train configs/nano/features.yaml` or give the folder of another"
             )
@@ -160,7 +211,7 @@ class FeaturesStage(StageBase):
         self.train_clips = ClipSampler(config.data, "train")
         self.test_clips = ClipSampler(config.data, "test")
         if self.test_clips.class_names != self.train_clips.class_names:
-            raise ValueError("the training and the test videos do not have the same classes")
+            raise EvatokError("the training and the test videos do not have the same classes")
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(config.train.seed)
             self.model = NanoNet(self.train_clips.class_names, **config.model.model_dump())

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from evaluation.encoders.base import check_clips, resize_frames, weights_checksum
 from evaluation.encoders.encoder import Grid, check_layers
+from evatok.core.errors import EvatokError, MissingPackageError
 from evatok.core.loading.records import read_object
 from evatok.core.loading.weights import Declared, ModelFileError, check_finite, read_header
 
@@ -51,7 +52,7 @@ def transformers(needed_by: str = "video transformers", extra: str = "encoders")
     try:
         import transformers as package
     except ImportError as error:
-        raise ImportError(
+        raise MissingPackageError(
             f'{needed_by} need transformers; install it with pip install "evatok[{extra}]"'
         ) from error
     return package
@@ -80,7 +81,7 @@ def load_pretrained(kind: str, folder: Path) -> nn.Module:
         folder: with config.json and model.safetensors; tensors of other parts are left out.
 
     Raises:
-        ValueError: the file lacks some of the weights or is none (they are never left random).
+        EvatokError: the file lacks some of the weights or is none (they are never left random).
     """
     file = folder / "model.safetensors"
     if file.is_file():  # otherwise Transformers says what is missing
@@ -98,11 +99,11 @@ def load_pretrained(kind: str, folder: Path) -> nn.Module:
     except (OSError, ValueError, RuntimeError, TypeError, LookupError, AttributeError,
             ArithmeticError, SafetensorError, StrictDataclassError) as error:  # fmt: skip
         reason = " ".join(str(error).split())[:200]
-        raise ValueError(f"{folder}: no weights of a {kind} ({reason})") from None
+        raise EvatokError(f"{folder}: no weights of a {kind} ({reason})") from None
     wrong = [*info["missing_keys"], *(str(key) for key in info["mismatched_keys"])]
     if wrong or info["error_msgs"]:
         some = ", ".join(sorted(wrong)[:3])
-        raise ValueError(f"{file}: {len(wrong)} weights of a {kind} are not in it: {some} …")
+        raise EvatokError(f"{file}: {len(wrong)} weights of a {kind} are not in it: {some} …")
     check_finite(model.state_dict(), file, REMEDY)
     return model
 
@@ -195,7 +196,7 @@ class TransformerEncoder(ABC):
         check_layers(self, [layer])
         frames, rows, columns = self.tube
         if num_frames < frames or num_frames % frames:
-            raise ValueError(f"{self.name} takes clips of {frames} · n frames, not {num_frames}")
+            raise EvatokError(f"{self.name} takes clips of {frames} · n frames, not {num_frames}")
         return num_frames // frames, self.size // rows, self.size // columns
 
     def pixels(self, clips: Tensor) -> Tensor:

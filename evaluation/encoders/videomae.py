@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from evaluation.encoders.encoder import Grid, find_weights, read_normalisation
 from evaluation.encoders.transformer import TransformerEncoder, load_pretrained
+from evatok.core.errors import EvatokError, MissingFileError
 
 REPOSITORY = "MCG-NJU/videomae-base"
 FILES = ("config.json", "model.safetensors")
@@ -56,7 +57,7 @@ class VideoMAEEncoder(TransformerEncoder):
     def grid(self, layer: int, num_frames: int) -> Grid:
         """See `VideoEncoder`."""
         if num_frames != self.num_frames:
-            raise ValueError(
+            raise EvatokError(
                 f"{self.name} takes clips of {self.num_frames} frames, not {num_frames}"
             )
         return super().grid(layer, num_frames)
@@ -67,7 +68,7 @@ def load_videomae(path: Path | None = None) -> VideoMAEEncoder:
 
     Raises:
         FileNotFoundError: its files are not there; the message says how to get them.
-        ValueError: they do not hold it.
+        EvatokError: they do not hold it.
         ImportError: transformers is not installed.
     """
     folder = find_weights(REPOSITORY, FILES, path)
@@ -82,13 +83,13 @@ def load_videomae_nano(path: Path | None = None) -> VideoMAEEncoder:
 
     Raises:
         FileNotFoundError: the folder has no weights.
-        ValueError: they are others.
+        EvatokError: they are others.
         ImportError: transformers is not installed.
     """
     folder = SHIPPED if path is None else path
     for name in FILES:
         if not (folder / name).is_file():
-            raise FileNotFoundError(
+            raise MissingFileError(
                 f"no nano VideoMAE in {folder}: {name} is missing; train one with "
                 "`evatok train configs/nano/videomae.yaml` or give the folder of another"
             )

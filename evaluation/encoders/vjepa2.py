@@ -56,7 +56,7 @@ def load_vjepa2(path: Path | None = None) -> VJEPA2Encoder:
 
     Raises:
         FileNotFoundError: its files are not there; the message says how to get them.
-        ValueError: they do not hold it.
+        EvatokError: they do not hold it.
         ImportError: transformers is not installed.
     """
     folder = find_weights(REPOSITORY, FILES, path)

@@ -13,6 +13,8 @@ import torch
 from torch import Tensor
 from torchmetrics import Metric
 
+from evatok.core.errors import EvatokError
+
 SAME_CLIP = 1e-2  # features of one clip, computed twice, may differ by this share of their size
 
 
@@ -20,7 +22,7 @@ def check_finite(features: Tensor, what: str, ids: Tensor | None = None) -> None
     bad = (~features.isfinite().all(1)).nonzero().flatten()
     if len(bad):
         row = f"row {int(bad[0])}" if ids is None else f"id {int(ids[bad[0]])}"
-        raise ValueError(f"features of {what}: {row} is NaN or infinite ({len(bad)} such in all)")
+        raise EvatokError(f"features of {what}: {row} is NaN or infinite ({len(bad)} such in all)")
 
 
 class FeatureMetric(Metric):
@@ -58,7 +60,7 @@ class FeatureMetric(Metric):
             real: which side they belong to.
         """
         if features.ndim != 2 or features.shape[1] != self.dim or ids.shape != features.shape[:1]:
-            raise ValueError(
+            raise EvatokError(
                 f"features are (N, {self.dim}) with ids (N,), not {tuple(features.shape)} with "
                 f"{tuple(ids.shape)}"
             )
@@ -91,7 +93,7 @@ class FeatureMetric(Metric):
 
     def set_dtype(self, dst_type: Any) -> FeatureMetric:
         """Refused: half precision would spoil the result without a word."""
-        raise ValueError(f"features are kept as float32; {dst_type} is not possible")
+        raise EvatokError(f"features are kept as float32; {dst_type} is not possible")
 
     def _joined(self, side: str) -> tuple[Tensor, Tensor]:
         """All features (N, D) and ids (N,) of a side; a synced state is a tensor, not a list."""
@@ -101,6 +103,14 @@ class FeatureMetric(Metric):
             return features, ids
         nothing = torch.zeros(0, self.dim, device=self.device)
         return torch.cat([nothing, *features]), torch.cat([nothing[:, 0].long(), *ids])
+
+
+class FeatureSets(FeatureMetric):
+    """The sets themselves: gathered, in order of their ids, to be scored by any function."""
+
+    def score(self, real: Tensor, fake: Tensor) -> tuple[Tensor, Tensor]:
+        """Both as they are, (N, D) and (M, D) float32."""
+        return real, fake
 
 
 def _unique(features: Tensor, ids: Tensor) -> Tensor:
@@ -120,7 +130,7 @@ def _unique(features: Tensor, ids: Tensor) -> Tensor:
         kept = copies[starts][starts.cumsum(0) - 1]  # for each copy the one that is kept
         apart = (copies - kept).abs().amax(1) > SAME_CLIP * kept.abs().amax(1)
         if apart.any():
-            raise ValueError(
+            raise EvatokError(
                 f"id {int(names[apart][0])} was given to clips with different features; "
                 "an id must belong to one clip of a side"
             )

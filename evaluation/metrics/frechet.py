@@ -27,6 +27,7 @@ import torch
 from torch import Tensor
 
 from evaluation.metrics.feature_metric import FeatureMetric, check_finite
+from evatok.core.errors import EvatokError
 
 logger = logging.getLogger(__name__)
 
@@ -56,11 +57,11 @@ def frechet_distance(x: Tensor | np.ndarray, y: Tensor | np.ndarray, biased: boo
         biased: divide covariances by N, as the StyleGAN-V and LARP code does; else by N − 1.
 
     Raises:
-        ValueError: a set is not a matrix, has fewer than 2 rows, or a row that is not finite.
+        EvatokError: a set is not a matrix, has fewer than 2 rows, or a row that is not finite.
     """
     a, b = _matrix(x, "the first set"), _matrix(y, "the second set")
     if a.shape[1] != b.shape[1]:
-        raise ValueError(f"the sets have {a.shape[1]} and {b.shape[1]} features; they must agree")
+        raise EvatokError(f"the sets have {a.shape[1]} and {b.shape[1]} features; they must agree")
     # A common origin changes no distance and makes the difference of large means exact.
     origin = (a.mean(0) + b.mean(0)) / 2
     return distance_between(_moments(a - origin, biased), _moments(b - origin, biased))
@@ -95,9 +96,9 @@ def _bits(moments: Moments) -> tuple[int, bytes, bytes]:
 def _matrix(x: Tensor | np.ndarray, what: str) -> Tensor:
     features = torch.as_tensor(x).detach().cpu().double()
     if features.ndim != 2:
-        raise ValueError(f"{what} has shape {tuple(features.shape)}; features are (N, D)")
+        raise EvatokError(f"{what} has shape {tuple(features.shape)}; features are (N, D)")
     if len(features) < 2:
-        raise ValueError(f"{what} has {len(features)} rows; a covariance needs 2 or more")
+        raise EvatokError(f"{what} has {len(features)} rows; a covariance needs 2 or more")
     check_finite(features, what)
     return features
 
@@ -137,7 +138,7 @@ class StreamingMoments:
         """Take in (N, D) features, N ≥ 0."""
         rows = torch.as_tensor(features).detach().cpu().double()
         if rows.ndim != 2 or rows.shape[1] != self.dim:
-            raise ValueError(f"features are (N, {self.dim}), not {tuple(rows.shape)}")
+            raise EvatokError(f"features are (N, {self.dim}), not {tuple(rows.shape)}")
         check_finite(rows, "this update")
         if len(rows):
             origin = rows.mean(0)
@@ -147,7 +148,7 @@ class StreamingMoments:
     def merge(self, other: StreamingMoments) -> None:
         """Take in everything that `other` has seen; `other` stays as it is."""
         if other.dim != self.dim:
-            raise ValueError(f"cannot merge states of {self.dim} and {other.dim} features")
+            raise EvatokError(f"cannot merge states of {self.dim} and {other.dim} features")
         if len(other.state):
             self._stack(other.state, other.origin)
 
@@ -163,7 +164,7 @@ class StreamingMoments:
         """The moments; `biased` as in `frechet_distance`."""
         n = self.count
         if n < 2:
-            raise ValueError(f"{n} vectors seen; a covariance needs 2 or more")
+            raise EvatokError(f"{n} vectors seen; a covariance needs 2 or more")
         mean = self.origin + self.state[0, 1:] / self.state[0, 0]
         return Moments(n, mean, self.state[1:, 1:] / math.sqrt(n if biased else n - 1))
 

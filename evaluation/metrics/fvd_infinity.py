@@ -22,6 +22,7 @@ import torch
 from torch import Tensor
 
 from evaluation.metrics.frechet import frechet_distance
+from evatok.core.errors import EvatokError
 
 SIZES = 12
 
@@ -54,13 +55,13 @@ def extrapolated(
         ids: of the N and M vectors; equal ones belong together. None: the n-th to the n-th.
 
     Raises:
-        ValueError: too few vectors for two sizes.
+        EvatokError: too few vectors for two sizes.
     """
     a, b = (torch.as_tensor(z) for z in (x, y))
     most = min(len(a), len(b))
     counts = np.unique(np.linspace(most / 2, most, sizes).round().astype(int))
     if counts[0] < 2 or len(counts) < 2:
-        raise ValueError(f"{most} vectors are too few to extrapolate from")
+        raise EvatokError(f"{most} vectors are too few to extrapolate from")
     rng = np.random.default_rng(seed)
     values = []
     for count in counts.tolist():
@@ -97,11 +98,11 @@ def interval(
     for _ in range(draws):
         first, second = _orders(a, b, ids, rng)
         halves.append(frechet_distance(a[first[: len(a) // 2]], b[second[: len(b) // 2]]))
-    spread = _student(draws - 1) * float(np.std(halves, ddof=1))
+    spread = student(draws - 1) * float(np.std(halves, ddof=1))
     return Interval(value, value - spread, value + spread)
 
 
-def _student(freedom: int) -> float:
+def student(freedom: int) -> float:
     """The 97.5 % point of Student's t: a spread of few draws is itself uncertain."""
     z = 1.959964
     first, second = z**3 + z, 5 * z**5 + 16 * z**3 + 3 * z  # Cornish and Fisher's series
@@ -114,11 +115,11 @@ def _orders(
     """Both sets in one random order of their ids; every set in a random order of its own vectors.
 
     Raises:
-        ValueError: not one id a vector.
+        EvatokError: not one id a vector.
     """
     names: Sequence[Sequence[Any]] = (range(len(a)), range(len(b))) if ids is None else ids
     if [len(names[0]), len(names[1])] != [len(a), len(b)]:
-        raise ValueError(
+        raise EvatokError(
             f"{len(names[0])} and {len(names[1])} ids of {len(a)} and {len(b)} vectors"
         )
     every = sorted({*names[0], *names[1]})

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from evaluation.metrics.feature_metric import FeatureMetric, check_finite
+from evatok.core.errors import EvatokError
 
 BLOCK = 2048  # rows of a block of pairs
 
@@ -30,7 +31,7 @@ def kernel_distance(x: Tensor | np.ndarray, y: Tensor | np.ndarray) -> float:
         y: (M, D) float, M ≥ 2.
 
     Raises:
-        ValueError: fewer than two vectors, other shapes, or values that are not finite.
+        EvatokError: fewer than two vectors, other shapes, or values that are not finite.
     """
     a, b = _sides(x, y, 2)
     n, m = len(a), len(b)
@@ -79,10 +80,10 @@ def jedi_distance(x: Tensor | np.ndarray, y: Tensor | np.ndarray) -> float:
 def _sides(x: Tensor | np.ndarray, y: Tensor | np.ndarray, least: int) -> tuple[Tensor, Tensor]:
     a, b = (torch.as_tensor(z).detach().double() for z in (x, y))
     if a.ndim != 2 or b.ndim != 2 or a.shape[1] != b.shape[1]:
-        raise ValueError(f"features are (N, D) and (M, D), not {(*a.shape,)} and {(*b.shape,)}")
+        raise EvatokError(f"features are (N, D) and (M, D), not {(*a.shape,)} and {(*b.shape,)}")
     for name, side in (("first", a), ("second", b)):
         if len(side) < least:
-            raise ValueError(f"the {name} set has {len(side)} vectors; {least} or more are needed")
+            raise EvatokError(f"the {name} set has {len(side)} vectors; {least} or more are needed")
         check_finite(side, f"the {name} set")
     return a, b
 

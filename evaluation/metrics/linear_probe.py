@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from evaluation.encoders.encoder import VideoEncoder
+from evatok.core.errors import EvatokError
 
 
 def linear_probe(
@@ -32,19 +33,19 @@ def linear_probe(
         ridge: weight of the squared map, for a feature of variance 1, averaged over D.
 
     Raises:
-        ValueError: shapes do not fit, or there is nothing to learn from or to judge.
+        EvatokError: shapes do not fit, or there is nothing to learn from or to judge.
     """
     if features.ndim != 2 or held_out.ndim != 2 or features.shape[1] != held_out.shape[1]:
-        raise ValueError(
+        raise EvatokError(
             f"features {tuple(features.shape)} and {tuple(held_out.shape)} are not (N, D), (M, D)"
         )
     if (len(labels), len(held_out_labels)) != (len(features), len(held_out)) or not len(held_out):
-        raise ValueError(
+        raise EvatokError(
             f"{len(labels)} and {len(held_out_labels)} labels for {len(features)} and "
             f"{len(held_out)} rows"
         )
     if len(labels.unique()) < 2 or int(labels.min()) < 0:
-        raise ValueError("a probe needs two classes or more, numbered from 0")
+        raise EvatokError("a probe needs two classes or more, numbered from 0")
     x, y = features.double(), held_out.double()
     mean, deviation = x.mean(0), x.std(0)
     varies = deviation > 1e-9 * deviation.max()

@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 
 from evaluation.metrics.feature_metric import FeatureMetric, check_finite
+from evatok.core.errors import EvatokError
 
 PAIRS = 1 << 22  # differences held at a time
 
@@ -46,14 +47,14 @@ def coverage(
         k_precision: another k for precision and recall; None = k.
 
     Raises:
-        ValueError: too few vectors, other shapes, or values that are not finite.
+        EvatokError: too few vectors, other shapes, or values that are not finite.
     """
     a, b = (torch.as_tensor(z).detach().double() for z in (real, fake))
     if a.ndim != 2 or b.ndim != 2 or a.shape[1] != b.shape[1]:
-        raise ValueError(f"features are (N, D) and (M, D), not {(*a.shape,)} and {(*b.shape,)}")
+        raise EvatokError(f"features are (N, D) and (M, D), not {(*a.shape,)} and {(*b.shape,)}")
     first = k if k_precision is None else k_precision
     if min(len(a), len(b)) <= max(k, first):
-        raise ValueError(f"sets of {len(a)} and {len(b)}: more than k {max(k, first)} are needed")
+        raise EvatokError(f"sets of {len(a)} and {len(b)}: more than k {max(k, first)} are needed")
     for name, side in (("real", a), ("fake", b)):
         check_finite(side, f"the {name} side")
     real_radii, fake_radii = _radii(a, sorted({k, first})), _radii(b, [first])

@@ -20,11 +20,11 @@ Shape letters: B batch, F frames, H W pixels.
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as nnf
 from torch import Tensor
 from torchmetrics.functional.image import structural_similarity_index_measure
 
 from evaluation.perceptual.distance import PerceptualDistance
+from evatok.core.errors import EvatokError
 
 PSNR_CAP = 100.0  # dB
 SSIM_WINDOW = 11  # pixels: the Gaussian of σ = 1.5, cut at 3.5 σ
@@ -64,8 +64,17 @@ def moving(clips: Tensor) -> Tensor:
     if clips.shape[2] < 2:
         return torch.zeros(clips[:, 0].shape, dtype=torch.bool, device=clips.device)
     change = clips.float().diff(dim=2).abs().amax(1) > MOTION  # (B, F - 1, H, W)
-    change = torch.cat([change[:, :1], change], 1).float()
-    return nnf.max_pool2d(change, 2 * REACH + 1, stride=1, padding=REACH) > 0
+    return _widened(_widened(torch.cat([change[:, :1], change], 1), 2), 3)
+
+
+def _widened(mask: Tensor, axis: int) -> Tensor:
+    """True where a mask is true within `REACH` places along an axis."""
+    out = mask.clone()
+    for step in range(1, min(REACH, mask.shape[axis] - 1) + 1):
+        kept = mask.shape[axis] - step
+        out.narrow(axis, step, kept).logical_or_(mask.narrow(axis, 0, kept))
+        out.narrow(axis, 0, kept).logical_or_(mask.narrow(axis, step, kept))
+    return out
 
 
 def moving_psnr(x: Tensor, y: Tensor) -> Tensor:
@@ -93,7 +102,7 @@ def ssim(x: Tensor, y: Tensor) -> Tensor:
     as there: where frames are flat the last digit kept is the fourth.
     """
     if min(x.shape[-2:]) < SSIM_WINDOW:
-        raise ValueError(
+        raise EvatokError(
             f"SSIM looks at windows of {SSIM_WINDOW} × {SSIM_WINDOW} pixels; frames are "
             f"{x.shape[-2]} × {x.shape[-1]}"
         )
@@ -113,7 +122,7 @@ def flicker(x: Tensor, y: Tensor) -> Tensor:
     nothing; noise that is new in each frame costs most.
     """
     if x.shape[2] < 2:
-        raise ValueError("flicker needs 2 frames or more")
+        raise EvatokError("flicker needs 2 frames or more")
     x, y = _unit_pair(x, y)
     return (x - y).double().diff(dim=2).abs().mean((1, 2, 3, 4))
 
@@ -160,7 +169,7 @@ class Quality:
         do not count there, and where all are such the name is absent.
         """
         if not self.frames:
-            raise ValueError("no clips were given to measure")
+            raise EvatokError("no clips were given to measure")
         values = {name: torch.cat(parts) for name, parts in self.clips.items() if parts}
         moved = mean_where_moving(torch.cat(self.moving))
         pooled = _decibel(torch.tensor(self.error / self.count, dtype=torch.float64))
@@ -176,12 +185,12 @@ class Quality:
 def _unit_pair(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
     """Both in [0, 1], float32 or better; refuses clips that do not match or are out of range."""
     if x.shape != y.shape or x.ndim != 5:
-        raise ValueError(
+        raise EvatokError(
             f"clips to compare are (B, 3, F, H, W) alike, not {tuple(x.shape)} and {tuple(y.shape)}"
         )
     for clips in (x, y):
         if not bool(clips.abs().max() <= 1 + RANGE_SLACK):  # also when it is NaN
-            raise ValueError(
+            raise EvatokError(
                 f"clips reach from {float(clips.min()):.4g} to {float(clips.max()):.4g}; "
                 "they must be clamped to [-1, 1]"
             )

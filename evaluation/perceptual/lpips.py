@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from evaluation.encoders.base import weights_checksum
 from evaluation.fetch import WeightsError, file_sha256
 from evaluation.perceptual.distance import FeatureDistance
+from evatok.core.errors import MissingFileError
 from evatok.core.files import cache_dir
 from evatok.core.loading.weights import check_finite
 
@@ -130,7 +131,7 @@ def read_trunk(path: str | Path | None = None) -> dict[str, Tensor]:
     found = next((file for file in candidates if file.is_file()), None)
     if found is None:
         places = " or ".join(str(file) for file in candidates)
-        raise FileNotFoundError(
+        raise MissingFileError(
             f"LPIPS needs torchvision's VGG16, looked for at {places}: {GET}, put it there "
             "or give a copy of it as `path`"
         )

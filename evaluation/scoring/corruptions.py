@@ -15,6 +15,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from evatok.core.errors import EvatokError
+
 
 def blur(clips: Tensor, sigma: float) -> Tensor:
     """Every frame under a Gaussian of `sigma` pixels, cut at 3 σ; the border is repeated."""
@@ -48,7 +50,7 @@ def freeze(clips: Tensor, count: float) -> Tensor:
     """The last `count` frames of each clip replaced by the one before them."""
     last = clips.shape[2] - int(count)
     if last < 1:
-        raise ValueError(f"of {clips.shape[2]} frames at most {clips.shape[2] - 1} can be frozen")
+        raise EvatokError(f"of {clips.shape[2]} frames at most {clips.shape[2] - 1} can be frozen")
     return clips[:, :, torch.arange(clips.shape[2]).clamp_max(last - 1)]
 
 

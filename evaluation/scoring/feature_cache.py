@@ -13,15 +13,16 @@ import logging
 import sqlite3
 import zlib
 from collections.abc import Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from evaluation.encoders.base import FeatureNetwork
+from evatok.core.errors import EvatokError
 from evatok.core.files import cache_dir
 
 if TYPE_CHECKING:
@@ -43,30 +44,40 @@ def default_cache() -> Path:
 
 
 class FeatureCache:
-    """Vectors by network and clip, and JSON-able notes by name."""
+    """Vectors by network and clip, and JSON-able notes by name; closed at the end of a `with`."""
 
     def __init__(self, path: Path | str) -> None:
         """Open a cache; made if absent.
 
         Raises:
-            ValueError: the file is no cache.
+            EvatokError: the file is no cache.
         """
         self.path, self._is_told = Path(path), False
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        with self._sound():
+        with self._sound(), ExitStack() as stack:
             self._file = sqlite3.connect(self.path, timeout=60, isolation_level=None)
+            stack.callback(self._file.close)
             self._file.execute("PRAGMA journal_mode=WAL")
             self._file.execute("PRAGMA synchronous=NORMAL")
             self._file.executescript(TABLES)
+            stack.pop_all()
+
+    def __enter__(self) -> Self:
+        """Return itself, open."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Close the file."""
+        self._file.close()
 
     @contextmanager
     def _sound(self) -> Iterator[None]:
         try:
             yield
         except sqlite3.OperationalError as error:
-            raise OSError(f"{self.path}: {error}") from None
+            raise EvatokError(f"{self.path}: {error}") from None
         except sqlite3.DatabaseError as error:
-            raise ValueError(f"{self.path} is damaged ({error}): remove it") from None
+            raise EvatokError(f"{self.path} is damaged ({error}): remove it") from None
 
     def get(self, network: FeatureNetwork, clip: str) -> Tensor | None:
         """(D,) float32, or None if it is not known."""

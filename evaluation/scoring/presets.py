@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from evaluation.scoring.clips import Cut
 from evatok.core.config import Config
+from evatok.core.errors import EvatokError
 
 
 class Preset(Config):
@@ -49,8 +50,8 @@ def preset(name: str) -> Preset:
     """A preset by name.
 
     Raises:
-        ValueError: there is none of that name.
+        EvatokError: there is none of that name.
     """
     if name not in PRESETS:
-        raise ValueError(f"no preset {name!r}; there are {', '.join(PRESETS)}")
+        raise EvatokError(f"no preset {name!r}; there are {', '.join(PRESETS)}")
     return PRESETS[name]

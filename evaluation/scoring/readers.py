@@ -26,6 +26,7 @@ import torch
 from torch import Tensor
 
 from evaluation.fetch import file_sha256
+from evatok.core.errors import EvatokError, MissingFileError
 from evatok.core.loading.arrays import iter_npz, read_torch
 from video.clips import resize_crop, to_frames
 from video.decoding.stills import PICTURES, read_picture
@@ -56,11 +57,11 @@ def find_videos(path: str | Path) -> list[Video]:
 
     Raises:
         FileNotFoundError: no such path.
-        ValueError: there is no video in it, or an array of another shape or range.
+        EvatokError: there is no video in it, or an array of another shape or range.
     """
     path = Path(path)
     if not path.exists():
-        raise FileNotFoundError(f"no file or folder {path}")
+        raise MissingFileError(f"no file or folder {path}")
     if path.is_file():
         suffix = path.suffix.lower()
         if suffix in ARRAYS:
@@ -68,7 +69,7 @@ def find_videos(path: str | Path) -> list[Video]:
         if is_video(path):
             return [_of_file(path, path.name)]
         known = ", ".join(sorted((*SUFFIXES, *ARRAYS)))
-        raise ValueError(f"{path} is none of {known}, nor a folder")
+        raise EvatokError(f"{path} is none of {known}, nor a folder")
     found: list[Video] = []
     pictures: dict[Path, list[Path]] = {}
     beside: set[Path] = set()
@@ -89,7 +90,7 @@ def find_videos(path: str | Path) -> list[Video]:
         found.append(_of_pictures(files, folder.relative_to(path).as_posix()))
     if not found:
         known = ", ".join(sorted((*SUFFIXES, *ARRAYS)))
-        raise ValueError(f"no videos under {path} ({known}, or folders of pictures)")
+        raise EvatokError(f"no videos under {path} ({known}, or folders of pictures)")
     return sorted(found, key=lambda video: video.name)
 
 
@@ -126,7 +127,7 @@ def _of_arrays(path: Path, name: str) -> Iterator[Video]:
             is_empty = False
             yield Video(f"{name}/{key}/{number:06d}", _reader(frames), _hasher(frames))
     if is_empty:
-        raise ValueError(f"{path} holds no arrays")
+        raise EvatokError(f"{path} holds no arrays")
 
 
 def _reader(frames: Tensor) -> Callable[[int | None, int], Tensor]:
@@ -153,14 +154,14 @@ def _load(path: Path) -> Iterator[tuple[str, Tensor]]:
     if path.suffix.lower() == ".npz":
         for key, array in iter_npz(path):
             if array.dtype.kind not in "uif" or array.dtype.itemsize > 8:
-                raise ValueError(f"{path}: {key} is {array.dtype}, no array of numbers")
+                raise EvatokError(f"{path}: {key} is {array.dtype}, no array of numbers")
             yield key, torch.from_numpy(array.astype(array.dtype.newbyteorder("="), copy=False))
         return
     loaded = read_torch(path)
     named = loaded if isinstance(loaded, dict) else {"clips": loaded}
     for key in sorted(named, key=str):
         if not isinstance(named[key], Tensor):
-            raise ValueError(f"{path}: {key} is a {type(named[key]).__name__}, no tensor")
+            raise EvatokError(f"{path}: {key} is a {type(named[key]).__name__}, no tensor")
         yield str(key), named[key]
 
 
@@ -168,7 +169,7 @@ def _frames(array: Tensor, path: Path, key: str) -> Tensor:
     """(N, F, H, W, 3) uint8 or (N, 3, F, H, W) float of an array."""
     shape = tuple(array.shape)
     if not array.numel():
-        raise ValueError(f"{path}: {key} is {shape}: there is nothing in it")
+        raise EvatokError(f"{path}: {key} is {shape}: there is nothing in it")
     if array.dtype == torch.uint8:
         if array.ndim == 4 and shape[-1] == 3:
             return array[None]
@@ -180,11 +181,11 @@ def _frames(array: Tensor, path: Path, key: str) -> Tensor:
         low, high = float(array.min()), float(array.max())
         if -1.001 <= low < 0 and high <= 1.001:  # all at or above 0 would be another range
             return array.float()
-        raise ValueError(
+        raise EvatokError(
             f"{path}: floats of {key} reach from {low:.4g} to {high:.4g}; they must be in [-1, 1]: "
             "write bytes, which have one range only"
         )
-    raise ValueError(
+    raise EvatokError(
         f"{path}: {key} is {str(array.dtype).removeprefix('torch.')} {shape}; videos are uint8 "
         "(F, H, W, 3), (N, F, H, W, 3) or (N, 3, F, H, W), or floats (N, 3, F, H, W) in [-1, 1]"
     )

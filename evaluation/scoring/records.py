@@ -15,6 +15,7 @@ from typing import Any, Literal, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from evatok.core.errors import EvatokError
 from evatok.core.files import write_text
 from evatok.core.loading.records import read_json
 
@@ -104,7 +105,7 @@ def read_records(path: Path | str) -> list[Record]:
 
     Raises:
         FileNotFoundError: no such file.
-        ValueError: it is no record; the message says what is wrong.
+        EvatokError: it is no record; the message says what is wrong.
     """
     path = Path(path)
     try:
@@ -114,7 +115,7 @@ def read_records(path: Path | str) -> list[Record]:
     except ValidationError as error:
         first = error.errors()[0]
         place = ".".join(map(str, first["loc"]))
-        raise ValueError(f"{path} is no record: {place}: {first['msg']}") from None
+        raise EvatokError(f"{path} is no record: {place}: {first['msg']}") from None
 
 
 def write_records(path: Path | str, records: list[Record] | Record) -> None:

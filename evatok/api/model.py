@@ -90,7 +90,7 @@ class Model(Models):
 
         Raises:
             EvatokError: clips of another shape, type or range, or options that exclude each other.
-            ValueError: an assignment that this model does not have.
+            EvatokError: an assignment that this model does not have.
         """
         if isinstance(video, Video):
             rate = Rate(_spec(quality, assignment), max_tokens)
@@ -166,7 +166,7 @@ class Model(Models):
 
         Raises:
             EvatokError: both or neither of classes and texts.
-            ValueError: a class or text that the generator does not take.
+            EvatokError: a class or text that the generator does not take.
         """
         settings = SamplingConfig(
             guidance=guidance,
@@ -216,7 +216,7 @@ class Model(Models):
 
         Raises:
             EvatokError: another number of frames given.
-            ValueError: a generator that predicts no frames.
+            EvatokError: a generator that predicts no frames.
         """
         given = frame_condition(self).num_frames
         if len(video) != given:
@@ -250,7 +250,7 @@ def load(name_or_path: str | Path = "nano", device: str = "auto") -> Model:
 
     Raises:
         FileNotFoundError: no such model here, or the hub does not give it.
-        ValueError: no such device.
+        EvatokError: no such device.
     """
     return Model(locate(name_or_path), resolve_device(device))
 

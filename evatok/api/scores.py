@@ -42,7 +42,7 @@ def fvd(
 
     Raises:
         EvatokError: not one network.
-        ValueError: fewer than two clips on a side.
+        EvatokError: fewer than two clips on a side.
     """
     networks = feature_networks(features, "nano", device=resolve_device(device))
     if len(networks) != 1:

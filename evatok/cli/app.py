@@ -8,6 +8,8 @@ from collections.abc import MutableMapping, Sequence
 from pathlib import Path
 from typing import Annotated, Literal
 
+from evatok.core.errors import EvatokError
+
 # Before torch is imported: waiting threads must not spin on a machine that others use.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
@@ -15,7 +17,7 @@ import typer
 from typer.exceptions import TyperException
 
 from evatok.cli.data import data_command
-from evatok.cli.errors import message_for_user
+from evatok.cli.errors import REPORT, message_for_user
 from evatok.cli.export import export_llama_command, import_llama_command
 from evatok.cli.generate import predict_command, sample_command
 from evatok.cli.leaderboard import leaderboard_app
@@ -46,14 +48,21 @@ from evatok.cli.process import (
     open_standard_streams,
     stoppable,
 )
-from evatok.cli.scores import evaluate_command, fvd_command
+from evatok.cli.scores import compare_command, evaluate_command, fvd_command
 from evatok.cli.text import text_app
 from evatok.cli.token_file import decode_command, encode_command, show_command
 from evatok.cli.weights import weights_command
 
 # Everything heavy is imported by the command that needs it, so that --help answers at once.
 
-SHARED = ("train", "search", "tokens", "sample")  # what several processes do together
+SHARED = (
+    "train",
+    "search",
+    "tokens",
+    "sample",
+    "evaluate",
+    "fvd",
+)  # what several processes do together
 
 app = typer.Typer(
     name="evatok",
@@ -263,7 +272,7 @@ def reconstruct_command(
     models = load(model, resolve_device(device))
     if quality is not None:
         if assignment != "router":
-            raise ValueError(f"--quality is the router's: leave out --assignment {assignment}")
+            raise EvatokError(f"--quality is the router's: leave out --assignment {assignment}")
         assignment = f"router:{quality:g}"
     codec = Codec(models.final, models.assigner(assignment, max_tokens))
     result = reconstruct_files(
@@ -323,6 +332,7 @@ def plan_command(
 app.command("init")(init_command)
 app.command("export")(export_command)
 app.command("fvd")(fvd_command)
+app.command("compare")(compare_command)
 app.command("evaluate")(evaluate_command)
 app.command("encode")(encode_command)
 app.command("decode")(decode_command)
@@ -410,6 +420,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except Exception as error:
         message = message_for_user(error)
         if message is None:
+            error.add_note(REPORT)
             raise
         note(f"evatok: {message}")
         return 2

@@ -9,6 +9,7 @@ import typer
 
 from evatok.cli.options import AsJson, Bar
 from evatok.cli.output import show
+from evatok.core.errors import EvatokError
 
 Folder = Annotated[Path, typer.Argument(help="The downloaded copy.")]
 Out = Annotated[
@@ -59,7 +60,7 @@ def data_command(
     from video.prepare import Recipe
 
     if larp_lists and name == "webvid":
-        raise ValueError("--larp-lists: there are none of webvid; leave it out")
+        raise EvatokError("--larp-lists: there are none of webvid; leave it out")
     if out is not None:
         refuse_overwrite([out], [directory], inside=True)
     with Bar("looking at files") as progress:

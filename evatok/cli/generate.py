@@ -25,6 +25,7 @@ from evatok.cli.options import (
     budget_of,
 )
 from evatok.cli.output import show
+from evatok.core.errors import EvatokError
 
 
 def sample_command(
@@ -91,10 +92,10 @@ def sample_command(
     if (weights, graphs) != ("float32", False):
         models.sample_with(weights_of(weights), graphs)
     if texts and class_names:
-        raise ValueError("--class and --text: give one of the two, a text can name its class")
+        raise EvatokError("--class and --text: give one of the two, a text can name its class")
     if texts:
         if place.world > 1 or file_format != "mp4":
-            raise ValueError("--text writes mp4 files with one process")
+            raise EvatokError("--text writes mp4 files with one process")
         show(text_files(models, texts, count, seed, settings, output, plain=plain), as_json)
         return
     with Bar("sampling") as bar:

@@ -9,6 +9,7 @@ import typer
 
 from evatok.cli.options import AsJson
 from evatok.cli.output import naming_stdout, show
+from evatok.core.errors import EvatokError, MissingFileError
 
 leaderboard_app = typer.Typer(
     help="Collect records of measurements and compare what compares.", rich_markup_mode=None
@@ -49,13 +50,16 @@ def show_command(
     published: Annotated[
         bool, typer.Option("--published", help="The numbers of papers too, in tables of their own.")
     ] = False,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="File to write; by default stdout.")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Show the board: a table for each set of numbers that compare, best first.
 
     \b
     Example:
-        evatok leaderboard show --published --format md
+        evatok leaderboard show --published --format html -o page.html
     """
     import sys
 
@@ -68,18 +72,29 @@ def show_command(
         tables,
         title,
     )
+    from evaluation.scoring.page import page
     from evaluation.scoring.records import read_records
+    from evatok.core.files import write_text
+    from evatok.core.paths import refuse_overwrite
 
     if format_ not in FORMATS:
-        raise ValueError(f"--format {format_!r} is not one of {', '.join(FORMATS)}")
+        raise EvatokError(f"--format {format_!r} is not one of {', '.join(FORMATS)}")
     if not board.is_file() and not published:
-        raise FileNotFoundError(f"no board {board}: `evatok leaderboard add` makes it")
+        raise MissingFileError(f"no board {board}: `evatok leaderboard add` makes it")
     records = read_records(board) if board.is_file() else []
     records += read_records(PUBLISHED) if published else []
     if protocol:
         records = one_table(records, protocol, network or None)
     if as_json or format_ == "table":
+        if output is not None:
+            raise EvatokError("--output needs --format md, csv or html")
         show({title(key): rows(mine) for key, mine in tables(records).items()}, as_json)
+        return
+    text = page(records) if format_ == "html" else render(records, format_)  # type: ignore[arg-type]
+    if output is not None:
+        refuse_overwrite([output], [board])
+        write_text(output, text)
+        show({"file": str(output), "records": len(records)}, as_json)
     else:
         with naming_stdout():
-            sys.stdout.write(render(records, format_))  # type: ignore[arg-type]  # checked above
+            sys.stdout.write(text)

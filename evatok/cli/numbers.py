@@ -9,6 +9,8 @@ from typing import Any
 
 import typer
 
+from evatok.core.errors import EvatokError
+
 # The most of an option, or of a command's: far above any use, so that a slip costs a line.
 LIMITS = {
     "predict count": 4096,  # all of them go through the model together
@@ -38,16 +40,16 @@ def check_number(option: str, value: Any, command: str = "") -> None:
         command: some have limits of their own.
 
     Raises:
-        ValueError: names the option and the limit.
+        EvatokError: names the option and the limit.
     """
     if isinstance(value, bool) or not isinstance(value, int | float):
         return
     name = f"--{option.replace('_', '-')}"
     if isinstance(value, float) and not math.isfinite(value):
-        raise ValueError(f"{name} {value}: give a finite number")
+        raise EvatokError(f"{name} {value}: give a finite number")
     limit = LIMITS.get(f"{command} {option}", LIMITS.get(option, LARGEST))
     if isinstance(value, int) and abs(value) > limit:
-        raise ValueError(f"{name} {value} is beyond {limit}")
+        raise EvatokError(f"{name} {value} is beyond {limit}")
 
 
 def _checked(command: Callable[..., Any]) -> Callable[..., Any]:

@@ -10,6 +10,8 @@ from typing import Annotated, Any
 
 import typer
 
+from evatok.core.errors import EvatokError
+
 AsJson = Annotated[bool, typer.Option("--json", help="One JSON object as the last line of stdout.")]
 Output = Annotated[Path, typer.Option("--output", "-o", help="Folder to write into.")]
 Model = Annotated[str, typer.Option("--model", help="nano, or a folder of trained parts.")]
@@ -59,13 +61,13 @@ def budget_of(max_tokens: int | None, lengths: str, quality: float) -> Any:
     """A `BudgetConfig` from options.
 
     Raises:
-        ValueError: lengths that are no numbers.
+        EvatokError: lengths that are no numbers.
     """
     from generator.budget import BudgetConfig
 
     words = [word for word in lengths.split(",") if word]
     if not all(word.strip().isdigit() for word in words):
-        raise ValueError(f"--lengths {lengths}: numbers with commas between, such as 64,16,8,8")
+        raise EvatokError(f"--lengths {lengths}: numbers with commas between, such as 64,16,8,8")
     chosen = tuple(int(word) for word in words) or None
     return BudgetConfig(max_tokens=max_tokens, lengths=chosen, quality=quality)
 

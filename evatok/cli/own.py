@@ -9,6 +9,7 @@ import typer
 
 from evatok.cli.options import AsJson, Output
 from evatok.cli.output import show
+from evatok.core.errors import EvatokError
 
 
 def init_command(
@@ -33,10 +34,10 @@ def init_command(
     from evatok.workflows.own_videos import init
 
     if not size.isascii() or not size.isdigit():
-        raise ValueError(f"--size {size}: one number, such as 96: clips are square for now")
+        raise EvatokError(f"--size {size}: one number, such as 96: clips are square for now")
     words = [word.strip() for word in levels.split(",") if word.strip()]
     if not all(word.isascii() and word.isdigit() for word in words):
-        raise ValueError(f"--levels {levels}: numbers with commas between, such as 4,8,16")
+        raise EvatokError(f"--levels {levels}: numbers with commas between, such as 4,8,16")
     chosen = tuple(int(word) for word in words) or None
     show(init(name, data, int(size), frames, chosen, captions, preset, held_out), as_json)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -28,17 +29,17 @@ CacheFile = Annotated[
 NoCache = Annotated[bool, typer.Option("--no-cache", help="Make every feature anew; keep none.")]
 
 
-def open_cache(path: Path | None, without: bool) -> FeatureCache | None:
-    """The cache that the options ask for."""
+def open_cache(path: Path | None, without: bool) -> AbstractContextManager[FeatureCache | None]:
+    """Open the cache that the options ask for, to be closed by a `with`."""
     from evaluation.scoring.feature_cache import FeatureCache, default_cache
 
     if without:
         if path is not None:
-            raise ValueError("--cache and --no-cache contradict each other")
-        return None
+            raise EvatokError("--cache and --no-cache contradict each other")
+        return nullcontext()
     try:
         return FeatureCache(path or default_cache())
-    except OSError as error:
+    except (OSError, EvatokError) as error:
         reason = message_for_user(error) or error
         raise EvatokError(f"{reason}: give --cache FILE, or --no-cache") from error
 
@@ -77,7 +78,7 @@ def fvd_command(
     device: Device = "auto",
     as_json: AsJson = False,
 ) -> None:
-    """Fréchet video distance, and others, between two sets of anyone's videos.
+    """Fréchet video distance, and others, between two sets of anyone's videos; torchrun shares it.
 
     \b
     Example:
@@ -85,18 +86,21 @@ def fvd_command(
     """
     import time
 
+    import torch
+
     from evaluation.scoring.clips import WINDOWS, Cut
     from evaluation.scoring.presets import preset as preset_of
     from evaluation.scoring.records import write_records
     from evaluation.scoring.score import records_of, score_folders
     from evatok.core.devices import resolve_device
+    from evatok.core.distributed import joined
     from evatok.core.files import check_writable
     from evatok.core.paths import refuse_overwrite
     from evatok.hub import feature_networks
 
     started = time.monotonic()
     if window not in (None, *WINDOWS):
-        raise ValueError(f"window {window!r} is none of {', '.join(WINDOWS)}")
+        raise EvatokError(f"window {window!r} is none of {', '.join(WINDOWS)}")
     chosen = preset_of(preset) if preset else None
     given: dict[str, Any] = {"num_frames": frames, "size": size, "window": window}
     given |= {"count": count, "seed": seed}
@@ -110,20 +114,66 @@ def fvd_command(
     names = features or ("nano" if chosen is None else chosen.network)
     networks = feature_networks(names, model, trust, resolve_device(device))
     biased = not unbiased and (chosen is None or chosen.biased)
-    result = score_folders(
-        real,
-        fake,
-        networks,
-        cut=cut,
-        biased=biased,
-        metrics=[word for word in metrics.split(",") if word],
-        cache=open_cache(cache, no_cache),
-        with_interval=record is not None,
-    )
+    with joined(torch.device("cpu")) as place, open_cache(cache, no_cache) as opened:
+        result = score_folders(
+            real,
+            fake,
+            networks,
+            cut=cut,
+            biased=biased,
+            metrics=[word for word in metrics.split(",") if word],
+            cache=opened,
+            with_interval=record is not None,
+        )
+    if place.rank:
+        return
     if record is not None:
         seconds = round(time.monotonic() - started, 1)
         rows = records_of(result, networks, name or fake.name, preset or "folder", seconds=seconds)
         write_records(record, rows)
+    show(result, as_json)
+
+
+def compare_command(
+    real: Annotated[Path, typer.Argument(help="Folder of videos or frames, video, .npz or .pt.")],
+    fakes: Annotated[list[Path], typer.Argument(help="Two sets or more, likewise.")],
+    features: Annotated[str, typer.Option(help="As nano,i3d or i3d-tats:FILE.")] = "nano",
+    frames: Annotated[int, typer.Option(min=1, help="Of a clip.")] = 16,
+    size: Annotated[int, typer.Option(min=1, help="Pixels to which every set is cut.")] = 128,
+    window: Annotated[str, typer.Option(help="first, random or all windows of a video.")] = "first",
+    model: Model = "nano",
+    cache: CacheFile = None,
+    no_cache: NoCache = False,
+    trust: Trust = False,
+    device: Device = "auto",
+    as_json: AsJson = False,
+) -> None:
+    """Which of several sets is nearest to the real one, and whether that is more than chance.
+
+    \b
+    Example:
+        evatok compare data/real out/a out/b out/c --features i3d
+    """
+    import torch
+
+    from evaluation.scoring.clips import WINDOWS, Cut
+    from evaluation.scoring.compare import compare_folders
+    from evatok.core.devices import resolve_device
+    from evatok.core.distributed import joined
+    from evatok.hub import feature_networks
+
+    if window not in WINDOWS:
+        raise EvatokError(f"window {window!r} is none of {', '.join(WINDOWS)}")
+    if len(fakes) < 2:
+        raise EvatokError("one set is compared with nothing: give two or more, or `evatok fvd`")
+    cut = Cut.model_validate({"num_frames": frames, "size": size, "window": window})
+    with joined(torch.device("cpu")) as place, open_cache(cache, no_cache) as opened:
+        networks = feature_networks(features, model, trust, resolve_device(device))
+        result = compare_folders(real, fakes, networks, cut=cut, cache=opened)
+    if place.rank:
+        return
+    if not as_json:  # each pair's row stands in the verdicts, as far as it concerns the nearest
+        del result["differences"], result["cut"]
     show(result, as_json)
 
 
@@ -151,13 +201,16 @@ def evaluate_command(
     device: Device = "auto",
     as_json: AsJson = False,
 ) -> None:
-    """Run a protocol on a model: reconstruct, sample or predict, then score; resumable.
+    """Run a protocol on a model: reconstruct, sample or predict, then score; resumable and shared.
 
     \b
     Example:
         evatok evaluate arcade-rfvd --features nano,i3d --count 1000 --record out/rfvd.json
     """
+    import torch
+
     from evatok.core.devices import resolve_device
+    from evatok.core.distributed import joined
     from evatok.hub import feature_networks
     from evatok.measure.evaluate import evaluate
     from evatok.measure.protocol_sides import Settings
@@ -172,13 +225,15 @@ def evaluate_command(
         seed=seed,
         device=device,
     )
-    result = evaluate(
-        settings,
-        feature_networks(features, model, trust, resolve_device(device)),
-        metrics=[word for word in metrics.split(",") if word],
-        cache=open_cache(cache, no_cache),
-        record=record,
-        name=name,
-        say=note,
-    )
-    show(result, as_json)
+    with joined(torch.device("cpu")) as place, open_cache(cache, no_cache) as opened:
+        result = evaluate(
+            settings,
+            feature_networks(features, model, trust, resolve_device(device)),
+            metrics=[word for word in metrics.split(",") if word],
+            cache=opened,
+            record=record,
+            name=name,
+            say=note,
+        )
+    if place.rank == 0:
+        show(result, as_json)

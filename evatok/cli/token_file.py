@@ -12,6 +12,7 @@ import typer
 
 from evatok.cli.options import AllowDamaged, AsJson, Device, Model, note
 from evatok.cli.output import show
+from evatok.core.errors import EvatokError
 
 Start = Annotated[float, typer.Option(min=0.0, help="Seconds after the first frame.")]
 End = Annotated[float | None, typer.Option(min=0.0, help="Seconds; default: to the end.")]
@@ -79,7 +80,7 @@ def encode_command(
 
     if quality is not None:
         if assignment != "router":
-            raise ValueError(f"--quality is the router's: leave out --assignment {assignment}")
+            raise EvatokError(f"--quality is the router's: leave out --assignment {assignment}")
         assignment = f"router:{quality:g}"
     rate = Rate(assignment, max_tokens, tokens_per_second, max_bytes, min_psnr)
     settings = EncodeSettings(

@@ -16,6 +16,7 @@ import pydantic
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
+from evatok.core.errors import EvatokError, MissingFileError
 from evatok.core.files import write_text
 from evatok.core.loading.yaml_text import LARGEST_FILE, ConfigError, parse_yaml
 
@@ -46,7 +47,7 @@ LARGEST_MODEL = 2 * 10**10  # parameters; 80 GB in float32
 def check_parameters(count: int) -> None:
     """Raise for more parameters than any model of this method has; a slip costs no memory."""
     if count > LARGEST_MODEL:
-        raise ValueError(f"{count:.2g} parameters; at most {LARGEST_MODEL:.0e} are built")
+        raise EvatokError(f"{count:.2g} parameters; at most {LARGEST_MODEL:.0e} are built")
 
 
 class Config(BaseModel):
@@ -74,9 +75,9 @@ def _refuse_conversion(raw: Any, parsed: Any) -> None:
     """Raise where pydantic read a value as a type that it was not written as."""
     if isinstance(parsed, bool) or isinstance(raw, bool):
         if isinstance(parsed, (bool, int, float)) and type(raw) is not type(parsed):
-            raise ValueError(f"{raw!r} should be a {_word(parsed)}")
+            raise EvatokError(f"{raw!r} should be a {_word(parsed)}")
     elif isinstance(parsed, int) and isinstance(raw, str):
-        raise ValueError(f"{raw!r} should be a whole number, without quotes")
+        raise EvatokError(f"{raw!r} should be a whole number, without quotes")
     elif isinstance(raw, (list, tuple)) and isinstance(parsed, (list, tuple)):
         for a, b in zip(raw, parsed, strict=True):
             _refuse_conversion(a, b)
@@ -88,7 +89,7 @@ def _refuse_conversion(raw: Any, parsed: Any) -> None:
 def _refuse_size(parsed: Any) -> None:
     """Raise where a whole number fits no tensor."""
     if isinstance(parsed, int) and abs(parsed) > LARGEST_WHOLE:
-        raise ValueError("is too large: whole numbers go up to 2^63 - 1")
+        raise EvatokError("is too large: whole numbers go up to 2^63 - 1")
     if isinstance(parsed, tuple):
         for item in parsed:
             _refuse_size(item)
@@ -165,7 +166,7 @@ class TrainConfig(Config):
     @model_validator(mode="after")
     def _parts_have_rows(self) -> TrainConfig:
         if self.batch_size % self.grad_accumulation:
-            raise ValueError(
+            raise EvatokError(
                 f"batch_size {self.batch_size} is not divisible by "
                 f"grad_accumulation {self.grad_accumulation}"
             )
@@ -258,7 +259,7 @@ def _files(path: Path, above: tuple[Path, ...], read: list[Path]) -> list[Layer]
     if len(read) > MOST_FILES:
         raise ConfigError(f"{path}: `base` leads to more than {MOST_FILES} files")
     if not path.is_file():
-        raise FileNotFoundError(
+        raise MissingFileError(
             f"no settings file {path}: give a path, or a shipped name such as nano/proxy"
         )
     size = path.stat().st_size

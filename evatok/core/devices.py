@@ -7,6 +7,8 @@ import os
 import torch
 from torch import nn
 
+from evatok.core.errors import EvatokError
+
 
 def resolve_device(name: str = "auto") -> torch.device:
     """Return the device of a name, after a look whether it is there.
@@ -20,7 +22,7 @@ def resolve_device(name: str = "auto") -> torch.device:
             kind that this PyTorch knows.
 
     Raises:
-        ValueError: no such device here, or one GPU named for several processes.
+        EvatokError: no such device here, or one GPU named for several processes.
     """
     if name == "auto":
         has_mps = torch.backends.mps.is_available()
@@ -29,15 +31,17 @@ def resolve_device(name: str = "auto") -> torch.device:
         device = torch.device(name)
         count = 1 if device.type == "cpu" else torch.get_device_module(device).device_count()
     except (RuntimeError, AttributeError) as error:
-        raise ValueError(
+        raise EvatokError(
             f"device {name!r}: give auto, cpu, cuda, cuda:1 for the second GPU, or mps"
         ) from error
     if device.type == "cpu":
         return torch.device("cpu")
     if (device.index or 0) >= count:
-        raise ValueError(f"device {name}: PyTorch sees {count} {device.type} devices here; use cpu")
+        raise EvatokError(
+            f"device {name}: PyTorch sees {count} {device.type} devices here; use cpu"
+        )
     if device.index is not None and int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        raise ValueError(
+        raise EvatokError(
             f"device {name}: several processes cannot share one: give {device.type}, of which each "
             "takes its own"
         )

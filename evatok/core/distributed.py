@@ -8,6 +8,7 @@ Shape letters: B rows of this process, L their values laid end to end, P picks.
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -16,7 +17,10 @@ from datetime import timedelta
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, distributed
+
+from evatok.core.errors import EvatokError
 
 COLLECTIVE = timedelta(minutes=30)  # a step's collective that takes longer is a failure
 WAIT = timedelta(days=30)  # for what only the first process does: validating, saving
@@ -38,7 +42,7 @@ class Place:
 
     def __post_init__(self) -> None:
         if not 0 <= self.rank < self.world:
-            raise ValueError(f"rank {self.rank} is not one of {self.world} processes")
+            raise EvatokError(f"rank {self.rank} is not one of {self.world} processes")
 
     def share(self, count: int) -> range:
         """This process's part of the numbers below `count`; all parts together are all of them."""
@@ -49,20 +53,20 @@ def place_from_environment(environment: Mapping[str, str] = os.environ) -> Place
     """The place that torchrun (or any launcher that sets RANK and WORLD_SIZE) gave this process.
 
     Raises:
-        ValueError: one of the two is set without the other, or they are no such numbers.
+        EvatokError: one of the two is set without the other, or they are no such numbers.
     """
     rank, world = environment.get("RANK"), environment.get("WORLD_SIZE")
     if rank is None and world is None:
         if environment.get("ACCELERATE_USE_CPU", "").lower() == "true" and (
             "MASTER_ADDR" in environment
         ):
-            raise ValueError(
+            raise EvatokError(
                 "accelerate launch --cpu starts one process whatever --num_processes says: "
                 "start several with torchrun --nproc-per-node 2 -m evatok …"
             )
         return Place()
     if not (rank and world and rank.isdigit() and world.isdigit()):
-        raise ValueError(f"RANK={rank} and WORLD_SIZE={world}: set both to numbers, or neither")
+        raise EvatokError(f"RANK={rank} and WORLD_SIZE={world}: set both to numbers, or neither")
     return Place(int(rank), int(world))
 
 
@@ -111,6 +115,24 @@ def first_says(is_fine: bool) -> bool:
     told = torch.tensor(int(is_fine))
     distributed.broadcast(told, src=0, group=_waiting)
     return bool(told)
+
+
+def gather(value: Any) -> list[Any]:
+    """JSON-able values of all processes, in order of rank; every process must call this."""
+    if num_processes() == 1:
+        return [value]
+    mine = torch.frombuffer(bytearray(json.dumps(value).encode()), dtype=torch.uint8)
+    sizes = [torch.zeros(1, dtype=torch.int64) for _ in range(num_processes())]
+    distributed.all_gather(sizes, torch.tensor([len(mine)]), group=_waiting)
+    longest = max(map(int, sizes))
+    parts = [torch.zeros(longest, dtype=torch.uint8) for _ in sizes]
+    distributed.all_gather(parts, F.pad(mine, (0, longest - len(mine))), group=_waiting)
+    return [json.loads(p[: int(n)].numpy().tobytes()) for p, n in zip(parts, sizes, strict=True)]
+
+
+def joined_place() -> Place:
+    """Which of the joined processes this is; alone where none are joined."""
+    return Place(distributed.get_rank(), num_processes()) if num_processes() > 1 else Place()
 
 
 def num_processes() -> int:

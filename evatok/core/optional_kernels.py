@@ -11,6 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from evatok.core.errors import EvatokError
+
 KERNELS = {
     "flash": ("flash_attn", "flash_attn_varlen_func"),
     "varlen": ("torch.nn.attention.varlen", "varlen_attn"),
@@ -35,11 +37,13 @@ def required(name: str) -> Callable[..., Any]:
     """As `optional_function`.
 
     Raises:
-        ValueError: its package does not import.
+        EvatokError: its package does not import.
     """
     function = optional_function(name)
     if function is None:
-        raise ValueError(f"attention backend {name!r} is not installed; the others need no package")
+        raise EvatokError(
+            f"attention backend {name!r} is not installed; the others need no package"
+        )
     return function
 
 
@@ -78,14 +82,14 @@ def flex(
         (Q, Hd, Dh).
 
     Raises:
-        ValueError: gradients are wanted on a CPU, where it has no backward.
+        EvatokError: gradients are wanted on a CPU, where it has no backward.
     """
     from torch.nn.attention.flex_attention import create_block_mask
 
     if q.device.type == "cpu" and torch.is_grad_enabled() and (
         q.requires_grad or k.requires_grad or v.requires_grad
     ):  # fmt: skip
-        raise ValueError("attention backend 'flex' has no backward on a CPU: train with another")
+        raise EvatokError("attention backend 'flex' has no backward on a CPU: train with another")
     queries, keys = flex_rows(len(q)), flex_rows(len(k))
     mask = create_block_mask(visible, None, None, queries, keys, device=str(q.device))
     rows = [

@@ -13,6 +13,7 @@ from typing import Any
 
 from torch import Tensor
 
+from evatok.core.errors import EvatokError
 from evatok.core.paths import refuse_overwrite, safe_names
 from evatok.generate.samples import Progress, request_seed, run_requests, write_samples
 from evatok.hub import Models
@@ -43,7 +44,7 @@ def sample_texts(
         (B, 3, F, H, W) float32 in [−1, 1], and their tokens.
 
     Raises:
-        ValueError: a generator without text, or a text that is empty or too long for it.
+        EvatokError: a generator without text, or a text that is empty or too long for it.
     """
     captioner, generator = models.text, models.generator
     assert generator.text is not None  # models.text has seen to that
@@ -82,7 +83,7 @@ def text_files(
         assignment; means.
     """
     if count < 1:
-        raise ValueError(f"{count} clips asked for; at least 1")
+        raise EvatokError(f"{count} clips asked for; at least 1")
     texts = list(dict.fromkeys(texts))
     wanted = [(text, place) for text in texts for place in range(count)]
     titles = [text for text, _ in wanted]

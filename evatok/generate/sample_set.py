@@ -97,13 +97,13 @@ class Plan:
 
     def __post_init__(self) -> None:
         if self.count < 1:
-            raise ValueError(f"{self.count} clips asked for; at least 1")
+            raise EvatokError(f"{self.count} clips asked for; at least 1")
         if self.chunk < 1:
-            raise ValueError(f"chunks of {self.chunk} clips; at least 1")
+            raise EvatokError(f"chunks of {self.chunk} clips; at least 1")
         if len(set(self.labels)) < len(self.labels):
-            raise ValueError("a class is named twice; name it once and give a larger count")
+            raise EvatokError("a class is named twice; name it once and give a larger count")
         if self.format not in ("mp4", "npz"):
-            raise ValueError(f"format {self.format}: mp4 or npz")
+            raise EvatokError(f"format {self.format}: mp4 or npz")
 
     def samples(self) -> list[Sample]:
         """Every clip, class after class."""
@@ -176,7 +176,7 @@ def sample_set(
         JSON-able: `samples` of this share with class, file, tokens and assignment; means.
 
     Raises:
-        ValueError: the folder holds samples of another command or model, or foreign files.
+        EvatokError: the folder holds samples of another command or model, or foreign files.
     """
     names = models.generator.vocabulary.class_names
     labels = tuple(find_classes(names, class_names))

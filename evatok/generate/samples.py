@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from evaluation.metrics.quality import psnr
+from evatok.core.errors import EvatokError
 from evatok.core.paths import refuse_overwrite, short_name
 from evatok.hub import Models
 from evatok.report.drawing import Panel, compose
@@ -41,16 +42,16 @@ def find_classes(class_names: Sequence[str], wanted: Sequence[str]) -> list[int]
     """Labels of the classes with these names, any case; all if none is named.
 
     Raises:
-        ValueError: an unknown name, or a model without classes.
+        EvatokError: an unknown name, or a model without classes.
     """
     if not class_names:
-        raise ValueError("this generator has no classes")
+        raise EvatokError("this generator has no classes")
     if not wanted:
         return list(range(len(class_names)))
     by_name = {name.casefold(): label for label, name in enumerate(class_names)}
     unknown = [name for name in wanted if name.casefold() not in by_name]
     if unknown:
-        raise ValueError(f"no class {', '.join(unknown)}; there are {', '.join(class_names)}")
+        raise EvatokError(f"no class {', '.join(unknown)}; there are {', '.join(class_names)}")
     return [by_name[name.casefold()] for name in wanted]
 
 
@@ -58,12 +59,12 @@ def labels_of(models: Models, names: Sequence[str]) -> tuple[list[int], list[int
     """The generator's label of each class name, and how many of that class came before it.
 
     Raises:
-        ValueError: it does not know one of them.
+        EvatokError: it does not know one of them.
     """
     known = {name: label for label, name in enumerate(models.generator.vocabulary.class_names)}
     unknown = sorted(set(names) - set(known))
     if unknown:
-        raise ValueError(f"the generator has no class {', '.join(unknown)}")
+        raise EvatokError(f"the generator has no class {', '.join(unknown)}")
     counts: dict[str, int] = {}
     places = []
     for name in names:
@@ -132,10 +133,10 @@ def frame_condition(models: Models) -> FrameCondition:
     """How the generator takes frames.
 
     Raises:
-        ValueError: it does not.
+        EvatokError: it does not.
     """
     if models.generator.frames is None:
-        raise ValueError(f"the generator in {models.directory} was not trained to predict frames")
+        raise EvatokError(f"the generator in {models.directory} was not trained to predict frames")
     return models.generator.frames
 
 
@@ -234,7 +235,7 @@ def predict_file(
         `damaged`, what the file has lost, if it was allowed.
     """
     if count < 1 or start < 0:
-        raise ValueError(f"count {count} must be at least 1 and start {start} at least 0")
+        raise EvatokError(f"count {count} must be at least 1 and start {start} at least 0")
     condition, model = frame_condition(models), models.final
     stem = short_name(file.stem, 40)
     paths = [output / f"{stem}-{seed}-{place:03d}.mp4" for place in range(count)]
@@ -246,7 +247,7 @@ def predict_file(
     on_damage = None if lost is None else told.append
     frames = read_frames(file, start, length, size=model.config.size, on_damage=on_damage)
     if len(frames) < condition.num_frames:
-        raise ValueError(
+        raise EvatokError(
             f"{file} has {len(frames)} frames from {start} on; "
             f"the prediction starts from {condition.num_frames}"
         )

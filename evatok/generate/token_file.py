@@ -22,6 +22,7 @@ import imageio.v3 as iio
 import numpy as np
 
 from evatok.core.devices import device_of
+from evatok.core.errors import EvatokError
 from evatok.core.files import atomic_file
 from evatok.core.paths import refuse_overwrite
 from evatok.generate.token_rate import Rate, assigner_for, router_for, tiles_of
@@ -75,7 +76,7 @@ class EncodeSettings:
 
     def __post_init__(self) -> None:
         if self.start < 0 or (self.end is not None and self.end <= self.start):
-            raise ValueError(f"from {self.start} to {self.end} seconds is no part of a video")
+            raise EvatokError(f"from {self.start} to {self.end} seconds is no part of a video")
 
 
 def source_digest(path: Path) -> str:
@@ -111,7 +112,7 @@ def encode_file(
 
     Raises:
         VideoError: the source cannot be read.
-        ValueError: a budget below the shortest assignments, or options that do not fit each other.
+        EvatokError: a budget below the shortest assignments, or options that do not fit each other.
     """
     rate, settings = rate or Rate(), settings or EncodeSettings()
     refuse_overwrite([target, target.with_name(target.name + ".partial")], [source])
@@ -400,5 +401,5 @@ def targets(sources: Sequence[Path], output: Path, suffix: str) -> list[Path]:
     names = [source.stem for source in sources]
     if len(set(names)) < len(names):
         twice = sorted({name for name in names if names.count(name) > 1})
-        raise ValueError(f"several files are called {', '.join(twice)}: encode them apart")
+        raise EvatokError(f"several files are called {', '.join(twice)}: encode them apart")
     return [output / f"{name}{suffix}" for name in names]

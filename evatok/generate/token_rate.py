@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from evatok.core.devices import device_of
+from evatok.core.errors import EvatokError
 from evatok.hub import Models
 from tokenizer.coding.exact import ExactEncoder
 from tokenizer.evt.bits import bit_width, write_varints
@@ -52,16 +53,16 @@ class Rate:
     def __post_init__(self) -> None:
         given = [name for name in self.BUDGETS if getattr(self, name) is not None]
         if len(given) > 1:
-            raise ValueError(f"give one budget, not {' and '.join(given)}")
+            raise EvatokError(f"give one budget, not {' and '.join(given)}")
         if given and (self.assignment != "router" or self.max_tokens is not None):
-            raise ValueError(
+            raise EvatokError(
                 f"{given[0]} chooses the assignments: leave out --assignment, --quality and "
                 "--max-tokens"
             )
         for name in given:
             value = getattr(self, name)
             if not (math.isfinite(value) and value > 0):
-                raise ValueError(f"{name} {value} is not a positive number")
+                raise EvatokError(f"{name} {value} is not a positive number")
 
     BUDGETS = ("tokens_per_second", "max_bytes", "min_psnr")
 
@@ -127,7 +128,7 @@ def assigner_for(
         return encoder.assign(clips, w_q=w_q)
 
     if not models.steerable.config.preference:
-        raise ValueError(f"a budget ({rate.budget}) needs a router with w_q as an input")
+        raise EvatokError(f"a budget ({rate.budget}) needs a router with w_q as an input")
     if rate.min_psnr is not None:
         return partial(encoder.assign, w_q=_w_q_of_psnr(encoder, header, rate.min_psnr, frames))
     extent = _Extent.of(header, frames())
@@ -200,7 +201,7 @@ def _w_q_of_psnr(
     values = reached(GRID)
     place = next((place for place, value in enumerate(values) if value >= wanted), None)
     if place is None:
-        raise ValueError(
+        raise EvatokError(
             f"no assignment of this router reaches {wanted:g} dB: the best is {max(values):.2f}"
         )
     if place == 0:

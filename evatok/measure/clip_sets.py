@@ -21,6 +21,7 @@ from evaluation.encoders.nano import NanoNet
 from evaluation.metrics.frechet import frechet_distance
 from evaluation.metrics.quality import mean_where_moving, moving_psnr, psnr, ssim
 from evatok.core.devices import device_of
+from evatok.core.errors import EvatokError
 from evatok.generate.samples import labels_of, predict_clips, request_seed, sample_labels
 from evatok.hub import Models
 from generator.inference.engine import SamplingConfig
@@ -193,7 +194,7 @@ def gate(rows: Sequence[dict[str, Any]], name: str, min_gain: float) -> dict[str
     """
     values = [row["psnr"] for row in rows if row["set"] == name]
     if not values:
-        raise ValueError(f"no set {name!r} to judge; there are {sorted({r['set'] for r in rows})}")
+        raise EvatokError(f"no set {name!r} to judge; there are {sorted({r['set'] for r in rows})}")
     is_rising = all(a < b for a, b in pairwise(values))
     gain = values[-1] - values[0]
     return {

@@ -22,6 +22,7 @@ from torch import Tensor
 
 from evaluation.encoders.base import FeatureNetwork
 from evatok.core.config import load_config
+from evatok.core.errors import EvatokError
 from evatok.core.files import write_text
 from evatok.core.paths import paths_in, refuse_overwrite, safe_names
 from evatok.hub import PREFERENCE, Models, load, load_model
@@ -228,10 +229,10 @@ def run_curves(
     if preference is not None:
         wishing = load_model(Router, preference).to(models.device)
     if wishing is not None and not wishing.config.preference:
-        raise ValueError(f"{preference}: this router does not take w_q as an input")
+        raise EvatokError(f"{preference}: this router does not take w_q as an input")
     learned = models.router.config.quality
     if wishing is not None and wishing.config.quality != learned:
-        raise ValueError(
+        raise EvatokError(
             f"the routers learned other rewards, of {learned} and of {wishing.config.quality}"
         )
     networks = [Network(one) for one in features]

@@ -17,6 +17,7 @@ import torch
 from torch import nn
 
 from evatok.core.config import TrainConfig, find_settings, load_config, read_yaml
+from evatok.core.errors import EvatokError, MissingFileError
 from evatok.plan import flops as costs
 from evatok.plan.describe import model_of
 from evatok.plan.training_networks import training_only, training_only_flops
@@ -82,16 +83,16 @@ def plan(
         JSON-able.
 
     Raises:
-        ValueError: no such GPU, or numbers out of range.
+        EvatokError: no such GPU, or numbers out of range.
         FileNotFoundError: neither a file nor a folder with settings.
         ConfigError: settings that cannot be used.
     """
     if gpu not in GPUS:
-        raise ValueError(f"--gpu {gpu!r} is not one of {', '.join(GPUS)}")
+        raise EvatokError(f"--gpu {gpu!r} is not one of {', '.join(GPUS)}")
     if num_gpus < 1:
-        raise ValueError(f"--gpus {num_gpus} is not 1 or more")
+        raise EvatokError(f"--gpus {num_gpus} is not 1 or more")
     if not 0 < mfu <= 1:
-        raise ValueError(f"--mfu {mfu} is not in (0, 1]")
+        raise EvatokError(f"--mfu {mfu} is not in (0, 1]")
     assumed = {"gpu": gpu, "gpus": num_gpus, "mfu": mfu, "peak_tflops": GPUS[gpu].peak / 1e12}
     path = find_settings(path)
     if path.is_dir():
@@ -177,7 +178,7 @@ def _row_costs(config: Any, model: nn.Module) -> tuple[Counter[str], int, dict[s
             "scores": 3 * (length - condition) * model.vocabulary.size,
         }
         return costs.sequence_flops(model, length, length - condition), rows, places
-    raise ValueError(f"stage {config.stage!r} cannot be planned; proxy, router, final, generator")
+    raise EvatokError(f"stage {config.stage!r} cannot be planned; proxy, router, final, generator")
 
 
 def _router_forward(model: VideoTokenizer) -> int:
@@ -317,7 +318,7 @@ def _folder(path: Path, num_gpus: int, gpu: str, mfu: float, checkpointing: bool
             }
         )
     if not rows:
-        raise FileNotFoundError(f"{path} holds no settings of a stage")
+        raise MissingFileError(f"{path} holds no settings of a stage")
     return {
         "stages": rows,
         "gpu_hours": round(sum(row["gpu_hours"] for row in rows), 1),

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from evatok.core.errors import EvatokError
+
 GAP = 8
 TITLE_HEIGHT = 24
 STRIP_HEIGHT = 88
@@ -61,7 +63,7 @@ def compose(
     """
     counts = {len(panel.frames) for panel in panels}
     if len(counts) != 1:
-        raise ValueError(f"panels have different numbers of frames: {sorted(counts)}")
+        raise EvatokError(f"panels have different numbers of frames: {sorted(counts)}")
     num_frames = counts.pop()
     height, width = panels[0].frames.shape[1:3]
     size = _panel_size(height, width, panel_size)

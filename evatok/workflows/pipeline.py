@@ -21,6 +21,7 @@ from evaluation.encoders.base import weights_checksum
 from evaluation.encoders.nano import FeaturesConfig, NanoNet
 from evatok.core.config import Config, ConfigError, find_settings, load_config
 from evatok.core.devices import resolve_device
+from evatok.core.errors import EvatokError, MissingFileError
 from evatok.core.paths import refuse_overwrite
 from evatok.hub import PARTS, PREFERENCE, TEXT, Models, load_model, save_model
 from evatok.measure.clip_sets import gate, held_out_sets, uniform_rows
@@ -51,7 +52,7 @@ WIDE = "final-wide"  # optional: the final tokenizer goes on, for every w_q
 HARMLESS = MAY_CHANGE - {"steps"} | {"workers", "cache_dir", "processes"}
 
 
-class GateError(ValueError):
+class GateError(EvatokError):
     """Quality does not rise with the budget."""
 
 
@@ -239,7 +240,7 @@ class Pipeline:
         steps = self.steps()
         names = [step.name for step in steps]
         if until is not None and until not in names:
-            raise ValueError(f"no step {until!r}; there are {', '.join(names)}")
+            raise EvatokError(f"no step {until!r}; there are {', '.join(names)}")
         rows, results = [], {}
         self._tell_time()
         with alone(self.run_dir):
@@ -513,7 +514,7 @@ def _located(settings: Path) -> Path:
     if settings.is_file():
         return settings
     if not settings.is_dir():
-        raise FileNotFoundError(
+        raise MissingFileError(
             f"no folder {settings} and no {own}: `evatok init NAME --data DIR` writes one"
         )
     return settings

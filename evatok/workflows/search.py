@@ -22,6 +22,7 @@ from evaluation.perceptual.load import load_perceptual
 from evatok.core.config import Config, load_config
 from evatok.core.devices import resolve_device
 from evatok.core.distributed import place_from_environment
+from evatok.core.errors import EvatokError, MissingFileError
 from evatok.core.paths import paths_in, refuse_overwrite
 from evatok.core.pools import end_with_parent
 from evatok.core.precision import fast_float32
@@ -102,7 +103,7 @@ def search_config(
 ) -> dict[str, Any]:
     """As `run_search`, for settings that have been read."""
     if not (config.model / "config.json").is_file():
-        raise FileNotFoundError(f"model: no tokenizer in {config.model}: train the proxy first")
+        raise MissingFileError(f"model: no tokenizer in {config.model}: train the proxy first")
     model: VideoTokenizer = load_model(VideoTokenizer, config.model)
     result: dict[str, Any] = {"candidates": model.levels.num_candidates(model.num_blocks)}
     place = place_from_environment()
@@ -200,7 +201,9 @@ def _share(
             wait([worker.sentinel for worker in workers if worker.is_alive()], timeout=2)
             failed = [worker.exitcode for worker in workers if worker.exitcode]
             if failed:
-                raise RuntimeError(f"a process of the search ended with status {failed[0]}")
+                raise EvatokError(
+                    f"a process of the search ended with status {failed[0]}: run the command again"
+                )
             tell(_done(folder), total)
     finally:
         for worker in workers:

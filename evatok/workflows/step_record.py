@@ -14,6 +14,7 @@ from typing import Any
 from pydantic import BaseModel, FiniteFloat, ValidationError, model_validator
 
 from evatok.core.config import ConfigError
+from evatok.core.errors import EvatokError
 from evatok.core.files import write_text
 
 
@@ -40,7 +41,7 @@ class StepRecord(BaseModel, extra="forbid"):
     @model_validator(mode="after")
     def _check(self) -> StepRecord:
         if self.finished and not {"result", "seconds"} <= self.model_fields_set:
-            raise ValueError("a finished step without result or seconds")
+            raise EvatokError("a finished step without result or seconds")
         if self.finished and self.step == "gate":
             GateResult.model_validate(self.result.get("gate"))
         return self

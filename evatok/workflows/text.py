@@ -18,6 +18,7 @@ from pydantic import Field
 from torch import Tensor
 
 from evatok.core.config import Config, load_config
+from evatok.core.errors import EvatokError, MissingFileError
 from evatok.core.files import atomic_file, atomic_folder
 from evatok.core.loading.records import read_record
 from evatok.core.paths import refuse_overwrite
@@ -80,25 +81,25 @@ class Captioner:
 
         Raises:
             FileNotFoundError: nothing is there.
-            ValueError: the two files do not belong together.
+            EvatokError: the two files do not belong together.
         """
         path = directory / CAPTIONS_FILE
         pieces = TextTokenizer.load(directory)
         if not path.is_file():
-            raise FileNotFoundError(f"{path} is missing: `evatok text train` makes it")
+            raise MissingFileError(f"{path} is missing: `evatok text train` makes it")
         about = read_record(CaptionsFile, path, "make it anew with `evatok text train`")
         if about.digest != pieces.digest:
-            raise ValueError(f"{path} belongs to another {MODEL_FILE} than lies beside it")
+            raise EvatokError(f"{path} belongs to another {MODEL_FILE} than lies beside it")
         return cls(pieces, about.thresholds)
 
     def needs_thresholds(self) -> Thresholds:
         """The thresholds.
 
         Raises:
-            ValueError: there are none.
+            EvatokError: there are none.
         """
         if self.thresholds is None:
-            raise ValueError(
+            raise EvatokError(
                 "this text model was learned from a file of captions and has no thresholds to tell "
                 "clips by; make one from settings: evatok text train configs/nano/text.yaml"
             )
@@ -128,12 +129,12 @@ class Captioner:
             max_pieces: longer captions are cut; how many is logged.
 
         Raises:
-            ValueError: a file without these columns, or a video without caption.
+            EvatokError: a file without these columns, or a video without caption.
         """
         known = {path: text for file in files for path, text in _rows(file, "path", "caption")}
         missing = [video for video in ids if not known.get(video, "").strip()]
         if missing:
-            raise ValueError(
+            raise EvatokError(
                 f"{len(missing)} of {len(ids)} videos, {missing[0]} for one, have no caption in "
                 f"{', '.join(map(str, files))}"
             )
@@ -169,34 +170,34 @@ def read_captions(path: Path) -> list[str]:
 
     Raises:
         FileNotFoundError: no such file.
-        ValueError: a .csv without a column `caption`, or no UTF-8.
+        EvatokError: a .csv without a column `caption`, or no UTF-8.
     """
     if not path.is_file():
-        raise FileNotFoundError(f"no file {path}: give settings (.yaml), a .csv or a text file")
+        raise MissingFileError(f"no file {path}: give settings (.yaml), a .csv or a text file")
     if path.suffix == ".csv":
         return [caption for (caption,) in _rows(path, "caption")]
     try:
         text = path.read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
-        raise ValueError(f"{path} is not UTF-8 text; give a caption a line") from error
+        raise EvatokError(f"{path} is not UTF-8 text; give a caption a line") from error
     return text.splitlines()
 
 
 def _rows(path: Path, *columns: str) -> list[tuple[str, ...]]:
     """These columns of a .csv."""
     if not path.is_file():
-        raise FileNotFoundError(f"no file {path} with captions")
+        raise MissingFileError(f"no file {path} with captions")
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
             rows = csv.DictReader(file)
             missing = [column for column in columns if column not in (rows.fieldnames or ())]
             if missing:
-                raise ValueError(f"{path} has no column {missing[0]!r}; it has {rows.fieldnames}")
+                raise EvatokError(f"{path} has no column {missing[0]!r}; it has {rows.fieldnames}")
             return [tuple(row[column] or "" for column in columns) for row in rows]
     except UnicodeDecodeError as error:
-        raise ValueError(f"{path} is not UTF-8 text") from error
+        raise EvatokError(f"{path} is not UTF-8 text") from error
     except csv.Error as error:
-        raise ValueError(f"{path} is no table of comma-separated values ({error})") from error
+        raise EvatokError(f"{path} is no table of comma-separated values ({error})") from error
 
 
 def train_text(config: TextConfig, directory: Path) -> dict[str, Any]:
@@ -232,14 +233,14 @@ def save_text(
         some captions.
 
     Raises:
-        ValueError: the folder holds something else; what tokens were made with is not replaced.
+        EvatokError: the folder holds something else; what tokens were made with is not replaced.
     """
     pieces = train_text_tokenizer(texts, vocabulary_size)
     about = CaptionsFile(digest=pieces.digest, thresholds=thresholds)
     if directory.exists() and any(directory.iterdir()):
         old = directory / CAPTIONS_FILE
         if not old.is_file() or old.read_text(encoding="utf-8") != _json(about):
-            raise ValueError(f"{directory} holds something else; delete it or name another folder")
+            raise EvatokError(f"{directory} holds something else; delete it or name another folder")
     else:
         with atomic_folder(directory) as partial:
             pieces.save(partial)

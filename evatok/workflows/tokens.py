@@ -12,6 +12,7 @@ from pydantic import Field, model_validator
 from evatok.core.config import Config, load_config
 from evatok.core.devices import device_of, resolve_device
 from evatok.core.distributed import Place, place_from_environment
+from evatok.core.errors import EvatokError, MissingFileError
 from evatok.core.paths import paths_in, refuse_overwrite
 from evatok.hub import load_model
 from evatok.workflows.text import Captioner
@@ -51,9 +52,9 @@ class TokensConfig(Config):
     @model_validator(mode="after")
     def _check(self) -> TokensConfig:
         if (self.router is None) == (self.uniform is None):
-            raise ValueError("give a router or a uniform level, one of the two")
+            raise EvatokError("give a router or a uniform level, one of the two")
         if self.captions and self.text is None:
-            raise ValueError("captions need text, the folder of their pieces (evatok text train)")
+            raise EvatokError("captions need text, the folder of their pieces (evatok text train)")
         return self
 
 
@@ -89,11 +90,11 @@ def write_shards(
         other processes are still at work on, `complete`: false.
 
     Raises:
-        ValueError: the folders hold tokens of other settings.
+        EvatokError: the folders hold tokens of other settings.
     """
     for path in (config.tokenizer, config.router):
         if path is not None and not (path / "config.json").is_file():
-            raise FileNotFoundError(f"no model in {path}: train it first")
+            raise MissingFileError(f"no model in {path}: train it first")
     device = resolve_device(config.device)
     tokenizer: VideoTokenizer = load_model(VideoTokenizer, config.tokenizer).to(device)
     assign, made_by = _assigner(config, tokenizer)
@@ -153,7 +154,7 @@ def _assigner(
         return router.assign, {"router": model_hash(router)}
     assert config.uniform is not None
     if config.uniform not in tokenizer.config.levels:
-        raise ValueError(
+        raise EvatokError(
             f"uniform: {config.uniform} is not one of the tokenizer's levels "
             f"{tokenizer.config.levels}"
         )

@@ -16,6 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from evatok.core.errors import EvatokError
 from generator.conditions import Condition
 from generator.data.shards import TokenSet
 
@@ -47,11 +48,11 @@ class PackedBatch:
         """Cut between sequences into parts of about equally many tokens.
 
         Raises:
-            ValueError: fewer sequences than parts.
+            EvatokError: fewer sequences than parts.
         """
         count = len(self.cu_seqlens) - 1
         if count < parts:
-            raise ValueError(f"{count} sequences do not split into {parts} parts")
+            raise EvatokError(f"{count} sequences do not split into {parts} parts")
         ends = self.cu_seqlens[1:].tolist()
         out, first = [], 0
         for part in range(parts):
@@ -146,11 +147,11 @@ class Packer:
             text_share: share of text-conditional sequences; what is left has its class.
 
         Raises:
-            ValueError: the longest sequence alone is over the budget, or shares over 1.
+            EvatokError: the longest sequence alone is over the budget, or shares over 1.
         """
         self.tokens, self.budget, self.seed = tokens, budget, seed
         if frame_share + text_share > 1:
-            raise ValueError(f"shares of frames {frame_share} and text {text_share} are over 1")
+            raise EvatokError(f"shares of frames {frame_share} and text {text_share} are over 1")
         self.shares, self.label_dropout = (frame_share, text_share), label_dropout
         # the last token of a sequence is only predicted, never read
         used = [Condition.CLASS] * (frame_share + text_share < 1)
@@ -158,7 +159,7 @@ class Packer:
         self._lengths = {condition: tokens.lengths(condition) - 1 for condition in used}
         longest = max(int(lengths.max()) for lengths in self._lengths.values())
         if budget < longest:
-            raise ValueError(f"a budget of {budget} tokens does not hold a sequence of {longest}")
+            raise EvatokError(f"a budget of {budget} tokens does not hold a sequence of {longest}")
         self._cuts = [0]  # where batches begin in the stream of all epochs
         self._tail = np.zeros(0, np.int64)  # lengths after the last cut
         self._planned = 0  # epochs
@@ -199,11 +200,11 @@ class Packer:
         """One rank's share of a step: a pure function of its arguments.
 
         Raises:
-            ValueError: fewer sequences than ranks.
+            EvatokError: fewer sequences than ranks.
         """
         items = self.items(step)
         if len(items) < world:
-            raise ValueError(f"{len(items)} sequences for {world} ranks: raise the token budget")
+            raise EvatokError(f"{len(items)} sequences for {world} ranks: raise the token budget")
         lengths = [int(self._lengths[condition][clip]) for clip, condition, _ in items]
         # the longest first, each to the rank that has least: ranks end up nearly equal
         loads, shares = [0] * world, [[] for _ in range(world)]

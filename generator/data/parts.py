@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 
 from evatok.core.distributed import Place
+from evatok.core.errors import EvatokError
 from evatok.core.files import atomic_file, write_text
 from evatok.core.loading.arrays import ArrayError, iter_npz
 from evatok.core.loading.records import read_object
@@ -50,7 +51,7 @@ def write_share(
         The tokens, or None if other processes are still at work on them.
 
     Raises:
-        ValueError: the folder, or that of the parts, holds something else, or there is no batch.
+        EvatokError: the folder, or that of the parts, holds something else, or there is no batch.
     """
     parts = writer.directory.with_name(writer.directory.name + ".parts")
     done = writer.finished()
@@ -58,7 +59,7 @@ def write_share(
         shutil.rmtree(parts, ignore_errors=True)
         return done
     if num_batches < 1:
-        raise ValueError(f"no clip to write into {writer.directory}")
+        raise EvatokError(f"no clip to write into {writer.directory}")
     _claim(parts, writer.meta | {"batches": num_batches, "batch_size": batch_size})
     mine = (place or Place()).share(num_batches)
     for count, number in enumerate(mine, 1):
@@ -101,7 +102,9 @@ def _claim(parts: Path, plan: dict[str, Any]) -> None:
         parts.mkdir(parents=True, exist_ok=True)
         write_text(path, json.dumps(plan, indent=1))
     if read_object(path, f"delete {parts}; the batches in it are encoded again") != plan:
-        raise ValueError(f"{parts} holds parts of other settings; delete it or name another folder")
+        raise EvatokError(
+            f"{parts} holds parts of other settings; delete it or name another folder"
+        )
 
 
 def _save(path: Path, encoded: Encoded) -> None:
@@ -124,7 +127,7 @@ def _load(path: Path, kinds: tuple[str, ...]) -> Encoded:
     except (ArrayError, KeyError) as error:
         path.unlink(missing_ok=True)  # the next run of the command encodes that batch again
         reason = str(error)
-    raise ValueError(f"a damaged part was removed ({reason}): run the same command again")
+    raise EvatokError(f"a damaged part was removed ({reason}): run the same command again")
 
 
 @contextmanager

@@ -25,6 +25,7 @@ import torch
 from pydantic import BaseModel
 from torch import Tensor
 
+from evatok.core.errors import EvatokError, MissingFileError
 from evatok.core.files import atomic_folder
 from evatok.core.loading.arrays import ArrayError, read_npy
 from evatok.core.loading.records import read_record
@@ -89,13 +90,13 @@ class Meta(BaseModel):
 def _numbers(path: Path) -> np.ndarray:
     """The whole numbers (N,) int64 of a file."""
     if not path.is_file():
-        raise ValueError(f"{path} is missing: {REMEDY}")
+        raise EvatokError(f"{path} is missing: {REMEDY}")
     try:
         array = read_npy(path)
     except ArrayError as error:
-        raise ValueError(f"{error}: {REMEDY}") from None
+        raise EvatokError(f"{error}: {REMEDY}") from None
     if array.ndim != 1 or array.dtype != np.int64:
-        raise ValueError(f"{path} holds {array.dtype} {array.shape}, not int64 (N,): {REMEDY}")
+        raise EvatokError(f"{path} holds {array.dtype} {array.shape}, not int64 (N,): {REMEDY}")
     return array
 
 
@@ -106,16 +107,16 @@ class _Ragged:
         dtype, offsets = _dtype(vocabulary), _numbers(directory / f"{name}.npy")
         path = directory / f"{name}.bin"
         if len(offsets) < 2 or offsets[0] or (np.diff(offsets) < 1).any():
-            raise ValueError(f"{directory / name}.npy does not ascend from 0: {REMEDY}")
+            raise EvatokError(f"{directory / name}.npy does not ascend from 0: {REMEDY}")
         count = int(offsets[-1])
         if not path.is_file() or path.stat().st_size != count * dtype.itemsize:
-            raise ValueError(f"{path} does not hold {count} tokens: {REMEDY}")
+            raise EvatokError(f"{path} does not hold {count} tokens: {REMEDY}")
         self.offsets = offsets
         self.flat = np.memmap(path, dtype, "r", shape=(count,))
         for start in range(0, count, CHUNK):
             part = self.flat[start : start + CHUNK]
             if int(part.min()) < 0 or int(part.max()) >= vocabulary.size:
-                raise ValueError(
+                raise EvatokError(
                     f"{path} holds tokens that are not in [0, {vocabulary.size}): {REMEDY}"
                 )
 
@@ -145,11 +146,11 @@ class TokenSet:
 
         Raises:
             FileNotFoundError: there are none.
-            ValueError: written in another format, or damaged.
+            EvatokError: written in another format, or damaged.
         """
         directory = Path(directory)
         if not (directory / META).is_file():
-            raise FileNotFoundError(f"{directory} holds no tokens ({META} is missing)")
+            raise MissingFileError(f"{directory} holds no tokens ({META} is missing)")
         meta = read_record(Meta, directory / META, REMEDY)
         self.vocabulary, self.frames, self.text = meta.vocabulary, meta.frames, meta.text
         self.note: dict[str, Any] = meta.note
@@ -161,9 +162,9 @@ class TokenSet:
         self._text = _Ragged(directory, "text", self.vocabulary) if self.text else None
         rows = [row for row in (self._class, self._frames, self._text) if row is not None]
         if len({len(self.labels), len(self.videos), *(len(row.lengths) for row in rows)}) > 1:
-            raise ValueError(f"{directory} holds files of different numbers of clips: {REMEDY}")
+            raise EvatokError(f"{directory} holds files of different numbers of clips: {REMEDY}")
         if self.labels.max() >= len(self.vocabulary.class_names) or self.labels.min() < -1:
-            raise ValueError(f"{directory / 'labels.npy'} names classes beyond {META}: {REMEDY}")
+            raise EvatokError(f"{directory / 'labels.npy'} names classes beyond {META}: {REMEDY}")
 
     def __len__(self) -> int:
         """N, clips."""
@@ -209,7 +210,7 @@ class TokenSet:
             Condition.TEXT: (self._text, "text"),
         }[condition]
         if store is None:
-            raise ValueError(f"these tokens were written without {kind} conditions")
+            raise EvatokError(f"these tokens were written without {kind} conditions")
         return store
 
 
@@ -274,10 +275,10 @@ class Writer:
     ) -> None:
         """As `write_tokens`."""
         if not classes and (frames is None or text is not None):
-            raise ValueError("tokens without classes need frame conditions, and no text")
+            raise EvatokError("tokens without classes need frame conditions, and no text")
         check_text(vocabulary, text)
         if (text is None) != (describe is None):
-            raise ValueError("a text condition and what describes clips go together")
+            raise EvatokError("a text condition and what describes clips go together")
         if frames:
             frames.check(vocabulary)
         self.directory = Path(directory)
@@ -300,13 +301,13 @@ class Writer:
         """The tokens, if they are all there.
 
         Raises:
-            ValueError: the folder holds something else.
+            EvatokError: the folder holds something else.
         """
         if (self.directory / META).is_file():
             found = read_record(Meta, self.directory / META, REMEDY).model_dump(mode="json")
             files = found.pop("files")
             if _with_defaults(found) != _with_defaults(self.meta):
-                raise ValueError(
+                raise EvatokError(
                     f"{self.directory} holds tokens of other settings; "
                     f"delete it or name another folder"
                 )
@@ -316,7 +317,7 @@ class Writer:
             log.warning("%s is damaged (%s) and is made again", self.directory, ", ".join(damaged))
             shutil.rmtree(self.directory)
         if self.directory.exists() and any(self.directory.iterdir()):
-            raise ValueError(
+            raise EvatokError(
                 f"{self.directory} is not empty but holds no finished tokens; delete it"
             )
         return None
@@ -369,7 +370,7 @@ class Writer:
             for file in files.values():
                 file.close()
         if not labels:
-            raise ValueError(f"no clip to write into {directory}")
+            raise EvatokError(f"no clip to write into {directory}")
         for kind, counts in lengths.items():
             np.save(partial / f"{kind}.npy", np.cumsum([0, *counts], dtype=np.int64))
         np.save(partial / "labels.npy", np.concatenate(labels))
@@ -406,7 +407,7 @@ def write_tokens(
         classes: also class-conditional sequences; a model that only predicts frames needs none.
 
     Raises:
-        ValueError: the folder holds something else, there was no clip, or a caption is too long.
+        EvatokError: the folder holds something else, there was no clip, or a caption is too long.
     """
     writer = Writer(directory, tokenizer, assign, vocabulary, frames, note, text, describe, classes)
     done = writer.finished()
@@ -438,7 +439,7 @@ def _text_prompts(
 ) -> list[Tensor]:
     longest = max(map(len, captions))
     if longest > text.max_pieces:
-        raise ValueError(
+        raise EvatokError(
             f"a caption of {longest} pieces; the text condition has at most {text.max_pieces}"
         )
     return [text_prompt(vocabulary, pieces) for pieces in captions]

@@ -14,6 +14,7 @@ import torch
 from huggingface_hub.errors import StrictDataclassError
 
 from evaluation.encoders.transformer import load_pretrained, quiet, transformers
+from evatok.core.errors import EvatokError, MissingFileError
 from evatok.core.files import atomic_folder
 from evatok.core.loading.records import read_object
 from generator.conditions import longest_sequence
@@ -36,7 +37,7 @@ def export_llama(gpt: GPT, directory: str | Path) -> None:
         directory: new or empty.
 
     Raises:
-        ValueError: the folder holds something.
+        EvatokError: the folder holds something.
         ImportError: transformers is not installed.
     """
     directory = Path(directory)
@@ -89,35 +90,37 @@ def import_llama(directory: str | Path) -> GPT:
 
     Raises:
         FileNotFoundError: no export.
-        ValueError: its config.json describes another network, or weights are missing.
+        EvatokError: its config.json describes another network, or weights are missing.
         ImportError: transformers is not installed.
     """
     directory = Path(directory)
     exported, package = read_exported(directory), _transformers()
     if not (directory / "config.json").is_file():
-        raise FileNotFoundError(f"{directory / 'config.json'} is missing: no Transformers model")
+        raise MissingFileError(f"{directory / 'config.json'} is missing: no Transformers model")
     read_object(directory / "config.json", "export the model anew")
     try:
         config = package.AutoConfig.from_pretrained(directory, local_files_only=True)
     except (OSError, ValueError, TypeError, LookupError, AttributeError,
             StrictDataclassError) as error:  # fmt: skip
         reason = " ".join(str(error).split())[:200]
-        raise ValueError(f"{directory / 'config.json'}: no Transformers model ({reason})") from None
+        raise EvatokError(
+            f"{directory / 'config.json'}: no Transformers model ({reason})"
+        ) from None
     if config.model_type != "llama":
-        raise ValueError(f"{directory / 'config.json'}: a {config.model_type!r}, not a llama")
+        raise EvatokError(f"{directory / 'config.json'}: a {config.model_type!r}, not a llama")
     wanted = _shape(exported.size, exported.vocabulary)
     for key, value in wanted.items():
         found: Any = getattr(config, key, None)
         if key == "rope_parameters":
             found = {k: v for k, v in (found or {}).items() if k in value or k == "factor"}
         if found != value:
-            raise ValueError(
+            raise EvatokError(
                 f"{directory / 'config.json'}: {key} is {found!r}; "
                 f"{VOCABULARY_FILE} describes a model with {value!r}"
             )
     longest = longest_sequence(exported.vocabulary, exported.frames, exported.text)
     if config.max_position_embeddings < longest:
-        raise ValueError(
+        raise EvatokError(
             f"{directory / 'config.json'}: max_position_embeddings is "
             f"{config.max_position_embeddings}; the longest clip takes {longest} tokens"
         )
@@ -131,7 +134,7 @@ def import_llama(directory: str | Path) -> GPT:
 def check_empty(directory: Path) -> None:
     """Refuse a folder that holds something, or a file."""
     if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
-        raise ValueError(f"{directory} is not empty; name a new folder")
+        raise EvatokError(f"{directory} is not empty; name a new folder")
 
 
 def _transformers() -> Any:

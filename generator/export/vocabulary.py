@@ -19,6 +19,7 @@ from pydantic import Field
 from torch import Tensor
 
 from evatok.core.config import Config
+from evatok.core.errors import EvatokError, MissingFileError
 from evatok.core.loading.records import read_record
 from generator.conditions import FrameCondition, TextCondition
 from generator.gpt import GPTConfig
@@ -74,11 +75,11 @@ def read_exported(directory: str | Path) -> Exported:
 
     Raises:
         FileNotFoundError: there is none.
-        ValueError: it is damaged, or of another format.
+        EvatokError: it is damaged, or of another format.
     """
     path = Path(directory) / VOCABULARY_FILE
     if not path.is_file():
-        raise FileNotFoundError(
+        raise MissingFileError(
             f"{path} is missing; `evatok export-llama` writes it beside the weights"
         )
     return read_record(Exported, path, "write it anew with `evatok export-llama`")
@@ -111,7 +112,7 @@ class GrammarLogitsProcessor:
         """(B,) int8, the kind of token that must follow (B, S) int64: CODE, LENGTH or DONE.
 
         Raises:
-            ValueError: a frame condition for a model without frame prediction.
+            EvatokError: a frame condition for a model without frame prediction.
         """
         if input_ids.device != self._kinds.device:
             self._kinds = self._kinds.to(input_ids.device)
@@ -121,7 +122,7 @@ class GrammarLogitsProcessor:
         if self.frames is not None:
             blocks = blocks - has_frames.long() * self.frames.kept_blocks
         elif bool(has_frames.any()):
-            raise ValueError("a frame condition, but the model was not trained to predict frames")
+            raise EvatokError("a frame condition, but the model was not trained to predict frames")
         # A frame condition holds lengths and codes too: those count from the separator on.
         is_after = (input_ids == self.vocabulary.separator).cumsum(1) > 0
         is_own = is_after | ~has_frames[:, None]  # (B, S)
@@ -143,10 +144,10 @@ class GrammarLogitsProcessor:
         """Scores (B, V) after tokens (B, S) int64, −∞ where the grammar forbids.
 
         Raises:
-            ValueError: scores of another vocabulary.
+            EvatokError: scores of another vocabulary.
         """
         if scores.shape[-1] != self.vocabulary.size:
-            raise ValueError(
+            raise EvatokError(
                 f"scores of {scores.shape[-1]} tokens; the vocabulary has {self.vocabulary.size}"
             )
         return scores.masked_fill(~self.allowed(input_ids), -torch.inf)

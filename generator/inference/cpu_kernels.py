@@ -27,6 +27,7 @@ from typing import TYPE_CHECKING, Any, cast
 import torch
 from torch import Tensor
 
+from evatok.core.errors import EvatokError
 from training.c_kernels import OPTIONS, NoCompiler, loaded
 
 if TYPE_CHECKING:
@@ -253,7 +254,7 @@ class Slots:
         """Take tokens (L,) into slots (L,) at positions (L,); logits of the first so many."""
         sizes, steps, rows = self._sizes, self.steps, len(ids)
         if rows and int(positions.max()) >= self.places:
-            raise ValueError(
+            raise EvatokError(
                 f"a row of {int(positions.max()) + 1} tokens; the cache has {self.places}"
             )
         sizes.threads = torch.get_num_threads() if rows * steps.cost > SMALL else 1

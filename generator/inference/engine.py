@@ -31,6 +31,7 @@ from pydantic import Field
 from torch import Tensor
 
 from evatok.core.config import Config
+from evatok.core.errors import EvatokError
 from generator.budget import BudgetConfig, Budgets
 from generator.conditions import (
     FrameCondition,
@@ -91,7 +92,7 @@ class Request:
 
     def __post_init__(self) -> None:
         if self.settings.guidance != 1 and self.null_prompt is None:
-            raise ValueError("guidance needs a null condition, which given frames do not have")
+            raise EvatokError("guidance needs a null condition, which given frames do not have")
 
     @property
     def given_tokens(self) -> int:
@@ -142,7 +143,7 @@ def frame_requests(
     """
     frames.check(vocabulary)
     if any(row != list(frames.prefix) for row in condition.assignment.tolist()):
-        raise ValueError(f"the condition is not assigned {frames.prefix}")
+        raise EvatokError(f"the condition is not assigned {frames.prefix}")
     return [
         Request(
             frames_prompt(vocabulary, blocks),
@@ -172,11 +173,11 @@ def text_requests(
         settings: guidance is against the null condition, any clip.
 
     Raises:
-        ValueError: a text of no pieces or of too many.
+        EvatokError: a text of no pieces or of too many.
     """
     for pieces in texts:
         if not 0 < len(pieces) <= text.max_pieces:
-            raise ValueError(
+            raise EvatokError(
                 f"a text of {len(pieces)} pieces; the model takes 1 to {text.max_pieces}"
             )
     null = class_prompt(vocabulary, None)
@@ -211,7 +212,7 @@ def sample(
         Tokens of the clips in the order of the requests, given blocks included.
 
     Raises:
-        ValueError: a request of more tokens than the model holds, or a budget that none can obey.
+        EvatokError: a request of more tokens than the model holds, or a budget that none can obey.
     """
     clips: dict[int, list[Tensor]] = {}
     for mine, batch in _batches(gpt, requests, on_block):
@@ -234,7 +235,7 @@ def stream(
         come in order; given ones do not come.
 
     Raises:
-        ValueError: as `sample`.
+        EvatokError: as `sample`.
     """
     told: list[tuple[int, int, Tensor]] = []
     for _, batch in _batches(gpt, requests, lambda *block: told.append(block)):
@@ -252,7 +253,7 @@ def _batches(
         budget.check(gpt.vocabulary, request.num_blocks, request.given_tokens)
         needed = len(request.prompt) + gpt.vocabulary.longest(request.num_blocks)
         if needed > gpt.max_tokens:
-            raise ValueError(f"a request of {needed} tokens; the model holds {gpt.max_tokens}")
+            raise EvatokError(f"a request of {needed} tokens; the model holds {gpt.max_tokens}")
     for is_guided in (False, True):
         mine = [i for i, request in enumerate(requests) if request.is_guided == is_guided]
         mine.sort(key=lambda i: len(requests[i].prompt))  # equal prompts make equal rows

@@ -19,6 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from evatok.core.errors import EvatokError
 from generator.attention import Sequences
 
 
@@ -86,7 +87,7 @@ class KVCache:
         """
         rows, filled = len(self), self._filled
         if filled > self._keys.shape[3]:
-            raise ValueError(f"a row of {filled} tokens; the cache has {self._keys.shape[3]}")
+            raise EvatokError(f"a row of {filled} tokens; the cache has {self._keys.shape[3]}")
         keys, values = self._keys[layer, :rows], self._values[layer, :rows]  # (R, Hd, S, Dh)
         if self._bias is None:
             keys[:, :, filled - 1], values[:, :, filled - 1] = k, v

@@ -25,6 +25,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from evatok.core.errors import EvatokError
 from generator.gpt import GPT, GPTLayer, Mix, Rotary, rotate
 from generator.inference.cpu_kernels import Steps, eight_bits, reason_against
 
@@ -114,10 +115,10 @@ def for_sampling(
 
     Raises:
         NoCompiler: compiled steps are asked for and cannot be had.
-        ValueError: graphs are asked for without a GPU.
+        EvatokError: graphs are asked for without a GPU.
     """
     if graphs and gpt.device.type != "cuda":
-        raise ValueError(f"CUDA graphs need a GPU, and the model is on {gpt.device}")
+        raise EvatokError(f"CUDA graphs need a GPU, and the model is on {gpt.device}")
     if compiled is None:
         reason = reason_against(gpt)
         compiled = reason is None
@@ -154,10 +155,10 @@ def weights_of(name: str) -> Weights:
     """A form by name.
 
     Raises:
-        ValueError: there is none of this name.
+        EvatokError: there is none of this name.
     """
     if name not in get_args(Weights):
-        raise ValueError(f"weights {name!r}: one of {', '.join(get_args(Weights))}")
+        raise EvatokError(f"weights {name!r}: one of {', '.join(get_args(Weights))}")
     return cast(Weights, name)
 
 

@@ -18,6 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from evatok.core.errors import EvatokError
 from generator.gpt import GPT
 from generator.inference.engine import SamplingConfig, frame_requests, sample
 from tokenizer.tokens import Tokens
@@ -86,13 +87,13 @@ def continue_clips(
         progress: told the windows done and all.
 
     Raises:
-        ValueError: a model without frame conditions, or no frame to predict.
+        EvatokError: a model without frame conditions, or no frame to predict.
     """
     condition = gpt.frames
     if condition is None:
-        raise ValueError("this generator was not trained to predict frames")
+        raise EvatokError("this generator was not trained to predict frames")
     if num_frames <= condition.num_frames:
-        raise ValueError(
+        raise EvatokError(
             f"{num_frames} frames in all, of which {condition.num_frames} are given: ask for more"
         )
     settings = settings.model_copy(update={"guidance": 1.0})

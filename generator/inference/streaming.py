@@ -59,7 +59,7 @@ def stream_pixels(
         whole clip gives, up to rounding. The next token waits until the block has been taken.
 
     Raises:
-        ValueError: as `engine.sample`.
+        EvatokError: as `engine.sample`.
     """
     decoder = BlockDecoder(tokenizer)
     device = tokenizer.patch_in.weight.device

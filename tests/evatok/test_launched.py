@@ -82,9 +82,40 @@ def test_a_dead_rank_ends_the_rest_and_the_run_goes_on(
     assert not list(folder.rglob("*partial*"))
 
 
+def test_feature_network_of_two_processes_is_that_of_one(
+    footage: Path, tmp_path: Path, torchrun: Callable[[Sequence[object]], str]
+) -> None:
+    """Its batch norms count the batches of all processes."""
+    path = tmp_path / "features.yaml"
+    path.write_text(f"""
+stage: features
+data:
+  size: 32
+  num_frames: 16
+  flip: false
+  cache_dir: {tmp_path / "cache"}
+  sources: [{{kind: ucf101, root: {footage}}}]
+model: {{widths: [8, 8, 8], dim: 8}}
+train:
+  {{steps: 6, batch_size: 8, save_every: 0, validate_every: 0, log_every: 6, precision: fp32,
+    optimizer: {{name: adamw, lr: 3.0e-3}}}}
+""")
+    torchrun(["-m", "evatok", "train", path, "--run-dir", tmp_path / "two"])
+    run_training(path, [], tmp_path / "one")
+    run_training(path, ["train.steps=1", "train.optimizer.lr=1e-12"], tmp_path / "start")
+    one, two, start = (
+        load_file(tmp_path / name / "model" / "model.safetensors")
+        for name in ("one", "two", "start")
+    )
+    way = sum(float((one[n] - start[n]).norm()) for n in one if n.endswith(("weight", "bias")))
+    assert way > 0.1
+    for name, value in one.items():  # weights, running means and variances, number of steps
+        assert float((value - two[name]).float().norm()) < 1e-4 * way, name
+
+
 def test_only_some_commands_are_shared() -> None:
     for rank, expected in (("0", True), ("1", False)):
         place = {"RANK": rank, "WORLD_SIZE": "2"}
         assert is_ours(["train", "x.yaml"], place) and len(place) == 2
-        assert is_ours(["evaluate", "arcade-rfvd"], place) == expected
+        assert is_ours(["reconstruct", "film.mp4"], place) == expected
         assert not place  # the first is alone from here on

@@ -6,7 +6,6 @@ is a case of its own.
 
 from __future__ import annotations
 
-import gc
 import importlib.util
 import json
 import shutil
@@ -59,7 +58,6 @@ def make() -> int:
     for words in commands:
         if main(words):
             return 1
-    gc.collect()  # a command's own connection to the cache ends with it
     with sqlite3.connect("features.sqlite") as file:  # all of it in one file
         file.execute("PRAGMA journal_mode=DELETE")
     file.close()

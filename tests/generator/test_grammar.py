@@ -27,7 +27,7 @@ def test_round_trip_through_json() -> None:
     assert Vocabulary.model_validate_json(VOCABULARY.model_dump_json()) == VOCABULARY
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(st.data())
 def test_encode_then_decode_is_identity(data: st.DataObject) -> None:
     counts = data.draw(st.lists(st.sampled_from(VOCABULARY.levels), min_size=1, max_size=5))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from evatok.core.distributed import Place, place_from_environment
+from evatok.core.errors import EvatokError
 
 
 def test_shares_are_all_of_the_work_and_nothing_twice() -> None:
@@ -31,3 +32,11 @@ def test_the_place_is_read_from_the_environment() -> None:
 def test_half_a_place_is_refused(environment: dict[str, str]) -> None:
     with pytest.raises(ValueError, match=r"RANK=|rank 2 is not one of 2"):
         place_from_environment(environment)
+
+
+def test_accelerate_gives_a_place_on_gpus_and_is_refused_on_a_cpu() -> None:
+    """`accelerate launch --cpu` starts one process, whatever it was asked for."""
+    cpu = {"ACCELERATE_USE_CPU": "true", "MASTER_ADDR": "127.0.0.1"}
+    with pytest.raises(EvatokError, match=r"torchrun --nproc-per-node 2 -m evatok"):
+        place_from_environment(cpu)
+    assert place_from_environment(cpu | {"RANK": "1", "WORLD_SIZE": "2"}) == Place(1, 2)

@@ -10,7 +10,8 @@ import pytest
 import torch
 
 from video.decoding.container import VideoError
-from video.io import exact_rate, frame_times, probe, read_frames, write_video
+from video.io import exact_rate, frame_times, iter_timed, probe, read_frames, write_video
+from video.timed import write_timed
 
 
 def moving(frames: int, height: int, width: int) -> torch.Tensor:
@@ -90,3 +91,36 @@ def test_times_are_written_as_they_are(tmp_path: Path, suffix: str) -> None:
     told = frame_times(path)
     assert [t - told.times[0] for t in told.times] == [t - times[0] for t in times]
     assert not told.is_even and len(read_frames(path)) == 6
+
+
+@pytest.mark.parametrize("suffix", ["mp4", "mkv", "mov", "gif"])
+@pytest.mark.parametrize(
+    ("times", "written"),
+    [
+        ((0, 4, 4, 8, 12, 16), (0, 4, 8, 12, 16, 20)),  # twice the same
+        ((0, 4, 8, 0, 4, 12), (0, 4, 8, 12, 16, 24)),  # another file was appended
+        ((8, -8, 4, 8, 12, 16), (0, 4, 16, 20, 24, 28)),  # one is before the start
+    ],
+)
+def test_times_that_do_not_grow_are_made_to(
+    tmp_path: Path, suffix: str, times: tuple[int, ...], written: tuple[int, ...]
+) -> None:
+    path = tmp_path / f"a.{suffix}"
+    write_video(path, moving(6, 16, 16), 25, times=[Fraction(n, 100) for n in times])
+    assert [round(100 * time) for time, _ in iter_timed(path)] == list(written)
+
+
+@pytest.mark.parametrize("suffix", ["mp4", "mkv", "mov", "gif", "avi"])
+def test_times_that_cannot_be_written_are_refused(tmp_path: Path, suffix: str) -> None:
+    """Unsigned, 32-bit and 64-bit counters of containers would end before."""
+    for far in (86_400, 10**15):
+        for times in ([0, 1, far], [-far, 0, 1]):
+            with pytest.raises(VideoError, match="one rate"):
+                write_video(
+                    tmp_path / f"a.{suffix}", moving(3, 16, 16), 1, times=map(Fraction, times)
+                )
+    if suffix in ("mp4", "mov", "mkv"):
+        frames = enumerate(moving(2, 16, 16).numpy())
+        with pytest.raises(VideoError, match="one rate"):
+            write_timed(tmp_path / f"a.{suffix}", frames, Fraction(86_400))
+    assert not list(tmp_path.iterdir())

@@ -23,7 +23,7 @@ def test_tiles_cover_a_side_with_their_overlap(length: int, size: int, data: st.
         assert (len(starts) - 2) * (size - overlap) + size < length
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.integers(1, 50), st.integers(1, 50), st.integers(0, 8))
 def test_blend_of_the_cut_is_the_picture(height: int, width: int, overlap: int) -> None:
     grid = TileGrid(height, width, 16, overlap)

@@ -18,6 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from evatok.core.errors import EvatokError
 from tokenizer.assignment import Levels
 from tokenizer.attention.backends import BACKENDS, BlockSequences, default_backend
 from tokenizer.attention.batch_layout import BlockLevels, Side, reordered
@@ -225,7 +226,7 @@ class ClipGroups:
             (rows of q, Hd, Dh).
 
         Raises:
-            ValueError: no such backend.
+            EvatokError: no such backend.
         """
         name = backend or default_backend(q.device.type, q.dtype)
         if name == "groups":
@@ -235,7 +236,7 @@ class ClipGroups:
             return padded_attention(q, k, v, sides[0], sides[1])
         if name not in BACKENDS:
             names = sorted([*BACKENDS, "groups", "padded"])
-            raise ValueError(f"attention backend {name!r} is not one of {names}")
+            raise EvatokError(f"attention backend {name!r} is not one of {names}")
         return BACKENDS[name](q, k, v, self.sequences(grid_cells, kind))
 
     def _attend_by_group(

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from evatok.core.devices import device_of
+from evatok.core.errors import EvatokError
 from tokenizer.model import VideoTokenizer
 from tokenizer.search.assigners import Assigner
 from tokenizer.search.reward import psnr_of_mse
@@ -64,7 +65,7 @@ class Codec:
             progress: called with the number of frames done.
         """
         if frames.ndim != 4 or len(frames) == 0:
-            raise ValueError(f"frames {tuple(frames.shape)} are not (F, H, W, 3) with F ≥ 1")
+            raise EvatokError(f"frames {tuple(frames.shape)} are not (F, H, W, 3) with F ≥ 1")
         original = resize_crop(frames, self.model.config.size)
         out: list[Tensor] = []
         tokens: list[Tokens] = []

@@ -16,6 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from evatok.core.errors import EvatokError
 from tokenizer.attention.clip_groups import ClipGroups
 from tokenizer.model import VideoTokenizer
 from tokenizer.router import Router
@@ -43,7 +44,7 @@ class ExactEncoder:
     @property
     def _router(self) -> Router:
         if self.router is None:
-            raise ValueError("no router was given to choose assignments with")
+            raise EvatokError("no router was given to choose assignments with")
         return self.router
 
     @torch.no_grad()
@@ -93,7 +94,9 @@ class ExactEncoder:
             allowed = candidates.sum(1) <= max_tokens
             if not bool(allowed.any()):
                 shortest = int(candidates.sum(1).min())
-                raise ValueError(f"at most {max_tokens} tokens a clip: the shortest has {shortest}")
+                raise EvatokError(
+                    f"at most {max_tokens} tokens a clip: the shortest has {shortest}"
+                )
         wanted = None
         if w_q is not None:
             wanted = torch.as_tensor(w_q, dtype=torch.float32, device=clips.device)

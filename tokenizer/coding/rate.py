@@ -10,6 +10,7 @@ import math
 import torch
 from torch import Tensor
 
+from evatok.core.errors import EvatokError
 from tokenizer.tokens import Tokens
 
 
@@ -44,11 +45,11 @@ class Rate:
         """codebook_use, perplexity, code_bits, bits_per_pixel; the lengths' part of the last.
 
         Raises:
-            ValueError: nothing was counted.
+            EvatokError: nothing was counted.
         """
         total = int(self.counts.sum())
         if not total or not self.pixels:
-            raise ValueError("no tokens were given to count")
+            raise EvatokError("no tokens were given to count")
         entropy = _entropy(self.counts)
         lengths = self.blocks * math.log2(self.num_levels)
         return {

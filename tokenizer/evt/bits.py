@@ -9,6 +9,8 @@ from collections.abc import Iterable
 
 import numpy as np
 
+from evatok.core.errors import EvatokError
+
 MAX_VARINT = 10  # bytes of a 64-bit number
 
 
@@ -27,10 +29,10 @@ def unpack_fields(bits: np.ndarray, count: int, width: int) -> np.ndarray:
     """The inverse of `pack_fields`: (count,) int64.
 
     Raises:
-        ValueError: fewer bits than that.
+        EvatokError: fewer bits than that.
     """
     if len(bits) < count * width:
-        raise ValueError(f"{len(bits)} bits are fewer than {count} fields of {width}")
+        raise EvatokError(f"{len(bits)} bits are fewer than {count} fields of {width}")
     weights = 1 << np.arange(width - 1, -1, -1, dtype=np.int64)
     return bits[: count * width].reshape(count, width).astype(np.int64) @ weights
 
@@ -54,14 +56,14 @@ def read_varints(data: bytes, start: int, count: int) -> tuple[list[int], int]:
         `count` integers, and the position after them.
 
     Raises:
-        ValueError: the bytes end first, or a number has more than 64 bits.
+        EvatokError: the bytes end first, or a number has more than 64 bits.
     """
     values: list[int] = []
     for _ in range(count):
         code = shift = 0
         while True:
             if start >= len(data) or shift >= 7 * MAX_VARINT:
-                raise ValueError("a number of variable length has no end")
+                raise EvatokError("a number of variable length has no end")
             byte = data[start]
             start += 1
             code |= (byte & 127) << shift

@@ -15,6 +15,8 @@ from collections.abc import Callable, Iterable, Sequence
 import torch
 from torch import Tensor
 
+from evatok.core.errors import EvatokError
+
 GRID = (0.0, 0.5, 1.0, 1.5, 2.0)  # of w_q: the first pass
 PARTS = 4  # into which the second pass divides the interval that holds the budget
 
@@ -51,11 +53,11 @@ def enclose(
         (w_q, tokens) at or under the budget, and above it; twice the same where all fit.
 
     Raises:
-        ValueError: not even the shortest assignments fit.
+        EvatokError: not even the shortest assignments fit.
     """
     totals = curve(passes(), assign, GRID)
     if min(totals) > budget:
-        raise ValueError(
+        raise EvatokError(
             f"a budget of {budget:.0f} tokens is below the {min(totals)} that the video takes at "
             "least: allow more, or encode a shorter part of it"
         )

@@ -74,7 +74,7 @@ class Header(Config):
     def _agree(self) -> Header:
         Levels(self.levels)
         if self.num_frames % self.frames_per_block or self.frames_per_chunk % self.num_frames:
-            raise ValueError(
+            raise EvatokError(
                 f"{self.frames_per_chunk} frames of a chunk, {self.num_frames} of a clip and "
                 f"{self.frames_per_block} of a block do not divide each other"
             )
@@ -179,11 +179,11 @@ def parse_video(header: Header, first: int, payload: bytes) -> Chunk:
     """The inverse of `video_payload`.
 
     Raises:
-        ValueError: the payload does not fit the header.
+        EvatokError: the payload does not fit the header.
     """
     (frames, is_uneven, start), position = read_varints(payload, 0, 3)
     if not 1 <= frames <= header.frames_per_chunk or is_uneven not in (0, 1):
-        raise ValueError(f"a chunk of {frames} frames")
+        raise EvatokError(f"a chunk of {frames} frames")
     if is_uneven:
         steps, position = read_varints(payload, position, frames - 1)
     else:
@@ -196,11 +196,11 @@ def parse_video(header: Header, first: int, payload: bytes) -> Chunk:
     width = bit_width(len(header.levels))
     ranks = unpack_fields(bits, fields, width)
     if ranks.size and ranks.max() >= len(header.levels):
-        raise ValueError("a level that does not exist")
+        raise EvatokError("a level that does not exist")
     counts = np.array(header.levels)[ranks]
     ids = unpack_fields(bits[fields * width :], int(counts.sum()), bit_width(header.codebook_size))
     if ids.size and ids.max() >= header.codebook_size:
-        raise ValueError("a code that does not exist")
+        raise EvatokError("a code that does not exist")
     ends = np.cumsum([tiles * count for count in blocks])[:-1]
     parts = [part.reshape(tiles, -1) for part in np.split(counts, ends)]
     return Chunk(first, times, tuple(parts), ids)
@@ -217,11 +217,11 @@ def parse_index(payload: bytes) -> tuple[bool, list[tuple[int, int, int]]]:
     """The inverse of `index_payload`.
 
     Raises:
-        ValueError: no such numbers.
+        EvatokError: no such numbers.
     """
     (complete, count), position = read_varints(payload, 0, 2)
     if not 0 <= count <= len(payload):
-        raise ValueError("an index with more rows than bytes")
+        raise EvatokError("an index with more rows than bytes")
     steps, _ = read_varints(payload, position, 3 * count)
     rows = np.cumsum(np.array(steps, dtype=object).reshape(-1, 3), axis=0)
     return bool(complete), [(int(a), int(b), int(c)) for a, b, c in rows]

@@ -88,7 +88,7 @@ class EvtWriter:
     def write(self, chunk: Chunk) -> None:
         """Append the next frames."""
         if chunk.first != self.next_frame:
-            raise ValueError(f"frame {chunk.first} does not follow {self.next_frame - 1}")
+            raise RuntimeError(f"frame {chunk.first} does not follow {self.next_frame - 1}")
         self.chunks.append((self.file.tell(), chunk.first, chunk.times[0]))
         self.file.write(chunk_bytes(VIDEO, chunk.first, video_payload(self.header, chunk)))
         self.file.flush()

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from evatok.core.config import AdversaryConfig
 from evatok.core.distributed import mean_over_processes
+from evatok.core.errors import EvatokError
 from tokenizer.losses.patch_discriminator import PatchDiscriminator, PatchDiscriminatorConfig
 from tokenizer.losses.semantic_discriminator import (
     SemanticDiscriminator,
@@ -54,7 +55,7 @@ class AdversarialConfig(AdversaryConfig):
     @model_validator(mode="after")
     def _only_targets_are_smoothed(self) -> AdversarialConfig:
         if self.smoothing and self.kind == "hinge":
-            raise ValueError("smoothing needs kind non_saturating: hinge has no targets")
+            raise EvatokError("smoothing needs kind non_saturating: hinge has no targets")
         return self
 
 
@@ -132,13 +133,13 @@ def adaptive_weight(others: Tensor, judged: Tensor, last: Tensor) -> Tensor:
         gradients are those of the batch of all processes.
 
     Raises:
-        ValueError: a term does not depend on the last layer.
+        EvatokError: a term does not depend on the last layer.
     """
     norms = []
     for term in (others, judged):
         (gradient,) = torch.autograd.grad(term, last, retain_graph=True, allow_unused=True)
         if gradient is None:
-            raise ValueError("an adaptive weight needs another loss term that looks at pixels")
+            raise EvatokError("an adaptive weight needs another loss term that looks at pixels")
         norms.append(mean_over_processes(gradient).norm())
     return (norms[0] / (norms[1] + 1e-4)).clamp(max=1e4)
 

@@ -26,6 +26,7 @@ from torch import Tensor, nn
 
 from evaluation.encoders.encoder import EncoderConfig, EncoderName, Grid, VideoEncoder
 from evaluation.encoders.load import load_encoder
+from evatok.core.errors import EvatokError
 from tokenizer.model import Reconstruction, VideoTokenizer
 
 logger = logging.getLogger(__name__)
@@ -57,11 +58,11 @@ def matched(teacher: Grid, student: Grid, match: str) -> tuple[Grid, Grid]:
         axis; their product with `student` is the former.
 
     Raises:
-        ValueError: "depatchify", and an axis of the teacher's is no multiple.
+        EvatokError: "depatchify", and an axis of the teacher's is no multiple.
     """
     fits = [t % s == 0 for t, s in zip(teacher, student, strict=True)]
     if match == "depatchify" and not all(fits):
-        raise ValueError(
+        raise EvatokError(
             f"the teacher's grid {_by(teacher)} is no multiple of the decoder's {_by(student)}: "
             "set match: resample, or choose another encoder, layer or size"
         )
@@ -164,7 +165,7 @@ def make_teacher(config: AlignmentConfig, num_frames: int, student: Grid) -> Tea
     """Load the encoder and fit its grid to the decoder's T, H, W.
 
     Raises:
-        ValueError: the grids cannot be fitted as the settings ask, or there is no such layer.
+        EvatokError: the grids cannot be fitted as the settings ask, or there is no such layer.
         FileNotFoundError: the encoder's weights are not here.
         ImportError: a package that it needs is not installed.
     """
@@ -184,11 +185,11 @@ def align(tokenizer: VideoTokenizer, teacher: Teacher, layer: int) -> AlignedTok
     """Join a tokenizer with a new φ for this teacher.
 
     Raises:
-        ValueError: the decoder has no such layer.
+        EvatokError: the decoder has no such layer.
     """
     decoder = tokenizer.config.decoder
     if layer > decoder.layers:
-        raise ValueError(f"alignment.layer {layer}: the decoder has layers 1 to {decoder.layers}")
+        raise EvatokError(f"alignment.layer {layer}: the decoder has layers 1 to {decoder.layers}")
     head = AlignmentHead(decoder.width, teacher.channels, teacher.cells)
     return AlignedTokenizer(tokenizer, head, layer)
 
@@ -201,5 +202,5 @@ def alignment_loss(predicted: Tensor, target: Tensor) -> Tensor:
         target: likewise, of the teacher.
     """
     if predicted.shape != target.shape:
-        raise ValueError(f"φ gives {tuple(predicted.shape)}, the teacher {tuple(target.shape)}")
+        raise EvatokError(f"φ gives {tuple(predicted.shape)}, the teacher {tuple(target.shape)}")
     return -F.cosine_similarity(predicted.float(), target.float(), dim=-1).mean()

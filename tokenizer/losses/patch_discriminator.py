@@ -17,6 +17,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from evatok.core.config import Config, Depth, Frames, Heads, PixelCount, Width
+from evatok.core.errors import EvatokError
 from tokenizer.model import sincos_positions
 from tokenizer.vit import ViTLayer
 
@@ -44,14 +45,14 @@ class PatchDiscriminator(nn.Module):
         """Make the network for clips of one shape.
 
         Raises:
-            ValueError: the patch does not divide the clip, or the heads the width.
+            EvatokError: the patch does not divide the clip, or the heads the width.
         """
         super().__init__()
         for name, total, part in zip(
             ("num_frames", "size", "size"), (num_frames, size, size), config.patch, strict=True
         ):
             if total % part:
-                raise ValueError(f"{name} {total} is not divisible by the patch's {part}")
+                raise EvatokError(f"{name} {total} is not divisible by the patch's {part}")
         self.config = config
         self.clip_shape = (3, num_frames, size, size)
         frames, rows, columns = config.patch
@@ -76,7 +77,7 @@ class PatchDiscriminator(nn.Module):
             (B, N), N = patches of a clip, or 1 with `per_clip`.
         """
         if tuple(clips.shape[1:]) != self.clip_shape:
-            raise ValueError(f"clips {tuple(clips.shape)} are not (B, {self.clip_shape})")
+            raise EvatokError(f"clips {tuple(clips.shape)} are not (B, {self.clip_shape})")
         frames, rows, columns = self.config.patch
         patches = rearrange(
             clips,

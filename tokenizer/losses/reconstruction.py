@@ -16,6 +16,7 @@ from evaluation.metrics.quality import moving
 from evaluation.perceptual.distance import PerceptualDistance, PerceptualName
 from evaluation.perceptual.load import load_perceptual
 from evatok.core.config import Config
+from evatok.core.errors import EvatokError
 from tokenizer.model import Reconstruction
 from training.compilation import compiled
 
@@ -186,6 +187,6 @@ def tokenizer_loss(
         terms[perceptual.name] = perceptual(seen, real).mean()
         shares[perceptual.name] = config.perceptual.weight
     if not terms:
-        raise ValueError("every loss weight is 0: nothing to train on")
+        raise EvatokError("every loss weight is 0: nothing to train on")
     total = torch.stack([shares[name] * value for name, value in terms.items()]).sum()
     return total, {name: value.detach() for name, value in terms.items()}

@@ -21,6 +21,7 @@ from torch.nn.utils import parametrizations
 
 from evaluation.encoders.encoder import EncoderConfig, EncoderName, VideoEncoder, check_layers
 from evaluation.encoders.load import load_encoder
+from evatok.core.errors import EvatokError
 
 SLOPE = 0.2  # of the leaky ReLU
 
@@ -42,14 +43,14 @@ class SemanticDiscriminatorConfig(EncoderConfig):
     @classmethod
     def _distinct(cls, layers: tuple[int, ...]) -> tuple[int, ...]:
         if not layers or len(set(layers)) < len(layers) or min(layers) < 1:
-            raise ValueError(f"{layers} should be distinct layers, from 1")
+            raise EvatokError(f"{layers} should be distinct layers, from 1")
         return layers
 
     @field_validator("kernel")
     @classmethod
     def _odd(cls, kernel: int) -> int:
         if kernel % 2 == 0:
-            raise ValueError(f"{kernel} should be odd: a token looks equally far both ways")
+            raise EvatokError(f"{kernel} should be odd: a token looks equally far both ways")
         return kernel
 
 
@@ -60,7 +61,7 @@ class Head(nn.Module):
         super().__init__()
         width, self.has_norm = config.width, config.norm == "group"
         if self.has_norm and width % config.groups:
-            raise ValueError(f"width {width} is not divisible by groups {config.groups}")
+            raise EvatokError(f"width {width} is not divisible by groups {config.groups}")
 
         def convolution(inputs: int, outputs: int, kernel: int) -> nn.Module:
             conv = nn.Conv1d(inputs, outputs, kernel, padding=kernel // 2)
@@ -97,7 +98,7 @@ class SemanticDiscriminator(nn.Module):
             encoder: that is loaded already, such as the teacher of the alignment.
 
         Raises:
-            ValueError: the encoder has no such layer.
+            EvatokError: the encoder has no such layer.
             FileNotFoundError: its weights are not here.
             ImportError: a package that it needs is not installed.
         """

@@ -26,6 +26,7 @@ import torch
 from torch import Tensor
 
 from evaluation.perceptual.load import load_perceptual
+from evatok.core.errors import EvatokError
 from tokenizer.assignment import Levels, parse_assignment
 from tokenizer.model import VideoTokenizer
 from tokenizer.router import Router
@@ -81,29 +82,29 @@ def make_assigner(
         clips (B, 3, F, H, W) → (B, T) int64.
 
     Raises:
-        ValueError: an unknown name, levels that the model does not have, no router, or a limit
+        EvatokError: an unknown name, levels that the model does not have, no router, or a limit
             below the shortest assignment.
     """
     shortest = model.levels.values[0] * model.num_blocks
     if max_tokens is not None and max_tokens < shortest:
-        raise ValueError(f"at most {max_tokens} tokens a clip: the shortest has {shortest}")
+        raise EvatokError(f"at most {max_tokens} tokens a clip: the shortest has {shortest}")
     name, _, value = spec.partition(":")
     if name in ("router", "best"):
         w_q = _number(spec, value) if value else None
         if w_q is not None and not 0 <= w_q <= 2:
-            raise ValueError(f"assignment {spec!r}: w_q is outside [0, 2]")
+            raise EvatokError(f"assignment {spec!r}: w_q is outside [0, 2]")
         trained = _usable(name, model, router)
         if name == "router":
             return _routed(trained, w_q, max_tokens, model.num_blocks)
         return _best(trained, w_q, proxy or model, max_tokens)
     if max_tokens is not None:
-        raise ValueError(f"assignment {spec!r} takes no limit of tokens: 'router' and 'best' do")
+        raise EvatokError(f"assignment {spec!r} takes no limit of tokens: 'router' and 'best' do")
     if name == "threshold":
         return _by_threshold(spec, value, proxy or model)
     text = value if name == "uniform" else spec
     if (name == "uniform") == ("," in text) or not text.replace(",", "").isdigit():
         levels = ", ".join(str(v) for v in model.levels.values)
-        raise ValueError(
+        raise EvatokError(
             f"assignment {spec!r}: choose 'router', 'best', 'threshold:DB', 'uniform:N' with N "
             f"one of {levels}, or {model.num_blocks} of these numbers with commas between"
         )
@@ -117,15 +118,15 @@ def _number(spec: str, value: str) -> float:
     except ValueError:
         number = math.nan
     if not math.isfinite(number):
-        raise ValueError(f"assignment {spec!r}: {value!r} is not a finite number")
+        raise EvatokError(f"assignment {spec!r}: {value!r} is not a finite number")
     return number
 
 
 def _usable(name: str, model: VideoTokenizer, router: Router | None) -> Router:
     if router is None:
-        raise ValueError(f"assignment {name!r} needs a router; the model folder has none")
+        raise EvatokError(f"assignment {name!r} needs a router; the model folder has none")
     if tuple(router.levels.values) != tuple(model.levels.values):
-        raise ValueError(
+        raise EvatokError(
             f"the router's levels {router.levels.values} are not the tokenizer's "
             f"{model.levels.values}"
         )
@@ -134,10 +135,10 @@ def _usable(name: str, model: VideoTokenizer, router: Router | None) -> Router:
 
 def _routed(router: Router, w_q: float | None, max_tokens: int | None, num_blocks: int) -> Assigner:
     if w_q is not None and not router.config.preference:
-        raise ValueError(f"this router knows w_q {router.config.w_q:g} only: write 'router'")
+        raise EvatokError(f"this router knows w_q {router.config.w_q:g} only: write 'router'")
     if num_blocks > router.num_blocks:
         if max_tokens is not None:
-            raise ValueError(
+            raise EvatokError(
                 f"a router of {router.num_blocks} blocks slides over clips of {num_blocks} and "
                 "takes no limit of tokens"
             )
@@ -150,7 +151,7 @@ def _best(
 ) -> Assigner:
     config = router.config
     if config.standard is None:
-        raise ValueError("assignment 'best' needs the statistics of the router's reward: train it")
+        raise EvatokError("assignment 'best' needs the statistics of the router's reward: train it")
     wanted = config.w_q if w_q is None else w_q
     return partial(
         _rewarded, model, config.standard, wanted, max_tokens, _quality_of(config.quality)
@@ -210,7 +211,7 @@ def _by_threshold(spec: str, value: str, model: VideoTokenizer) -> Assigner:
     qualities = get_args(Quality)
     if colon and name not in qualities:
         known = ", ".join(qualities)
-        raise ValueError(f"assignment {spec!r}: no quality {name!r}; there are {known}")
+        raise EvatokError(f"assignment {spec!r}: no quality {name!r}; there are {known}")
     quality: Quality = next((known for known in qualities if known == name), "psnr")
     limit = _number(spec, number)
     in_decibel = quality in ("psnr", "moving_psnr")

@@ -19,6 +19,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
+from evatok.core.errors import EvatokError
 from tokenizer.coding.incremental import BlockDecoder, BlockEncoder, Past
 from tokenizer.model import VideoTokenizer
 from tokenizer.qformer import KeyValue
@@ -106,7 +107,7 @@ def beam_search(
         span: blocks between prunings.
     """
     if width < 1 or span < 1:
-        raise ValueError(f"width {width} and span {span} must be at least 1")
+        raise EvatokError(f"width {width} and span {span} must be at least 1")
     num_blocks = clips.shape[2] // model.config.patch[0]
     every = torch.arange(len(clips), device=clips.device)
     nodes = [_Node((), every, torch.zeros(len(clips), device=clips.device), Past(), Past())]

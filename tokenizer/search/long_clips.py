@@ -12,6 +12,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from evatok.core.errors import EvatokError
 from tokenizer.router import Router
 
 
@@ -29,15 +30,15 @@ def slide(router: Router, clips: Tensor, *, stride: int = 1, w_q: float | None =
         (B, blocks of the clips) int64 token counts.
 
     Raises:
-        ValueError: clips shorter than the router's, frames that make no whole blocks, or a stride
+        EvatokError: clips shorter than the router's, frames that make no whole blocks, or a stride
             out of range.
     """
     frames, size = router.config.patch[0], router.num_blocks
     blocks, rest = divmod(clips.shape[2], frames)
     if rest or blocks < size:
-        raise ValueError(f"{clips.shape[2]} frames are not {size} or more blocks of {frames}")
+        raise EvatokError(f"{clips.shape[2]} frames are not {size} or more blocks of {frames}")
     if not 1 <= stride <= size:
-        raise ValueError(f"stride {stride} is not 1 to {size}")
+        raise EvatokError(f"stride {stride} is not 1 to {size}")
     chosen = router.assign(clips[:, :, : size * frames], w_q=w_q)
     while chosen.shape[1] < blocks:
         start = min(chosen.shape[1] + stride, blocks) - size

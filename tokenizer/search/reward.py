@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from evatok.core.config import Config
+from evatok.core.errors import EvatokError
 from tokenizer.assignment import Levels
 
 # What a reward may be made of: PSNR, that of the pixels where the clip moves, or minus a perceptual
@@ -106,7 +107,7 @@ def rewards(quality: Tensor, lengths: Tensor, standard: Standard, w_q: float | T
     """
     weight = torch.as_tensor(w_q)
     if weight.min() < 0 or weight.max() > 2:
-        raise ValueError(f"w_q {w_q} is outside [0, 2]")
+        raise EvatokError(f"w_q {w_q} is outside [0, 2]")
     q = (quality.double() - standard.mean_quality) / standard.std_quality
     length = (lengths.double() - standard.mean_length) / standard.std_length
     return weight * q - (2 - weight) * length

@@ -24,6 +24,7 @@ import pyarrow.parquet as pq
 import torch
 from torch import Tensor
 
+from evatok.core.errors import EvatokError, MissingFileError
 from evatok.core.files import atomic_file
 from evatok.core.loading.records import parse_json
 from tokenizer.model import VideoTokenizer
@@ -41,7 +42,7 @@ PLACE = {"clip": pa.string(), "batch": pa.int32(), "row": pa.int32()}  # columns
 REMEDY = "remove it and run `evatok search` again, which writes what is missing"
 
 
-class ShardError(ValueError):
+class ShardError(EvatokError):
     """A shard that is there and cannot be used."""
 
 
@@ -63,13 +64,13 @@ class SearchTable:
         """(N, M) float32, higher is better: a PSNR in dB, or minus a perceptual distance.
 
         Raises:
-            ValueError: the search did not record it.
+            EvatokError: the search did not record it.
         """
         if name == "psnr":
             return psnr_of_mse(self.measures["mse"])
         column = "moving_mse" if name == "moving_psnr" else name
         if column not in self.measures:
-            raise ValueError(
+            raise EvatokError(
                 f"the table has {', '.join(self.measures)}, not {column}: "
                 f"search with `quality: [{column}]` into another folder"
             )
@@ -114,7 +115,7 @@ def curate(
         The number of clips done so far by this process, after each batch.
 
     Raises:
-        ValueError: shards that are there were made otherwise.
+        EvatokError: shards that are there were made otherwise.
     """
     directory.mkdir(parents=True, exist_ok=True)
     note = {
@@ -206,7 +207,7 @@ def _check_origin(path: Path, shard: pa.Table, note: Mapping[str, str]) -> None:
     metadata = shard.schema.metadata or {}
     written = {k.decode(): v.decode(errors="replace") for k, v in metadata.items()}
     if written.get("model") != note["model"]:
-        raise ValueError(
+        raise EvatokError(
             f"{path} was made with model {written.get('model')}, not {note['model']}: "
             f"remove {path.parent} or search into another folder"
         )
@@ -220,7 +221,7 @@ def _check_origin(path: Path, shard: pa.Table, note: Mapping[str, str]) -> None:
         raise ShardError(f"{path}: its settings are no mapping: {REMEDY}")
     different = sorted(k for k in {*theirs, *ours} if theirs.get(k) != ours.get(k))
     said = "; ".join(f"{k}: {theirs.get(k)}, now {ours.get(k)}" for k in different)
-    raise ValueError(f"{path} was made with other settings ({said}): search into another folder")
+    raise EvatokError(f"{path} was made with other settings ({said}): search into another folder")
 
 
 def read_table(directory: Path) -> SearchTable:
@@ -228,15 +229,15 @@ def read_table(directory: Path) -> SearchTable:
 
     Raises:
         FileNotFoundError: there is none.
-        ValueError: one is damaged, or they do not have the same columns.
+        EvatokError: one is damaged, or they do not have the same columns.
     """
     paths = sorted(directory.glob("table-*.parquet"))
     if not paths:
-        raise FileNotFoundError(f"no table in {directory}: run `evatok search` first")
+        raise MissingFileError(f"no table in {directory}: run `evatok search` first")
     tables = [_read_shard(path) for path in paths]
     for path, part in zip(paths, tables, strict=True):
         if not part.schema.equals(tables[0].schema):
-            raise ValueError(
+            raise EvatokError(
                 f"{path} has other columns than {paths[0]}: they are of two searches; remove "
                 f"{directory} and run `evatok search` again"
             )
@@ -258,12 +259,12 @@ def check_clips(directory: Path, recorded: list[str], drawn: list[str]) -> None:
         drawn: names of the clips that would be taken for them.
 
     Raises:
-        ValueError: they differ.
+        EvatokError: they differ.
     """
     pairs = zip_longest(recorded, drawn, fillvalue="none")
     wrong = next((pair for pair in pairs if pair[0] != pair[1]), None)
     if wrong is not None:
-        raise ValueError(
+        raise EvatokError(
             f"{directory} is unfinished or of other settings: its clip {wrong[0]} would be taken "
             f"for {wrong[1]}; run `evatok search` to its end, or anew in another folder"
         )

@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from evatok.core.errors import EvatokError
 from tokenizer.attention.clip_groups import ClipGroups
 from tokenizer.model import VideoTokenizer
 from tokenizer.router import Router
@@ -114,7 +115,7 @@ def initialise_from(model: VideoTokenizer, source: VideoTokenizer) -> None:
         source: the same but for `num_frames`, which is at most the model's.
 
     Raises:
-        ValueError: they differ in more.
+        EvatokError: they differ in more.
     """
     ours, theirs = model.config, source.config
     different = [
@@ -123,7 +124,7 @@ def initialise_from(model: VideoTokenizer, source: VideoTokenizer) -> None:
         if name != "num_frames" and getattr(ours, name) != getattr(theirs, name)
     ]
     if different or theirs.num_frames > ours.num_frames:
-        raise ValueError(
+        raise EvatokError(
             f"start_from: that tokenizer has another {' and '.join(different) or 'num_frames'}"
         )
     state = source.state_dict()

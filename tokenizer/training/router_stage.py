@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from evatok.core.config import Config, TrainConfig
 from evatok.core.devices import device_of
+from evatok.core.errors import EvatokError
 from tokenizer.assignment import Levels
 from tokenizer.router import Router, RouterConfig
 from tokenizer.search.reward import (
@@ -59,13 +60,13 @@ class RouterTraining(Config):
         fields = RouterConfig.model_fields
         written = ("w_q", "standard", "quality")
         if any(getattr(self.model, name) != fields[name].default for name in written):
-            raise ValueError(
+            raise EvatokError(
                 "model.w_q, model.standard and model.quality are written by the training: set w_q "
                 "and quality"
             )
         own = type(self).model_fields
         if not self.model.preference and self.w_q_range != own["w_q_range"].default:
-            raise ValueError("w_q_range is for a router with model.preference")
+            raise EvatokError("w_q_range is for a router with model.preference")
         return self
 
 
@@ -104,7 +105,7 @@ class RouterStage(StageBase):
         table = read_table(config.table)
         self.quality = table.quality(config.quality)
         if self.quality.shape[1] != len(self.lengths):
-            raise ValueError(
+            raise EvatokError(
                 f"{config.table} has {self.quality.shape[1]} candidates a clip; a router of "
                 f"{blocks} blocks and levels {levels.values} has {len(self.lengths)}"
             )

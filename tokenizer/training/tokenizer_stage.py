@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from evaluation.metrics.quality import mean_where_moving, moving_psnr
 from evatok.core.config import Config, TrainConfig
 from evatok.core.devices import device_of
+from evatok.core.errors import EvatokError
 from tokenizer.losses.adversarial import AdversarialConfig, make_game
 from tokenizer.losses.alignment import (
     AlignmentConfig,
@@ -70,7 +71,7 @@ class TokenizerTraining(Config):
     @model_validator(mode="after")
     def _one_start(self) -> Self:
         if self.start_from is not None and self.start_from_data:
-            raise ValueError("give start_from or start_from_data, one of the two")
+            raise EvatokError("give start_from or start_from_data, one of the two")
         return self
 
 
@@ -93,13 +94,13 @@ class FinalConfig(TokenizerTraining):
     @model_validator(mode="after")
     def _one_way_to_assign(self) -> FinalConfig:
         if (self.router is None) == (self.uniform is None):
-            raise ValueError("give a router or a uniform level, one of the two")
+            raise EvatokError("give a router or a uniform level, one of the two")
         if self.uniform is not None and self.uniform not in self.model.levels:
-            raise ValueError(f"uniform {self.uniform} is not one of levels {self.model.levels}")
+            raise EvatokError(f"uniform {self.uniform} is not one of levels {self.model.levels}")
         if self.w_q_range is not None:
             low, high = self.w_q_range
             if self.router is None or not 0 <= low <= high <= 2:
-                raise ValueError("w_q_range needs a router, and two numbers in [0, 2], low first")
+                raise EvatokError("w_q_range needs a router, and two numbers in [0, 2], low first")
         return self
 
 

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from evatok.core.errors import EvatokError
 from video.arcade.procgen import GAMES, ProcgenPlayer, check_games
 from video.arcade.recorder import class_name
 from video.cache import Store
@@ -69,7 +70,7 @@ class LiveClips(Store):
     def clip(self, video: int, start: int, num_frames: int) -> Tensor:
         """See `Store`; a clip is played when it is asked for."""
         if (start, num_frames) != (0, self.num_frames):
-            raise ValueError(f"a live clip is frames 0 to {self.num_frames}, whole")
+            raise EvatokError(f"a live clip is frames 0 to {self.num_frames}, whole")
         seed, number = divmod(video, _PER_SEED)
         test = self.split == "test"
         rng = np.random.default_rng([seed, number, int(test)])

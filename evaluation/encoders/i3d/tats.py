@@ -23,6 +23,7 @@ from torch import Tensor
 
 from evaluation.encoders.i3d.network import I3D, I3DFeatures, Unit
 from evaluation.fetch import WeightsError
+from evatok.core.errors import EvatokError, MissingFileError
 from evatok.core.loading.arrays import ArrayError, read_torch
 from evatok.core.loading.weights import check_finite
 
@@ -84,7 +85,7 @@ def read_state(path: Path) -> dict[str, Tensor]:
         WeightsError: it holds anything but the tensors of an I3D.
     """
     if not path.is_file():
-        raise FileNotFoundError(f"no file {path}; {GET}")
+        raise MissingFileError(f"no file {path}; {GET}")
     try:
         state = load_file(path) if path.suffix == ".safetensors" else read_torch(path)
     except (SafetensorError, ArrayError) as error:
@@ -114,5 +115,5 @@ class TatsFeatures(I3DFeatures):
 def load_i3d_tats(path: str | Path | None, device: str | torch.device = "cpu") -> TatsFeatures:
     """The network from a file; raises as `read_state` does, and ValueError where none is named."""
     if path is None:
-        raise ValueError(f"{NAME} needs its file; {GET}")
+        raise EvatokError(f"{NAME} needs its file; {GET}")
     return TatsFeatures(read_state(Path(path)), device)

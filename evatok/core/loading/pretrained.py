@@ -19,6 +19,7 @@ from huggingface_hub import PyTorchModelHubMixin, hf_hub_download
 from pydantic import TypeAdapter, ValidationError
 from torch import nn
 
+from evatok.core.errors import MissingFileError
 from evatok.core.loading.records import first_mistake, read_object
 from evatok.core.loading.weights import Declared, ModelFileError, read_header, read_weights
 
@@ -55,7 +56,7 @@ class Pretrained(PyTorchModelHubMixin):
 
         Raises:
             FileNotFoundError: no such folder, or one of the two files is missing.
-            ValueError: a file is damaged, its sizes are impossible, or weights are missing,
+            EvatokError: a file is damaged, its sizes are impossible, or weights are missing,
                 unexpected, of another shape or not finite; the message names it.
         """
         folder = Path(pretrained_model_name_or_path)
@@ -74,12 +75,12 @@ class Pretrained(PyTorchModelHubMixin):
 def _download(name: str, **options: Any) -> Path:
     """Fetch the two files of a model of the hub into its cache; their folder."""
     if not re.fullmatch(r"[\w.-]+/[\w.-]+", name):
-        raise FileNotFoundError(f"no model folder {name}")
+        raise MissingFileError(f"no model folder {name}")
     try:
         files = [Path(hf_hub_download(name, file, **options)) for file in FILES]
     except (OSError, ValueError) as error:  # offline, absent, forbidden: all are OSErrors
         reason = str(error).strip().splitlines()
-        raise FileNotFoundError(
+        raise MissingFileError(
             f"{name} is no folder here, and the Hugging Face hub does not give it "
             f"({reason[0] if reason else type(error).__name__})"
         ) from error
@@ -90,7 +91,7 @@ def load(cls: type[Any], folder: Path, remedy: str = REMEDY) -> Any:
     """Build a module of a class from its folder; see `Pretrained.from_pretrained`."""
     for name in FILES:
         if not (folder / name).is_file():
-            raise FileNotFoundError(f"{folder / name} is missing: {remedy}")
+            raise MissingFileError(f"{folder / name} is missing: {remedy}")
     arguments = read_arguments(cls, folder / CONFIG, remedy)
     header = read_header(folder / WEIGHTS, remedy)
     wanted = _outline(cls, arguments, header, folder / CONFIG, remedy)
@@ -106,7 +107,7 @@ def read_arguments(cls: type[Any], path: Path, remedy: str = REMEDY) -> dict[str
     A class with an argument `config` takes the whole file for it, others take a key for each.
 
     Raises:
-        ValueError: no JSON object, an unknown or missing key, or a value that does not fit.
+        EvatokError: no JSON object, an unknown or missing key, or a value that does not fit.
     """
     data = read_object(path, remedy)
     hints = typing.get_type_hints(cls.__init__)

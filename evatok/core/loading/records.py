@@ -9,12 +9,14 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
+from evatok.core.errors import EvatokError
+
 LARGEST = 2**28  # bytes; a record of a million clips has some 100 MB
 
 M = TypeVar("M", bound=BaseModel)
 
 
-class RecordError(ValueError):
+class RecordError(EvatokError):
     """A record that is there and cannot be used; the message names the file and the remedy."""
 
 

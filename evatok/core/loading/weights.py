@@ -15,11 +15,13 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from evatok.core.errors import EvatokError, MissingFileError
+
 FLOATS = ("F16", "BF16", "F32", "F64")
 INTEGERS = ("I8", "I16", "I32", "I64", "U8", "BOOL")
 
 
-class ModelFileError(ValueError):
+class ModelFileError(EvatokError):
     """A model's file that is there and cannot be used; the message names file and remedy."""
 
 
@@ -43,7 +45,7 @@ def read_header(path: Path, remedy: str) -> dict[str, Declared]:
         ModelFileError: it is no whole safetensors file.
     """
     if not path.is_file():
-        raise FileNotFoundError(f"{path} is missing: {remedy}")
+        raise MissingFileError(f"{path} is missing: {remedy}")
     try:
         with safe_open(path, "pt") as file:
             slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118

@@ -8,11 +8,13 @@ from typing import Any
 
 import yaml
 
+from evatok.core.errors import EvatokError
+
 # What a file of settings may be: aliases that name each other stand for billions of values.
 LARGEST_FILE, MOST_VALUES, DEEPEST = 2**17, 20_000, 40  # bytes, values, levels
 
 
-class ConfigError(ValueError):
+class ConfigError(EvatokError):
     """Settings that cannot be used; the message names every key at fault."""
 
 
@@ -65,19 +67,19 @@ def parse_yaml(text: str, source: str) -> Any:
 def _count(node: yaml.Node, known: dict[int, int], depth: int) -> int:
     """Number of values of a node, with those behind its aliases."""
     if depth > DEEPEST:
-        raise ValueError(f"nested deeper than {DEEPEST}")
+        raise EvatokError(f"nested deeper than {DEEPEST}")
     if id(node) in known:
         return known[id(node)]
     count = 1
     if isinstance(node, yaml.ScalarNode):
         if "\0" in node.value:
-            raise ValueError("a NUL character in a value")
+            raise EvatokError("a NUL character in a value")
     else:
         known[id(node)] = MOST_VALUES + 1  # what an alias to itself stands for
         for item in node.value:
             for part in item if isinstance(item, tuple) else (item,):
                 count += _count(part, known, depth + 1)
     if count > MOST_VALUES:
-        raise ValueError(f"more than {MOST_VALUES} values, those behind aliases counted")
+        raise EvatokError(f"more than {MOST_VALUES} values, those behind aliases counted")
     known[id(node)] = count
     return count

@@ -90,7 +90,7 @@ def by_covariances(x: Tensor, y: Tensor) -> float:
 sets = st.tuples(st.integers(0, 10**6), st.integers(2, 40), st.integers(1, 12))
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(sets, st.integers(2, 40), st.booleans())
 def test_properties(first: tuple[int, int, int], count: int, biased: bool) -> None:
     """Symmetric, blind to order, to shifts and to rotation; zero for a set and itself."""
@@ -108,7 +108,7 @@ def test_properties(first: tuple[int, int, int], count: int, biased: bool) -> No
     assert frechet_distance(x, x.flip(0), biased) <= 1e-9 * scale
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(sets, st.lists(st.integers(0, 9), max_size=5), st.sampled_from([0.0, 1e3, 1e7]))
 def test_streaming_is_batch(shape: tuple[int, int, int], cuts: list[int], offset: float) -> None:
     seed, n, d = shape

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import logging
 import shutil
@@ -20,6 +21,7 @@ from evaluation.scoring.clips import Cut, VideoClips, legacy_resize
 from evaluation.scoring.feature_cache import FeatureCache
 from evaluation.scoring.presets import PRESETS, preset
 from evaluation.scoring.score import score_folders
+from evatok.cli.app import main
 from video.decoding.stills import read_picture
 from video.io import write_video
 
@@ -203,6 +205,20 @@ def test_damaged_values_are_computed_again(
         assert network.seen == 0
 
 
+@pytest.mark.filterwarnings("error::ResourceWarning")
+@pytest.mark.filterwarnings("error::pytest.PytestUnraisableExceptionWarning")
+def test_the_cache_is_closed(folder: Path, tmp_path: Path) -> None:
+    """By the command, whether it succeeds, and where the file is no cache."""
+    path = tmp_path / "features.sqlite"
+    words = ["fvd", str(folder), str(folder / "more"), "--cache", str(path), "--frames", "9"]
+    for more, status in ((["--size", "64"], 0), (["--count", "999"], 2)):
+        assert main([*words, *more]) == status
+        assert not list(tmp_path.glob("features.sqlite-*"))  # the last to leave clears up
+    path.write_bytes(b"no database at all, but long enough" * 40)
+    assert main(words) == 2
+    gc.collect()  # an open connection would warn here
+
+
 def test_a_damaged_cache_is_named(tmp_path: Path) -> None:
     (tmp_path / "features.sqlite").write_bytes(b"no database at all, but long enough" * 40)
     with pytest.raises(ValueError, match=r"features.sqlite is damaged .*remove it"):
@@ -269,7 +285,7 @@ def test_what_a_folder_holds(tmp_path: Path) -> None:
         (frames / f"._{number}.png").write_bytes(b"notes of a system")
     for cache in (None, FeatureCache(tmp_path / "features.sqlite")):
         found = clips_of(root)
-        clips = [clip for _, clip in found.walk(lambda key: True, cache)]
+        clips = [item.clip for item in found.walk(lambda key: True, cache)]
         names = [video.name for video in found.videos]
         assert names == [
             "a/one.mp4", "gone.mp4", "linked/two.mp4", "s.h264", "s.ts", "w0.webp", "w1.webp",

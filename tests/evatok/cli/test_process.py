@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import errno
 import os
+import pickle
+import re
 import subprocess
 import sys
+import traceback
 from pathlib import Path
 
 import pytest
@@ -13,7 +16,7 @@ import pytest
 from evatok.cli.app import main
 from evatok.cli.errors import message_for_user
 from evatok.cli.process import is_importing
-from evatok.core.errors import EvatokError
+from evatok.core.errors import EvatokError, MissingFileError, MissingPackageError
 
 TABLE = "leaderboard show --published"
 
@@ -76,15 +79,16 @@ def test_an_interrupt_at_work_says_so(
     assert capsys.readouterr().err == "evatok: stopped\n"
 
 
-def test_an_empty_file_is_not_an_interrupt(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_fault_of_ours_asks_for_a_report(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With its traceback; an EOFError is no interrupt either."""
+
     def empty(_name: str) -> None:
         raise EOFError("No data left in file")
 
     monkeypatch.setattr("evatok.plan.describe.describe", empty)
-    assert main(["info", "nano"]) == 2
-    assert capsys.readouterr().err.startswith("evatok: a file is empty or cut off (No data left")
+    with pytest.raises(EOFError) as caught:
+        main(["info", "nano"])
+    assert "please report it" in traceback.format_exception(caught.value)[-1]
 
 
 @pytest.mark.parametrize(
@@ -113,21 +117,30 @@ def test_errors_of_the_disk(
     assert err.startswith("evatok: caf\\udce9 .npz: ") and remedy in err and err.count("\n") == 1
 
 
-def raised_in(name: str, code: str) -> BaseException:
-    """What code raises as a module of which there is no source."""
+@pytest.mark.parametrize(
+    "code",
+    ["raise ValueError('x')", "raise OSError('x')", "int('x')", "next(zip([1], [], strict=True))"],
+)
+def test_only_our_errors_are_bad_input(code: str) -> None:
+    """Neither the instruction nor the package that raised another one makes it the caller's."""
     with pytest.raises(Exception) as info:
-        exec(compile(code, "<no source>", "exec"), {"__name__": name})
-    return info.value
+        exec(code, {"__name__": "tokenizer.x"})
+    assert message_for_user(info.value) is None
 
 
-def test_sources_are_not_needed() -> None:
-    """Zipped, frozen or typed in: what a package raises is told in one line all the same."""
-    assert message_for_user(raised_in("tokenizer.x", "raise ValueError('levels\\nwrong')")) == (
-        "levels wrong"
-    )
-    assert message_for_user(raised_in("tokenizer.x", "int('x')")) is None
-    assert message_for_user(raised_in("numpy.x", "raise ValueError('theirs')")) is None
-    assert message_for_user(EvatokError("from a worker process, without frames")) is not None
+@pytest.mark.parametrize("kind", [EvatokError, MissingFileError, MissingPackageError])
+def test_our_errors_are_one_line(kind: type[EvatokError]) -> None:
+    """Also those that a worker process hands over, which have lost their frames."""
+    error = pickle.loads(pickle.dumps(kind("levels\nwrong")))
+    assert type(error) is kind and message_for_user(error) == "levels wrong"
+
+
+def test_packages_raise_our_errors(root: Path) -> None:
+    """A bare ValueError would be told as a fault of evatok."""
+    for package in ("video", "training", "evaluation", "tokenizer", "generator", "evatok"):
+        for path in (root / package).rglob("*.py"):
+            bare = re.findall(r"raise (?:Value|FileNotFound|Import)Error\b", path.read_text())
+            assert not bare, f"{path}: {bare[0]}"
 
 
 def test_importing_is_seen_in_the_frames() -> None:

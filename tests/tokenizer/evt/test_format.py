@@ -79,7 +79,7 @@ def test_fields_round_trip(width: int, data: st.DataObject) -> None:
     assert np.array_equal(unpack_fields(bits, len(values), width), values)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     frames=st.integers(1, 16),
     levels=st.sampled_from([(3,), (1, 2), (1, 2, 4, 8, 16)]),
