@@ -95,6 +95,20 @@ def test_files_import_each_other_in_one_direction() -> None:
     graphlib.TopologicalSorter(edges).prepare()  # raises CycleError, which names the files
 
 
+def test_only_gpu_and_slow_tests_are_skipped() -> None:
+    """What `make setup` installs and fetches is there; without it a test fails and says so."""
+    words = re.compile(r"importorskip|pytest\.skip|mark\.skip|mark\.xfail")
+    wrong = []
+    for path in modules("tests"):
+        if path in (Path(__file__), ROOT / "tests" / "conftest.py"):
+            continue
+        for node in ast.parse(path.read_text(encoding="utf-8")).body:
+            text = ast.unparse(node)
+            if words.search(text) and "mark.gpu" not in text and "mark.slow" not in text:
+                wrong.append(f"{path.relative_to(ROOT)}:{node.lineno}")
+    assert not wrong
+
+
 def test_nothing_points_outside_the_repository() -> None:
     """Pages and settings name only what a reader can make or get."""
     settings = [p for p in (ROOT / "configs").rglob("*") if p.suffix in (".yaml", ".txt")]

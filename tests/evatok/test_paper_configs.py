@@ -127,7 +127,8 @@ def test_what_only_training_holds_is_listed_apart() -> None:
 
 
 def test_published_shapes_are_transformers_own() -> None:
-    transformers = pytest.importorskip("transformers", reason="needs the extra encoders")
+    import transformers
+
     nets = {
         "videomae": (transformers.VideoMAEConfig(), transformers.VideoMAEModel),
         "vjepa2-l": (transformers.VJEPA2Config(), transformers.VJEPA2Model),

@@ -2,11 +2,13 @@
 
 Case i of seed s is a function of (s, i) alone, so that one case can be run again by itself:
 `python tests/faults/fuzz.py --seed 1 --case 4711`. The folder of a case that ends badly is kept.
+A run that is stopped goes on where it was with `--resume`: every result is a line of a file.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import random
 import shutil
@@ -15,7 +17,7 @@ import time
 from collections import Counter, defaultdict
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from importlib import import_module
 from multiprocessing import get_context
 from pathlib import Path
@@ -47,6 +49,7 @@ class Result:
         kind, file, damage, words: what was done.
         outcome: see `cases.OUTCOMES`.
         ending: of the process.
+        memory: its most memory, by that of the same command on good files.
     """
 
     number: int
@@ -56,6 +59,7 @@ class Result:
     words: tuple[str, ...]
     outcome: str
     ending: cases.Ending
+    memory: float = 1.0
 
 
 class Fuzz:
@@ -90,7 +94,8 @@ class Fuzz:
             (folder / file).write_bytes(damaged)
             (folder / "words.txt").write_text("evatok " + " ".join(words) + "\n")
             (folder / "stderr.txt").write_text(ending.stderr)
-        return Result(number, name, str(file), damage, words, outcome, ending)
+        memory = ending.peak / good.peak
+        return Result(number, name, str(file), damage, words, outcome, ending, memory)
 
     def _do(self, kind: Kind, words: tuple[str, ...], folder: Path) -> cases.Ending:
         home = folder if toy_files.HOME in kind.needs else self.good
@@ -154,7 +159,7 @@ def _case(number: int) -> Result:
     return _fuzz.run(number)
 
 
-def run_all(fuzz: tuple[Any, ...], numbers: range, jobs: int) -> Iterator[Result]:
+def run_all(fuzz: tuple[Any, ...], numbers: list[int], jobs: int) -> Iterator[Result]:
     """Cases in their order, by several processes that fork them."""
     with ProcessPoolExecutor(jobs, get_context("spawn"), _begin, fuzz) as pool:
         yield from pool.map(_case, numbers)
@@ -166,12 +171,27 @@ def report(results: list[Result]) -> str:
     for result in results:
         counts[result.kind][result.outcome] += 1
         counts["all"][result.outcome] += 1
-    lines = ["| kind | cases | " + " | ".join(cases.OUTCOMES) + " |", "| --- " * 10 + "|"]
+    head = ["kind", "cases", *cases.OUTCOMES, "most memory", "longest"]
+    lines = [f"| {' | '.join(head)} |", "| --- " * len(head) + "|"]
     for name in [*KINDS, "all"]:
         if name in counts:
-            row = (str(counts[name][outcome] or "") for outcome in cases.OUTCOMES)
+            some = [result for result in results if name in (result.kind, "all")]
+            row = [str(counts[name][outcome] or "") for outcome in cases.OUTCOMES]
+            row += [f"{max(result.memory for result in some):.2f} ×"]
+            row += [f"{max(result.ending.seconds for result in some):.0f} s"]
             lines.append(f"| {name} | {counts[name].total()} | {' | '.join(row)} |")
     return "\n".join(lines)
+
+
+def read(log: Path) -> list[Result]:
+    """The results of a run that was stopped; a line that it could not finish is none."""
+    found = []
+    for line in log.read_text(encoding="utf-8").splitlines(keepends=True):
+        if line.endswith("\n"):
+            row = json.loads(line)
+            row |= {"words": tuple(row["words"]), "ending": cases.Ending(**row["ending"])}
+            found.append(Result(**row))
+    return found
 
 
 def good_files(made: Path | None, output: Path) -> Path:
@@ -211,21 +231,30 @@ def main() -> int:
     parser.add_argument("--case", type=int, help="only this one")
     parser.add_argument("--kinds", default="", help="only these, with commas")
     parser.add_argument("--good", type=Path, help="folder of good files that an earlier run made")
+    parser.add_argument("--resume", action="store_true", help="go on where a run was stopped")
     parser.add_argument("--output", type=Path, default=Path("out/faults"))
     asked = parser.parse_args()
     output, start = asked.output.resolve(), time.monotonic()
-    bad = output / "bad"
-    shutil.rmtree(bad, ignore_errors=True)
+    bad, log = output / "bad", output / f"results-{asked.seed}.jsonl"
+    output.mkdir(parents=True, exist_ok=True)
+    if not asked.resume:
+        shutil.rmtree(bad, ignore_errors=True)
+        log.unlink(missing_ok=True)
+    results = read(log) if log.exists() else []
     good = good_files(asked.good, output)
     only = tuple(name for name in asked.kinds.split(",") if name)
-    numbers = range(asked.n) if asked.case is None else range(asked.case, asked.case + 1)
-    results = []
-    for result in run_all((good, bad, asked.seed, only), numbers, asked.jobs):
-        results.append(result)
-        if result.outcome in cases.BAD:
-            _tell(result)
-        if len(results) % 500 == 0:
-            print(f"{len(results)} cases, {time.monotonic() - start:.0f} s", flush=True)
+    done = {result.number for result in results}
+    wanted = range(asked.n) if asked.case is None else [asked.case]
+    numbers = [number for number in wanted if number not in done]
+    with log.open("a", encoding="utf-8") as file:
+        for result in run_all((good, bad, asked.seed, only), numbers, asked.jobs):
+            results.append(result)
+            file.write(json.dumps(asdict(result)) + "\n")
+            file.flush()
+            if result.outcome in cases.BAD:
+                _tell(result)
+            if len(results) % 500 == 0:
+                print(f"{len(results)} cases, {time.monotonic() - start:.0f} s", flush=True)
     print(report(results))
     failed = sum(result.outcome in cases.BAD for result in results)
     print(f"{failed} of {len(results)} bad, seed {asked.seed}, {time.monotonic() - start:.0f} s")

@@ -35,10 +35,10 @@ STAGES = {
 SHARED = ("search", "search by two processes", "tokens", "sample mp4", "sample npz")
 FIRST_ALONE = ("data", "text", "fvd")
 EVALUATE = Job(
-    ["evaluate", "ucf101-rfvd", "--data", "ucf101/data.yaml", "--model", "run/export",
-     "--count", "4", "--cache", "f.sqlite", "--record", "made.json"],
+    ["evaluate", "arcade-rfvd", "--data", "games/data.yaml", "--model", "run/export",
+     "--cache", "f.sqlite", "--record", "made.json"],
     "made.json",
-    ("ucf101", "run/export"),
+    ("games", "run/export"),
 )  # fmt: skip
 
 

@@ -37,12 +37,12 @@ def make() -> int:
 
     square = module("evatok/conftest.py").moving_square
     _footage(Path("squares"), square)
-    shutil.copytree("squares", "ucf101")  # under the name that the protocols know
+    _footage(Path("games"), square, ("Boxing", "Frogger"), train=2)  # classes that a protocol knows
     module("evatok/workflows/test_pipeline.py").write_settings(
         Path("toy"), Path("squares"), Path("run")
     )
     data = Path("toy/data.yaml").read_text()
-    Path("ucf101/data.yaml").write_text(data.replace("root: squares", "root: ucf101"))
+    Path("games/data.yaml").write_text(data.replace("root: squares", "root: games"))
     for stage in ("router", "generator"):  # the pipeline knows without being told
         path = Path(f"toy/{stage}.yaml")
         wide = path.read_text().replace("width: 16", "width: 32")  # as the compiled steps need
@@ -85,20 +85,22 @@ def make() -> int:
                  "--size", "32"])  # fmt: skip
 
 
-def _footage(root: Path, square: Any) -> None:
+def _footage(
+    root: Path, square: Any, names: tuple[str, str] = ("Left", "Right"), train: int = 3
+) -> None:
     """Two classes of four short videos in the layout of UCF-101."""
     from video.io import write_video
 
     lists: dict[str, list[str]] = {"trainlist01.txt": [], "testlist01.txt": []}
-    for label, name in enumerate(("Left", "Right")):
+    for label, name in enumerate(names):
         for number in range(4):
-            group = 8 + number if number < 3 else 1
+            group = 8 + number if number < train else 1
             path = f"{name}/v_{name}_g{group:02d}_c01.mp4"
             (root / name).mkdir(parents=True, exist_ok=True)
             write_video(root / path, square(16, 32, 32, 100 * label + number), 15, crf=10)
-            line = f"{path} {label + 1}" if number < 3 else path
-            lists["trainlist01.txt" if number < 3 else "testlist01.txt"].append(line)
-    (root / "classInd.txt").write_text("1 Left\n2 Right\n")
+            line = f"{path} {label + 1}" if number < train else path
+            lists["trainlist01.txt" if number < train else "testlist01.txt"].append(line)
+    (root / "classInd.txt").write_text(f"1 {names[0]}\n2 {names[1]}\n")
     for name, lines in lists.items():
         (root / name).write_text("\n".join(lines) + "\n")
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -41,10 +40,6 @@ from training.loop import train
 PIECES = 9
 TEXT = TextCondition(max_pieces=4, digest="toy")
 CAPTIONS = ["a bright clip of a cat", "a dark clip of a dog", "a dog with much motion"] * 4
-
-needs_transformers = pytest.mark.skipif(
-    importlib.util.find_spec("transformers") is None, reason="transformers is not installed"
-)
 
 
 @pytest.fixture
@@ -332,7 +327,6 @@ def test_the_grammar_of_other_engines_takes_text(text_gpt: GPT) -> None:
     assert table["text"] == vocabulary.text and table["first_piece"] == vocabulary.text + 1
 
 
-@needs_transformers
 def test_export_and_import_keep_text(text_gpt: GPT, tmp_path: Path) -> None:
     from generator.export.checkpoint import export_llama, import_llama
 

@@ -46,7 +46,6 @@ def rows(run_dir: Path) -> list[dict[str, Any]]:
     return [{k: v for k, v in row.items() if k not in TIMED} for row in lines]
 
 
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="the driver forks")
 @pytest.mark.parametrize("what, count", [("kills", 3), ("duels", 5)])
 def test_kill_at_any_moment(tmp_path: Path, root: Path, what: str, count: int) -> None:
     """Killed at random moments and between any two writes of a checkpoint: the same bits."""

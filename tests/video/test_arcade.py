@@ -18,8 +18,6 @@ from video.arcade.processes import in_workers
 from video.arcade.recorder import _encode, class_name, record
 from video.io import VideoError, read_frames
 
-pytest.importorskip("ale_py", reason="Atari needs ale-py, an optional dependency")
-
 TINY: dict[str, Any] = {"train_clips": 2, "test_clips": 2, "num_frames": 8, "size": 32, "seed": 3}
 PAIR = ("boxing", "yars_revenge")
 

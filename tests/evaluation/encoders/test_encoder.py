@@ -16,12 +16,9 @@ from torch import Tensor
 
 from evaluation.encoders.encoder import EncoderConfig, VideoEncoder, read_normalisation
 from evaluation.encoders.i3d.network import I3D, I3DEncoder, I3DFeatures, preprocess
-from evaluation.encoders.i3d.weights import read_weights, weights_path
+from evaluation.encoders.i3d.weights import read_weights
 from evaluation.encoders.load import load_encoder
 from evaluation.encoders.videomae import SHIPPED, load_videomae_nano
-
-if importlib.util.find_spec("transformers") is None:
-    pytest.skip("transformers is not installed: evatok[encoders]", allow_module_level=True)
 
 spec = importlib.util.spec_from_file_location("tiny", Path(__file__).with_name("tiny.py"))
 assert spec is not None and spec.loader is not None
@@ -172,8 +169,6 @@ def test_i3d_grids_and_widths() -> None:
 
 
 def test_i3d_encoder_is_the_feature_network() -> None:
-    if not weights_path().is_file():
-        pytest.skip("no I3D weights in the cache: python -m evaluation.encoders.i3d.network")
     weights = read_weights()
     encoder, network = load_encoder(EncoderConfig(encoder="i3d")), I3DFeatures(weights)
     x = clips(9, 40, 1)

@@ -16,7 +16,7 @@ from evaluation.encoders.base import weights_checksum
 from evaluation.encoders.i3d import torchscript as i3d_torchscript
 from evaluation.encoders.i3d.network import I3DFeatures, fold, preprocess
 from evaluation.encoders.i3d.tats import EPSILON, TatsFeatures, expected_shapes, truncated
-from evaluation.encoders.i3d.weights import read_weights, weights_path
+from evaluation.encoders.i3d.weights import read_weights
 from evaluation.encoders.load import load_features
 from evaluation.fetch import WeightsError
 from evatok.hub import feature_networks
@@ -106,8 +106,6 @@ def test_names_are_those_of_our_own_weights(state: dict[str, Tensor]) -> None:
     """57 layers with BatchNorm and the logits; every one has its place in the folded network."""
     assert len(state) == 57 * 5 + 2
     assert sum(t.numel() for t in state.values()) == 12_704_544 + 7_280
-    if not weights_path().is_file():
-        pytest.skip("no I3D weights in the cache: python -m evaluation.encoders.i3d.network")
     ours = read_weights()
     assert {name for name in state if not name.endswith("bn.weight")} == set(ours)
     assert all(ours[name].shape == state[name].shape for name in ours)

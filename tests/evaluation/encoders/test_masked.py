@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 from pathlib import Path
 from typing import Any
@@ -15,20 +14,13 @@ from evaluation.encoders.encoder import EncoderConfig
 from evaluation.encoders.load import load_encoder
 from evaluation.encoders.masked import MaskedConfig, MaskedStage, masked_model, tube_masks
 from evaluation.encoders.transformer import normalise
-from evaluation.encoders.videomae import FILES, SHIPPED, load_videomae_nano
+from evaluation.encoders.videomae import SHIPPED, load_videomae_nano
 from evatok.core.config import load_config
 from evatok.hub import save_model
 from evatok.plan.describe import describe
 from evatok.workflows.train import train_config
 from training.loop import train
 from video.io import write_video
-
-if importlib.util.find_spec("transformers") is None:
-    pytest.skip("transformers is not installed: evatok[encoders]", allow_module_level=True)
-
-shipped = pytest.mark.skipif(
-    not all((SHIPPED / name).is_file() for name in FILES), reason="no shipped nano VideoMAE yet"
-)
 
 
 @pytest.fixture
@@ -204,7 +196,6 @@ def test_the_shipped_config_is_valid(root: Path) -> None:
     assert 2 * kept < 3_000_000  # bytes in half precision
 
 
-@shipped
 def test_the_shipped_encoder_fits_the_nano_tokenizer() -> None:
     assert (SHIPPED / "model.safetensors").stat().st_size < 3_000_000
     encoder = load_encoder(EncoderConfig(encoder="videomae-nano"))

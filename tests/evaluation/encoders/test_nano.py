@@ -26,10 +26,6 @@ from training.loop import train
 from video.dataset import DataConfig, SourceConfig
 from video.io import write_video
 
-shipped = pytest.mark.skipif(
-    not (SHIPPED / "model.safetensors").is_file(), reason="the shipped weights are not here"
-)
-
 
 def moving_squares(count: int, seed: int = 0, size: int = 64) -> Tensor:
     """Clips (count, 3, 16, size, size) in [-1, 1]: coloured squares that fly over a dark ground."""
@@ -167,13 +163,11 @@ def test_the_shipped_config_is_valid(root: Path) -> None:
     assert config.data.size == 64
 
 
-@shipped
 def test_shipped_weights_are_small_and_know_24_games() -> None:
     assert (SHIPPED / "model.safetensors").stat().st_size < 1_000_000
     assert len(load_nano().net.class_names) == 24
 
 
-@shipped
 @pytest.mark.parametrize("degrade", ["blur", "noise", "freeze", "fade"])
 def test_the_distance_grows_with_the_degradation(degrade: str) -> None:
     network, clips = load_nano(), moving_squares(48)

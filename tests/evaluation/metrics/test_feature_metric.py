@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 from pathlib import Path
 
-import pytest
 import torch
 
 from evaluation.metrics.feature_metric import FeatureMetric
@@ -51,7 +49,6 @@ if child:
 """
 
 
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="the driver forks")
 def test_two_processes_give_the_same_bits(tmp_path: Path, root: Path) -> None:
     """Uneven shards, padding copies, and a process that saw nothing of one side."""
     generator = torch.Generator().manual_seed(0)

@@ -160,11 +160,6 @@ def test_clips_must_fit(trunk_file: Path) -> None:
 # --- EfficientNet-Lite0 ---------------------------------------------------------------------------
 
 
-def needs_weights() -> None:
-    if not efficientnet.weights_path().is_file():
-        pytest.skip(f"no EfficientNet-Lite0 weights: run `{efficientnet.COMMAND}` once")
-
-
 def pattern(size: int = 224) -> Tensor:
     """A fixed picture (1, 3, H, W) in [−1, 1] of waves that cross."""
     at = torch.arange(size) / size
@@ -177,7 +172,6 @@ def test_efficientnet_gives_the_published_networks_logits() -> None:
 
     Its weights are those of the cache, its input (byte − 127) / 128 with unrounded bytes.
     """
-    needs_weights()
     net = efficientnet.EfficientNetLite0()
     net.load_state_dict(efficientnet.read_weights())
     with torch.inference_mode():
@@ -192,7 +186,6 @@ GOLDEN_LOGITS = [7.55533, 5.32079, 4.34109]
 
 
 def test_efficientnet_distance_grows_with_damage() -> None:
-    needs_weights()
     distance = load_perceptual("efficientnet-lite0")
     assert distance.name == "efficientnet-lite0"
     real = pattern(64)[:, :, None].repeat(1, 1, 2, 1, 1)

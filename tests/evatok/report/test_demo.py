@@ -21,7 +21,6 @@ def test_shipped_settings_are_valid(name: str) -> None:
 
 
 def test_page_is_complete(text_dir: Path, footage: Path, tmp_path: Path) -> None:
-    pytest.importorskip("ale_py", reason="recording needs ale-py")
     settings = tmp_path / "demo.yaml"
     settings.write_text(
         f"""

@@ -67,7 +67,6 @@ def shards(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in sorted(folder.glob("*.parquet"))}
 
 
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="the driver forks")
 def test_ten_kills_change_no_row(settings: dict[str, Any], tmp_path: Path, root: Path) -> None:
     """Four processes, killed in turn at random moments: the undisturbed table, byte for byte."""
     config = SearchConfig.model_validate(settings | {"clips": 600})

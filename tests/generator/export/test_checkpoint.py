@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import shutil
 import sys
@@ -30,9 +29,6 @@ from generator.inference.engine import (
 )
 from tokenizer.tokens import Tokens
 
-needs_transformers = pytest.mark.skipif(
-    importlib.util.find_spec("transformers") is None, reason="transformers is not installed"
-)
 GREEDY = SamplingConfig(temperature=0)
 
 
@@ -132,7 +128,6 @@ def test_wrong_scores_and_prompts_are_refused(vocabulary: Vocabulary) -> None:
         processor.due(torch.tensor([[vocabulary.frames, vocabulary.separator]]))
 
 
-@needs_transformers
 def test_logits_are_equal(gpt: GPT, exported: Path) -> None:
     llama = load_llama(exported)
     generator = torch.Generator().manual_seed(0)
@@ -143,7 +138,6 @@ def test_logits_are_equal(gpt: GPT, exported: Path) -> None:
             torch.testing.assert_close(llama(ids[None]).logits[0], expected, atol=1e-4, rtol=1e-4)
 
 
-@needs_transformers
 def test_another_rope_base(make_gpt: Callable[..., GPT], vocabulary: Vocabulary, tmp_path: Path):
     gpt = make_gpt(vocabulary, rope_base=500.0)
     export_llama(gpt, tmp_path / "llama")
@@ -155,7 +149,6 @@ def test_another_rope_base(make_gpt: Callable[..., GPT], vocabulary: Vocabulary,
     assert import_llama(tmp_path / "llama").size == gpt.size
 
 
-@needs_transformers
 def test_greedy_samples_are_equal(gpt: GPT, exported: Path) -> None:
     """Every class, any class and given frames, in one padded batch."""
     vocabulary, frames = gpt.vocabulary, gpt.frames
@@ -167,7 +160,6 @@ def test_greedy_samples_are_equal(gpt: GPT, exported: Path) -> None:
         assert ours.tolist() == theirs.tolist()
 
 
-@needs_transformers
 def test_greedy_samples_of_texts_are_equal(
     make_gpt: Callable[..., GPT],
     vocabulary: Vocabulary,
@@ -188,7 +180,6 @@ def test_greedy_samples_of_texts_are_equal(
         assert ours.tolist() == theirs.tolist()
 
 
-@needs_transformers
 def test_guided_samples_are_equal(gpt: GPT, exported: Path) -> None:
     vocabulary = gpt.vocabulary
     settings = SamplingConfig(temperature=0, guidance=2.5)
@@ -205,7 +196,6 @@ def test_guided_samples_are_equal(gpt: GPT, exported: Path) -> None:
     assert [row.tolist() for row in plain] != [row.tolist() for row in ours]
 
 
-@needs_transformers
 def test_sampling_by_the_exported_settings_keeps_the_grammar(exported: Path, gpt: GPT) -> None:
     """Nothing but the prompt is given: the rest is in generation_config.json."""
     llama, processor = load_llama(exported), GrammarLogitsProcessor.load(exported)
@@ -220,7 +210,6 @@ def test_sampling_by_the_exported_settings_keeps_the_grammar(exported: Path, gpt
         assert len(gpt.vocabulary.decode_blocks(clip)) == gpt.vocabulary.num_blocks
 
 
-@needs_transformers
 def test_back_again_is_exact(gpt: GPT, exported: Path) -> None:
     back = import_llama(exported)
     assert (back.size, back.vocabulary, back.frames) == (gpt.size, gpt.vocabulary, gpt.frames)
@@ -229,7 +218,6 @@ def test_back_again_is_exact(gpt: GPT, exported: Path) -> None:
     assert all(torch.equal(weights[name], value) for name, value in gpt.state_dict().items())
 
 
-@needs_transformers
 def test_the_vocabulary_says_what_tokens_mean(
     exported: Path, vocabulary: Vocabulary, frames: FrameCondition
 ) -> None:
@@ -244,7 +232,6 @@ def test_the_vocabulary_says_what_tokens_mean(
     assert read_exported(exported).frames == frames
 
 
-@needs_transformers
 def test_what_is_not_an_export_is_refused(gpt: GPT, exported: Path, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"llama is not empty; name a new folder"):
         export_llama(gpt, exported)
@@ -270,7 +257,6 @@ def test_what_is_not_an_export_is_refused(gpt: GPT, exported: Path, tmp_path: Pa
         import_llama(other)
 
 
-@needs_transformers
 @pytest.mark.parametrize("file", ["config.json", "vocabulary.json"])
 def test_damaged_exports_are_named(file: str, exported: Path, tmp_path: Path) -> None:
     other = shutil.copytree(exported, tmp_path / "other")
@@ -282,7 +268,6 @@ def test_damaged_exports_are_named(file: str, exported: Path, tmp_path: Path) ->
             import_llama(other)
 
 
-@needs_transformers
 def test_exported_weights_that_are_not_finite(exported: Path, tmp_path: Path) -> None:
     other = shutil.copytree(exported, tmp_path / "other")
     weights = load_file(other / "model.safetensors")

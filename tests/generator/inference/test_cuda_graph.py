@@ -39,7 +39,6 @@ def test_graphs_are_refused_without_a_gpu(gpt: GPT) -> None:
 
 
 @pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_a_recorded_step_is_the_step(gpt: GPT) -> None:
     model = gpt.to("cuda")
     requests = mixed_requests(model, 24)

@@ -8,15 +8,6 @@ from pathlib import Path
 import pytest
 
 from tokenizer.cpu import attention, linear, tiles
-from training.c_kernels import NoCompiler
-
-
-@pytest.fixture(autouse=True)
-def _needs_a_compiler() -> None:
-    try:
-        attention.library()
-    except NoCompiler as error:
-        pytest.skip(str(error))
 
 
 @pytest.fixture(scope="session")

@@ -20,7 +20,6 @@ from evaluation.encoders.i3d.network import (
     preprocess,
     same_padding,
 )
-from evaluation.encoders.i3d.weights import weights_path
 
 
 def tf_padded(x: Tensor, kernel: tuple[int, ...], stride: tuple[int, ...]) -> Tensor:
@@ -100,8 +99,6 @@ def test_preprocess_is_plain_bilinear() -> None:
 
 @pytest.fixture(scope="module")
 def network() -> I3DFeatures:
-    if not weights_path().is_file():
-        pytest.skip("no I3D weights in the cache: python -m evaluation.encoders.i3d.network")
     return load_i3d()
 
 
