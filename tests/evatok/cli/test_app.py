@@ -36,7 +36,7 @@ def run(capsys: pytest.CaptureFixture[str], *words: object) -> tuple[int, str, s
 
 def test_the_commands() -> None:
     assert COMMANDS == [
-        "arcade", "curves", "data", "decode", "demo", "encode", "evaluate",
+        "app", "arcade", "curves", "data", "decode", "demo", "encode", "evaluate",
         "export", "export-llama", "fvd", "import-llama", "info", "init", "leaderboard add",
         "leaderboard show",
         "pipeline", "plan", "predict", "reconstruct", "sample", "search", "show", "text train",
