@@ -19,7 +19,7 @@ PYTHON := .venv/bin/python
 endif
 
 TEST_JOBS ?= 2
-EXTRAS := arcade,dev,docs,llama
+EXTRAS := app,arcade,dev,docs,llama
 RUN := $(PYTHON) -m
 
 # Of `make faults`: damaged files, and which ones.
@@ -27,7 +27,7 @@ N ?= 2000
 SEED ?= 1
 KILLS ?= 5
 
-.PHONY: setup demo test faults docs lint format clean
+.PHONY: setup demo test test-app faults docs lint format clean
 
 setup:
 	@PYTHON="$(PYTHON)" EXTRAS="$(EXTRAS)" bash .ci/setup
@@ -37,6 +37,10 @@ demo: setup
 
 test: setup
 	@OMP_NUM_THREADS=1 $(RUN) pytest -n $(TEST_JOBS) --dist loadfile
+
+# Debian: apt-get install chromium chromium-driver
+test-app: setup
+	@OMP_NUM_THREADS=1 $(RUN) pytest -m slow tests/evatok/app/test_browser.py
 
 faults: setup
 	@failed=0

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from evaluation.metrics.quality import psnr_pooled
-from evatok.api.model import SAMPLE_RATE, Model
+from evatok.api.model import Model
 from evatok.api.scores import fvd
 from evatok.api.videos import Video, join, mean_rate
 from evatok.core.errors import EvatokError
@@ -329,4 +329,3 @@ def compare(
             (side / f"{number:05d}{file.suffix}").symlink_to(file)
         sides.append(side)
     return Comparison(fvd(*sides, features="nano", device=device), (len(first), len(second)))
-

@@ -9,13 +9,13 @@ import importlib
 import os
 import socket
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from evatok.api.model import SAMPLE_RATE, Model, load
 from evatok.app import actions
-from evatok.app.pictures import CSS, card, cards, facts, note, tokens_chart
+from evatok.app.pictures import CSS, alert, card, cards, facts, note, tokens_chart
 from evatok.cli.errors import message_for_user
 from evatok.core.errors import EvatokError, MissingPackageError
 from evatok.generate.samples import frame_condition
@@ -23,7 +23,7 @@ from evatok.generate.samples import frame_condition
 MAX_UPLOAD = "64mb"  # of a file
 MAX_WAITING = 16  # requests in the queue
 KEPT_SECONDS = 3600  # uploads and results are deleted after it
-BY_ROUTER, BY_QUALITY, BY_BUDGET = "The router's choice", "Quality", "Budget"
+BY_ROUTER, BY_QUALITY, BY_BUDGET = "Router", "Quality", "Budget"
 
 Handler = Callable[..., Iterator[Any]]
 
@@ -113,19 +113,42 @@ def build(gradio: Any, model: Model, name: str) -> Any:
     return page
 
 
-def in_one_line(gradio: Any, work: Handler) -> Handler:
-    """Show the errors that a user can mend as one line in the page; others keep their traceback."""
+def in_one_line(work: Handler, keep: Sequence[Any]) -> Handler:
+    """Let errors that a user can mend become a line of the page; others keep their traceback.
+
+    Args:
+        work: yields a tuple of outputs.
+        keep: for each output the value that leaves it as it is.
+
+    Returns:
+        Yields the line, empty if all is well, before the outputs.
+    """
 
     def safe(*values: Any) -> Iterator[Any]:
         try:
-            yield from work(*values)
+            for outputs in work(*values):
+                yield "", *outputs
         except (ValueError, OSError, RuntimeError, MemoryError, ImportError) as error:
             message = message_for_user(error)
             if message is None:
                 raise
-            raise gradio.Error(message, duration=None, print_exception=False) from error
+            yield alert(message), *keep
 
     return safe
+
+
+def _button(gradio: Any, words: str, name: str) -> tuple[Any, Any]:
+    """Return a button and the line under it that tells errors."""
+    return gradio.Button(words, variant="primary", elem_id=name), gradio.HTML(padding=False)
+
+
+def _on_click(
+    gradio: Any, button: tuple[Any, Any], work: Handler, inputs: list[Any], outputs: list[Any]
+) -> None:
+    """Run `work` when a button is pressed."""
+    press, line = button
+    safe = in_one_line(work, [gradio.skip() for _ in outputs])
+    press.click(safe, inputs, [line, *outputs], show_progress_on=outputs)
 
 
 def _folder() -> Path:
@@ -154,7 +177,7 @@ def _reconstruct_tab(gradio: Any, model: Model) -> None:
             budget = gradio.Number(
                 64, label="At most, tokens of a clip of one tile", precision=0, visible=False
             )
-            run = gradio.Button("Reconstruct", variant="primary", elem_id="run-reconstruct")
+            run = _button(gradio, "Reconstruct", "run-reconstruct")
             gradio.HTML(
                 note(
                     f"The first {actions.MAX_FRAMES} frames, scaled down to {actions.MAX_SIDE} "
@@ -194,11 +217,8 @@ def _reconstruct_tab(gradio: Any, model: Model) -> None:
         return gradio.update(visible=way == BY_QUALITY), gradio.update(visible=way == BY_BUDGET)
 
     way.change(choose, way, [quality, budget], queue=False)
-    run.click(
-        in_one_line(gradio, work),
-        [file, way, quality, budget],
-        [original, decoded, told, chart, token_file],
-    )
+    outputs = [original, decoded, told, chart, token_file]
+    _on_click(gradio, run, work, [file, way, quality, budget], outputs)
 
 
 def _sample_tab(gradio: Any, model: Model) -> None:
@@ -218,7 +238,9 @@ def _sample_tab(gradio: Any, model: Model) -> None:
                 elem_id="text",
             )
             count = gradio.Slider(1, actions.MAX_CLIPS, 4, step=1, label="Clips")
-            most = gradio.Number(None, label="At most, tokens of a clip", precision=0, minimum=0)
+            most = gradio.Number(
+                None, label="At most, tokens of a clip (0: no limit)", precision=0, minimum=0
+            )
             lengths = gradio.Textbox(
                 label=f"Tokens of each of {model.final.num_blocks} blocks ({levels})",
                 placeholder="the generator's choice",
@@ -226,7 +248,7 @@ def _sample_tab(gradio: Any, model: Model) -> None:
             )
             guidance = gradio.Slider(1, 5, 2, step=0.25, label="Guidance")
             seed = gradio.Number(0, label="Seed", precision=0, minimum=0)
-            run = gradio.Button("Sample", variant="primary", elem_id="run-sample")
+            run = _button(gradio, "Sample", "run-sample")
         with gradio.Column(scale=3):
             shown = gradio.HTML(elem_id="told-sample")
 
@@ -238,12 +260,12 @@ def _sample_tab(gradio: Any, model: Model) -> None:
         lengths: str,
         guidance: float,
         seed: float,
-    ) -> Iterator[str]:
+    ) -> Iterator[tuple[str]]:
         limit = int(most) if most else None
         top = model.final.levels.values[-1]
         values = (int(count), int(seed), guidance, limit, lengths)
         for clips in actions.sample(model, classes or (), text or "", *values):
-            yield cards(
+            made = (
                 card(
                     clip.title,
                     clip.frames,
@@ -254,10 +276,10 @@ def _sample_tab(gradio: Any, model: Model) -> None:
                 )
                 for clip in clips
             )
+            yield (cards(made),)
 
-    run.click(
-        in_one_line(gradio, work), [classes, text, count, most, lengths, guidance, seed], shown
-    )
+    inputs = [classes, text, count, most, lengths, guidance, seed]
+    _on_click(gradio, run, work, inputs, [shown])
 
 
 def _predict_tab(gradio: Any, model: Model) -> None:
@@ -277,11 +299,11 @@ def _predict_tab(gradio: Any, model: Model) -> None:
                 label=f"Frames of the result, the {given} given ones included",
             )
             seed = gradio.Number(0, label="Seed", precision=0, minimum=0)
-            run = gradio.Button("Predict", variant="primary", elem_id="run-predict")
+            run = _button(gradio, "Predict", "run-predict")
         with gradio.Column(scale=3):
             shown = gradio.HTML(elem_id="told-predict")
 
-    def work(file: Any, start: float, frames: float, seed: float) -> Iterator[str]:
+    def work(file: Any, start: float, frames: float, seed: float) -> Iterator[tuple[str]]:
         made = actions.predict(model, _given(file), int(frames), int(start or 0), int(seed or 0))
         rest = len(made.predicted) - made.given
         detail = f"{made.given} frames given, {rest} generated"
@@ -289,33 +311,31 @@ def _predict_tab(gradio: Any, model: Model) -> None:
             detail += f" · {made.psnr:.2f} dB"
         rate = made.predicted.rate
         told = f"{len(made.real)} frames"
-        yield cards(
-            [
-                card("Real", made.real.frames.numpy(), rate, told),
-                card("Predicted", made.predicted.frames.numpy(), rate, detail),
-            ]
-        )
+        real = card("Real", made.real.frames.numpy(), rate, told)
+        predicted = card("Predicted", made.predicted.frames.numpy(), rate, detail)
+        yield (cards([real, predicted]),)
 
-    run.click(in_one_line(gradio, work), [file, start, frames, seed], shown)
+    _on_click(gradio, run, work, [file, start, frames, seed], [shown])
 
 
 def _compare_tab(gradio: Any, model: Model) -> None:
     with gradio.Row():
         first = gradio.File(label="Folder of real videos", file_count="directory", height=180)
         second = gradio.File(label="Folder of other videos", file_count="directory", height=180)
-    run = gradio.Button("Measure FVD[nano]", variant="primary", elem_id="run-compare")
+    run = _button(gradio, "Measure FVD[nano]", "run-compare")
     shown = gradio.HTML(elem_id="told-compare")
 
-    def work(first: Any, second: Any) -> Iterator[str]:
+    def work(first: Any, second: Any) -> Iterator[tuple[str]]:
         sides = [[str(file) for file in side or ()] for side in (first, second)]
         made = actions.compare(*sides, _folder(), str(model.device))
         pairs = [
             ("FVD[nano]", f"{made.value:.2f}"),
             ("videos", f"{made.counts[0]} and {made.counts[1]}"),
         ]
-        yield facts(pairs) + note(
+        protocol = note(
             "The first 16 frames of each video, 128 × 128 pixels, the shipped network. A value "
             "compares with others of FVD[nano] at the same numbers of videos alone."
         )
+        yield (facts(pairs) + protocol,)
 
-    run.click(in_one_line(gradio, work), [first, second], shown)
+    _on_click(gradio, run, work, [first, second], [shown])

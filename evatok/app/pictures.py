@@ -24,7 +24,7 @@ CSS = """
 .evatok-card img { object-fit: contain; }
 .evatok-card b { display: block; margin: 6px 0 0; overflow-wrap: anywhere; }
 .evatok-card small, .evatok-note { opacity: .75; }
-.evatok-bars { display: flex; align-items: flex-end; gap: 3px; height: 44px; margin-top: 6px; }
+.evatok-bars { display: flex; align-items: flex-end; gap: 3px; height: 64px; margin-top: 6px; }
 .evatok-bars span { flex: 1; background: #5884d6; border-radius: 2px 2px 0 0; font-size: 11px;
   line-height: 1; text-align: center; position: relative; min-height: 2px; }
 .evatok-bars span.given { background: #60a878; }
@@ -37,6 +37,8 @@ CSS = """
 .evatok-chart svg { max-width: 100%; height: auto; }
 .evatok-chart text { fill: currentColor; font-size: 11px; }
 .evatok-note { margin: 6px 0; }
+.evatok-error { color: #b42318; font-weight: 600; margin: 0; }
+.dark .evatok-error { color: #f97066; }
 """
 
 
@@ -99,6 +101,11 @@ def cards(items: Iterable[str]) -> str:
 def note(text: str) -> str:
     """Return a line of any letters."""
     return f'<p class="evatok-note">{html.escape(text)}</p>'
+
+
+def alert(text: str) -> str:
+    """Return a line of any letters that says what went wrong."""
+    return f'<p class="evatok-error" role="alert">{html.escape(text)}</p>'
 
 
 def facts(pairs: Iterable[tuple[str, str]]) -> str:

@@ -24,7 +24,7 @@ import pytest
 from video.io import write_video
 
 pytestmark = pytest.mark.slow
-WAIT = 60  # seconds for a result
+WAIT = 90  # seconds for a result
 Square = Callable[[int, int, int, int], np.ndarray]
 
 
@@ -120,12 +120,9 @@ class Page:
     def text(self, selector: str) -> str:
         return " ".join(one.text for one in self.all(selector))
 
-    def toast(self) -> str:
-        """The text of an error, which is closed."""
-        text = self.until(lambda: self.text(".toast-text"))
-        self.click(".toast-close")
-        self.until(lambda: not self.all(".toast-text"))
-        return text
+    def error(self, told: str) -> None:
+        """Wait for a line that tells this."""
+        self.until(lambda: told in self.text("[role=alert]"))
 
     def picture(self, name: str) -> None:
         folder = os.environ.get("EVATOK_SCREENSHOTS")
@@ -142,7 +139,7 @@ def page(driver: Any) -> Page:
 def test_reconstruct(page: Page, videos: Path, tmp_path: Path) -> None:
     page.tab("Reconstruct")
     page.click("#run-reconstruct")
-    assert "upload a video first" in page.toast()
+    page.error("upload a video first")
     page.upload(videos / "wide.mp4")
     page.click("#run-reconstruct")
     page.until(lambda: "bits per pixel" in page.text("#told-reconstruct"))
@@ -161,11 +158,11 @@ def _loaded(page: Page, video: Any) -> bool:
 def test_sample(page: Page) -> None:
     page.tab("Sample")
     page.click("#run-sample")
-    assert "choose a class or write a text" in page.toast()
+    page.error("choose a class or write a text")
     page.until(lambda: page.all("#text textarea"))[0].send_keys("a bright clip of Frogger")
     page.until(lambda: page.all("#lengths textarea, #lengths input"))[0].send_keys("16,8,8,5")
     page.click("#run-sample")
-    assert "each is one of" in page.toast()
+    page.error("each is one of")
     field = page.all("#lengths textarea, #lengths input")[0]
     field.send_keys("\b4")
     page.click("#run-sample")
@@ -186,7 +183,7 @@ def test_predict(page: Page, videos: Path) -> None:
 def test_compare(page: Page, videos: Path) -> None:
     page.tab("Compare")
     page.click("#run-compare")
-    assert "the first folder has 0 videos" in page.toast()
+    page.error("the first folder has 0 videos")
     page.upload(videos / "real")
     page.upload(videos / "fake")
     page.click("#run-compare")
