@@ -52,6 +52,7 @@ faults: setup
 
 docs: setup
 	@$(PYTHON) docs/settings_reference.py
+	$(PYTHON) docs/api_reference.py
 	$(RUN) mkdocs build --strict
 
 lint: setup

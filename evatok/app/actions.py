@@ -66,7 +66,7 @@ class Reconstruction:
         token_file: the .evt.
         tiles: (N, T) int64 tokens of each tile and block of the video.
         grid: rows and columns of the tiles.
-        seconds: at which each block begins, (T,).
+        seconds: at which each block begins, after the first frame, (T,).
         video: what was encoded.
         num_bytes: of the token file.
         psnr: dB, of all frames as one, at most 100.
@@ -131,7 +131,7 @@ def reconstruct(
         token_file,
         tiles,
         (len({top for top, _ in corners}), len({left for _, left in corners})),
-        tuple(map(float, seconds)),
+        tuple(float(time - video.times[0]) for time in seconds),
         video,
         token_file.stat().st_size,
         psnr_pooled(*clips),

@@ -76,7 +76,9 @@ def serve(
             footer_links=[],
         )
     except OSError as error:
-        raise EvatokError(f"{host}:{port} cannot be listened at ({error}): give --port") from error
+        raise EvatokError(
+            f"{host}:{port} is taken, or no address of this machine: give another --port or --host"
+        ) from error
     return url, page.close
 
 
@@ -113,33 +115,34 @@ def build(gradio: Any, model: Model, name: str) -> Any:
     return page
 
 
-def in_one_line(work: Handler, keep: Sequence[Any]) -> Handler:
+def in_one_line(work: Handler, keep: Sequence[Any], show: Callable[[str], Any]) -> Handler:
     """Let errors that a user can mend become a line of the page; others keep their traceback.
 
     Args:
         work: yields a tuple of outputs.
         keep: for each output the value that leaves it as it is.
+        show: makes of HTML what the line takes.
 
     Returns:
-        Yields the line, empty if all is well, before the outputs.
+        Yields the line, of no HTML if all is well, before the outputs.
     """
 
     def safe(*values: Any) -> Iterator[Any]:
         try:
             for outputs in work(*values):
-                yield "", *outputs
+                yield show(""), *outputs
         except (ValueError, OSError, RuntimeError, MemoryError, ImportError) as error:
             message = message_for_user(error)
             if message is None:
                 raise
-            yield alert(message), *keep
+            yield show(alert(message)), *keep
 
     return safe
 
 
 def _button(gradio: Any, words: str, name: str) -> tuple[Any, Any]:
     """Return a button and the line under it that tells errors."""
-    return gradio.Button(words, variant="primary", elem_id=name), gradio.HTML(padding=False)
+    return gradio.Button(words, variant="primary", elem_id=name), gradio.HTML(visible=False)
 
 
 def _on_click(
@@ -147,7 +150,11 @@ def _on_click(
 ) -> None:
     """Run `work` when a button is pressed."""
     press, line = button
-    safe = in_one_line(work, [gradio.skip() for _ in outputs])
+
+    def show(told: str) -> Any:
+        return gradio.update(value=told, visible=bool(told))
+
+    safe = in_one_line(work, [gradio.skip() for _ in outputs], show)
     press.click(safe, inputs, [line, *outputs], show_progress_on=outputs)
 
 
@@ -156,8 +163,12 @@ def _folder() -> Path:
     return Path(tempfile.mkdtemp(prefix="evatok-app-"))
 
 
-def _video(gradio: Any, label: str, **options: Any) -> Any:
-    return gradio.Video(label=label, height=300, buttons=[], **options)
+def _video(gradio: Any, title: str) -> Any:
+    with gradio.Column(min_width=200):
+        gradio.Markdown(f"**{title}**")
+        return gradio.Video(
+            label=title, show_label=False, height=300, buttons=[], autoplay=True, loop=True
+        )
 
 
 def _given(file: Any) -> Any:
@@ -186,8 +197,8 @@ def _reconstruct_tab(gradio: Any, model: Model) -> None:
             )
         with gradio.Column(scale=3):
             with gradio.Row():
-                original = _video(gradio, "Original", autoplay=True, loop=True)
-                decoded = _video(gradio, "Reconstruction", autoplay=True, loop=True)
+                original = _video(gradio, "Original")
+                decoded = _video(gradio, "Reconstruction")
             told = gradio.HTML(elem_id="told-reconstruct")
             chart = gradio.HTML()
             token_file = gradio.File(label="Token file", height=80, visible=False)
@@ -327,14 +338,15 @@ def _compare_tab(gradio: Any, model: Model) -> None:
 
     def work(first: Any, second: Any) -> Iterator[tuple[str]]:
         sides = [[str(file) for file in side or ()] for side in (first, second)]
-        made = actions.compare(*sides, _folder(), str(model.device))
+        made = actions.compare(sides[0], sides[1], _folder(), str(model.device))
         pairs = [
             ("FVD[nano]", f"{made.value:.2f}"),
             ("videos", f"{made.counts[0]} and {made.counts[1]}"),
         ]
         protocol = note(
             "The first 16 frames of each video, 128 × 128 pixels, the shipped network. A value "
-            "compares with others of FVD[nano] at the same numbers of videos alone."
+            "compares with others of FVD[nano] at the same numbers of videos alone, "
+            "and of few videos it says little."
         )
         yield (facts(pairs) + protocol,)
 

@@ -125,7 +125,7 @@ def test_errors_of_users_become_a_line() -> None:
         yield "begun", "chart"
         raise reason
 
-    handler = page.in_one_line(refuses, ["keep", "keep"])
+    handler = page.in_one_line(refuses, ["keep", "keep"], str)
     begun, refused = handler(EvatokError("too\nshort <b>"))
     assert begun == ("", "begun", "chart") and refused[1:] == ("keep", "keep")
     assert "too short &lt;b&gt;" in refused[0] and 'role="alert"' in refused[0]
