@@ -158,9 +158,9 @@ def _on_click(
     press.click(safe, inputs, [line, *outputs], show_progress_on=outputs)
 
 
-def _folder() -> Path:
-    """Make a folder for results; gradio copies what it shows."""
-    return Path(tempfile.mkdtemp(prefix="evatok-app-"))
+def _folder() -> tempfile.TemporaryDirectory[str]:
+    """Make a folder for results; gradio has copied what it shows when the handler goes on."""
+    return tempfile.TemporaryDirectory(prefix="evatok-app-")
 
 
 def _video(gradio: Any, title: str) -> Any:
@@ -204,25 +204,27 @@ def _reconstruct_tab(gradio: Any, model: Model) -> None:
             token_file = gradio.File(label="Token file", height=80, visible=False)
 
     def work(file: Any, way: str, quality: float, budget: float | None) -> Iterator[Any]:
-        made = actions.reconstruct(
-            model,
-            _given(file),
-            _folder(),
-            quality if way == BY_QUALITY else None,
-            int(budget) if way == BY_BUDGET and budget is not None else None,
-        )
-        frames, height, width, _ = made.video.frames.shape
-        pairs = [
-            ("tokens", f"{made.num_tokens:,}"),
-            ("bytes of the token file", f"{made.num_bytes:,}"),
-            ("bits per pixel", f"{made.bits_per_pixel:.4f}"),
-            ("dB PSNR", f"{made.psnr:.2f}"),
-            ("frames", f"{frames}"),
-            ("pixels", f"{width} × {height}"),
-        ]
-        drawn = tokens_chart(made.tiles, made.grid, made.seconds)
-        shown = gradio.File(str(made.token_file), visible=True)
-        yield str(made.original), str(made.decoded), facts(pairs), drawn, shown
+        limit = int(budget) if way == BY_BUDGET and budget is not None else None
+        with _folder() as folder:
+            made = actions.reconstruct(
+                model,
+                _given(file),
+                Path(folder),
+                quality if way == BY_QUALITY else None,
+                limit,
+            )
+            frames, height, width, _ = made.video.frames.shape
+            pairs = [
+                ("tokens", f"{made.num_tokens:,}"),
+                ("bytes of the token file", f"{made.num_bytes:,}"),
+                ("bits per pixel", f"{made.bits_per_pixel:.4f}"),
+                ("dB PSNR", f"{made.psnr:.2f}"),
+                ("frames", f"{frames}"),
+                ("pixels", f"{width} × {height}"),
+            ]
+            drawn = tokens_chart(made.tiles, made.grid, made.seconds)
+            shown = gradio.File(str(made.token_file), visible=True)
+            yield str(made.original), str(made.decoded), facts(pairs), drawn, shown
 
     def choose(way: str) -> tuple[Any, Any]:
         return gradio.update(visible=way == BY_QUALITY), gradio.update(visible=way == BY_BUDGET)
@@ -338,7 +340,8 @@ def _compare_tab(gradio: Any, model: Model) -> None:
 
     def work(first: Any, second: Any) -> Iterator[tuple[str]]:
         sides = [[str(file) for file in side or ()] for side in (first, second)]
-        made = actions.compare(sides[0], sides[1], _folder(), str(model.device))
+        with _folder() as folder:
+            made = actions.compare(sides[0], sides[1], Path(folder), str(model.device))
         pairs = [
             ("FVD[nano]", f"{made.value:.2f}"),
             ("videos", f"{made.counts[0]} and {made.counts[1]}"),
