@@ -10,7 +10,7 @@ Shape letters: B batch, F frames, H W pixels, D features.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from typing import Protocol
 
@@ -19,6 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from evatok.core.errors import EvatokError
+from evatok.core.threads import side_by_side
 
 
 class FeatureNetwork(Protocol):
@@ -81,6 +82,22 @@ def exact_float32(device: torch.device) -> Iterator[None]:
         exact if device.type == "cuda" else nullcontext(),
     ):
         yield
+
+
+def one_by_one(compute: Callable[[Tensor], Tensor], clips: Tensor, dim: int) -> Tensor:
+    """Vectors of clips on a CPU, each by one thread: the same bits in any batch, on any machine
+    with these instructions, by any number of threads and processes.
+
+    Args:
+        compute: (1, 3, F, H, W) → (1, D), called in several threads; sets `torch.no_grad` itself.
+        clips: (B, 3, F, H, W), B ≥ 0.
+        dim: D.
+
+    Returns:
+        (B, D) float32.
+    """
+    rows = side_by_side(compute, clips.split(1)) if len(clips) else []
+    return torch.cat([torch.zeros(0, dim), *rows])
 
 
 def weights_checksum(tensors: Mapping[str, Tensor]) -> str:

@@ -105,6 +105,14 @@ class FeatureMetric(Metric):
         return torch.cat([nothing, *features]), torch.cat([nothing[:, 0].long(), *ids])
 
 
+class FeatureSets(FeatureMetric):
+    """The sets themselves: gathered, in order of their ids, to be scored by any function."""
+
+    def score(self, real: Tensor, fake: Tensor) -> tuple[Tensor, Tensor]:
+        """Both as they are, (N, D) and (M, D) float32."""
+        return real, fake
+
+
 def _unique(features: Tensor, ids: Tensor) -> Tensor:
     """Features (N', D) in order of ids, one row an id.
 

@@ -98,11 +98,11 @@ def interval(
     for _ in range(draws):
         first, second = _orders(a, b, ids, rng)
         halves.append(frechet_distance(a[first[: len(a) // 2]], b[second[: len(b) // 2]]))
-    spread = _student(draws - 1) * float(np.std(halves, ddof=1))
+    spread = student(draws - 1) * float(np.std(halves, ddof=1))
     return Interval(value, value - spread, value + spread)
 
 
-def _student(freedom: int) -> float:
+def student(freedom: int) -> float:
     """The 97.5 % point of Student's t: a spread of few draws is itself uncertain."""
     z = 1.959964
     first, second = z**3 + z, 5 * z**5 + 16 * z**3 + 3 * z  # Cornish and Fisher's series

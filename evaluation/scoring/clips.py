@@ -10,7 +10,7 @@ import logging
 import random
 from collections.abc import Callable, Iterator
 from pathlib import Path, PurePosixPath
-from typing import Literal, Protocol
+from typing import Literal, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -19,6 +19,7 @@ from evaluation.encoders.base import resize_frames
 from evaluation.scoring.feature_cache import FeatureCache
 from evaluation.scoring.readers import Video, find_videos
 from evatok.core.config import Config
+from evatok.core.distributed import Place, gather
 from evatok.core.errors import EvatokError
 from video.clips import pad_last, to_clip, window_starts
 from video.decoding.container import VideoError
@@ -27,6 +28,8 @@ from video.io import READING
 logger = logging.getLogger(__name__)
 
 Window = Literal["first", "random", "all"]
+ALONE = Place()
+CLIPS = 1 << 32  # numbers that a video has for its clips
 WINDOWS: tuple[Window, ...] = ("first", "random", "all")
 
 
@@ -88,18 +91,36 @@ def legacy_resize(clips: Tensor, size: int) -> Tensor:
     return clips
 
 
-class Source(Protocol):
-    """Clips with keys, gone through in order."""
+class Item(NamedTuple):
+    """One clip of a source.
 
-    @property
-    def ids(self) -> list[str]:
-        """Of the clips gone through; a clip and its reconstruction on the other side share one."""
-        ...
+    Attributes:
+        number: order in the source, not without gaps.
+        name: a clip and its reconstruction on the other side share one.
+        key: what its features are filed by.
+        clip: (3, F, H, W) float32 in [−1, 1]; None in place of an unwanted one.
+    """
+
+    number: int
+    name: str
+    key: str
+    clip: Tensor | None
+
+
+class Source(Protocol):
+    """Clips with keys, gone through in order by one process, or each by one of several."""
 
     def walk(
-        self, is_wanted: Callable[[str], bool], cache: FeatureCache | None
-    ) -> Iterator[tuple[str, Tensor | None]]:
-        """(key, clip (3, F, H, W) float32 in [−1, 1]) of each; None in place of an unwanted one."""
+        self,
+        is_wanted: Callable[[str], bool],
+        cache: FeatureCache | None,
+        place: Place = ALONE,
+    ) -> Iterator[Item]:
+        """This process's clips; the items of all processes together are those of one alone."""
+        ...
+
+    def share(self) -> None:
+        """Exchange what was learned on the way; every process calls this after its walk."""
         ...
 
 
@@ -111,7 +132,8 @@ class VideoClips:
         damaged: why a video could not be read, by name; filled while the clips are gone through.
             Such a video gives no clip.
         padded: videos shorter than a clip, whose last frame was repeated.
-        ids: name without its suffix and first frame, of the clips gone through.
+
+    A clip's name is that of its video without the suffix, and its first frame.
     """
 
     def __init__(self, path: str | Path, cut: Cut | None = None) -> None:
@@ -125,13 +147,12 @@ class VideoClips:
         self.videos = find_videos(path)
         self.damaged: dict[str, str] = {}
         self.padded: list[str] = []
-        self.ids: list[str] = []
 
     def __iter__(self) -> Iterator[Tensor]:
         """Clips (3, F, H, W) float32 in [−1, 1], in order of the videos."""
-        for _, clip in self.walk(lambda key: True, None):
-            assert clip is not None
-            yield clip
+        for item in self.walk(lambda key: True, None):
+            assert item.clip is not None
+            yield item.clip
 
     def fingerprint(self) -> str:
         """sha256 in hex over the content of all videos and the way they are cut.
@@ -145,12 +166,16 @@ class VideoClips:
         return whole.hexdigest()
 
     def walk(
-        self, is_wanted: Callable[[str], bool], cache: FeatureCache | None
-    ) -> Iterator[tuple[str, Tensor | None]]:
+        self,
+        is_wanted: Callable[[str], bool],
+        cache: FeatureCache | None,
+        place: Place = ALONE,
+    ) -> Iterator[Item]:
         """See `Source.walk`. A video is decoded only if one of its clips is wanted."""
-        self.damaged, self.padded, self.ids = {}, [], []
-        drawn = self._drawn(cache) if self.cut.count is not None else None
-        for number, video in enumerate(self.videos):
+        self.damaged, self.padded = {}, []
+        drawn = self._drawn(cache, place) if self.cut.count is not None else None
+        for number in place.share(len(self.videos)):
+            video = self.videos[number]
             if drawn is not None and number not in drawn:
                 continue
             digest = self._digest(video, cache)
@@ -160,23 +185,32 @@ class VideoClips:
             if drawn is not None:
                 starts = drawn[number]
             if starts is not None and not any(is_wanted(self._key(digest, s)) for s in starts):
-                for start in starts:
-                    self._note_id(video, start)
-                    yield self._key(digest, start), None
+                for order, start in enumerate(starts):
+                    yield self._item(number, order, digest, start, None)
                 continue
             frames = self._read(video, digest, cache)
             if frames is None:
                 continue
             if starts is None:
                 starts = self._starts(len(frames), video.name)
-            for start in starts:
+            for order, start in enumerate(starts):
                 window = frames[start : start + self.cut.num_frames]
                 clip = to_clip(pad_last(window, self.cut.num_frames))
-                self._note_id(video, start)
-                yield self._key(digest, start), self.cut.finish(clip)
+                yield self._item(number, order, digest, start, self.cut.finish(clip))
 
-    def _note_id(self, video: Video, start: int) -> None:
-        self.ids.append(f"{PurePosixPath(video.name).with_suffix('')}#{start}")
+    def share(self) -> None:
+        """Tell all processes which videos were damaged or padded."""
+        for damaged, padded in gather([self.damaged, self.padded]):
+            self.damaged |= damaged
+            self.padded += [name for name in padded if name not in self.padded]
+        names = [video.name for video in self.videos]
+        self.damaged = {name: self.damaged[name] for name in names if name in self.damaged}
+        self.padded = [name for name in names if name in self.padded]
+
+    def _item(self, number: int, order: int, digest: str, start: int, clip: Tensor | None) -> Item:
+        """A clip, the `order`-th one taken of the `number`-th video."""
+        name = f"{PurePosixPath(self.videos[number].name).with_suffix('')}#{start}"
+        return Item(number * CLIPS + order, name, self._key(digest, start), clip)
 
     def _key(self, digest: str, start: int) -> str:
         cut = self.cut
@@ -237,11 +271,12 @@ class VideoClips:
         last = max(length - self.cut.num_frames, 0)
         return [random.Random(f"{self.cut.seed} {name}").randint(0, last)]
 
-    def _drawn(self, cache: FeatureCache | None) -> dict[int, list[int]]:
+    def _drawn(self, cache: FeatureCache | None, place: Place) -> dict[int, list[int]]:
         """Which windows of which videos are drawn; every length has to be known first."""
         assert self.cut.count is not None
-        windows: list[tuple[int, int]] = []
-        for number, video in enumerate(self.videos):
+        found: dict[int, list[int]] = {}
+        for number in place.share(len(self.videos)):
+            video = self.videos[number]
             digest = self._digest(video, cache)
             if digest is None:
                 continue
@@ -249,7 +284,11 @@ class VideoClips:
             if starts is None:
                 frames = self._read(video, digest, cache)
                 starts = [] if frames is None else self._starts(len(frames), video.name)
-            windows += [(number, start) for start in starts]
+            found[number] = starts
+        every = sorted(
+            (number, starts) for part in _shared(found, place) for number, starts in part
+        )
+        windows = [(number, start) for number, starts in every for start in starts]
         if len(windows) < self.cut.count:
             raise EvatokError(
                 f"{self.path} has {len(windows)} clips, not {self.cut.count}: give --count "
@@ -257,7 +296,13 @@ class VideoClips:
             )
         self.padded = []  # only of those that are drawn
         out: dict[int, list[int]] = {}
-        for place in random.Random(self.cut.seed).sample(range(len(windows)), self.cut.count):
-            number, start = windows[place]
+        for chosen in random.Random(self.cut.seed).sample(range(len(windows)), self.cut.count):
+            number, start = windows[chosen]
             out.setdefault(number, []).append(start)
         return out
+
+
+def _shared(found: dict[int, list[int]], place: Place) -> list[list[tuple[int, list[int]]]]:
+    """Windows by video, of every process."""
+    mine = list(found.items())
+    return [mine] if place.world == 1 else gather(mine)

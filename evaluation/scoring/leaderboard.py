@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import html
 import io
 import re
 from collections.abc import Sequence
@@ -93,7 +92,7 @@ def rows(records: Sequence[Record]) -> list[dict[str, Any]]:
 
 
 def render(records: Sequence[Record], format: Format) -> str:
-    """All tables as text of a format: md, csv or html.
+    """All tables as text of a format: md or csv; `evaluation.scoring.page` makes the HTML.
 
     Raises:
         EvatokError: another format.
@@ -107,8 +106,6 @@ def render(records: Sequence[Record], format: Format) -> str:
         return "\n".join(_markdown(name, table) for name, table in found.items())
     if format == "csv":
         return _csv(found)
-    if format == "html":
-        return _html(found)
     raise EvatokError(f"format {format!r} is not one of {', '.join(FORMATS)}")
 
 
@@ -116,13 +113,14 @@ def _columns(table: Sequence[dict[str, Any]]) -> list[str]:
     return list(dict.fromkeys(name for row in table for name in row))
 
 
-def _text(value: Any) -> str:
+def text_of(value: Any) -> str:
+    """A value as tables show it."""
     return f"{value:.4g}" if isinstance(value, float) else printable(value)
 
 
 def _markdown_text(value: Any) -> str:
     """A cell: nothing in it can end the row, or become a tag, a link or a picture."""
-    text = _text(value).replace("&", "&amp;").replace("<", "&lt;")
+    text = text_of(value).replace("&", "&amp;").replace("<", "&lt;")
     return re.sub(r"([\\|`]|(?<=\])\()", r"\\\1", text)
 
 
@@ -149,21 +147,3 @@ def _csv(found: dict[str, list[dict[str, Any]]]) -> str:
             for row in ({"table": name, **row} for row in table)
         )
     return text.getvalue()
-
-
-def _html(found: dict[str, list[dict[str, Any]]]) -> str:
-    parts = ["<!doctype html><meta charset=utf-8><title>Leaderboard</title>"]
-    parts.append(
-        "<style>body{font:16px/1.5 system-ui;margin:2rem auto;max-width:60rem}"
-        "table{border-collapse:collapse;margin-bottom:2rem}"
-        "td,th{padding:.2rem .8rem;border-bottom:1px solid #ccc;text-align:left}</style>"
-    )
-    for name, table in found.items():
-        columns = _columns(table)
-        head = "".join(f"<th>{html.escape(printable(c))}" for c in columns)
-        body = "".join(
-            "<tr>" + "".join(f"<td>{html.escape(_text(row.get(c, '')))}" for c in columns)
-            for row in table
-        )
-        parts.append(f"<h2>{html.escape(printable(name))}</h2><table><tr>{head}{body}</table>")
-    return "\n".join(parts) + "\n"

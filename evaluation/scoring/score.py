@@ -9,21 +9,27 @@ Shape letters: B batch, F frames, H W pixels, D features.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from evaluation.encoders.base import FeatureNetwork
+from evaluation.metrics.feature_metric import FeatureSets
 from evaluation.metrics.fvd_infinity import Ids, interval
 from evaluation.metrics.registry import METRICS, scores
-from evaluation.scoring.clips import Cut, Source, VideoClips
+from evaluation.scoring.clips import ALONE, Cut, Source, VideoClips
 from evaluation.scoring.feature_cache import FeatureCache
 from evaluation.scoring.records import Record, versions
+from evatok.core.distributed import Place, gather, joined_place, wait_for_all
 from evatok.core.errors import EvatokError
+from evatok.core.threads import one_thread
+
+logger = logging.getLogger(__name__)
 
 RANGE_SLACK = 1e-3
 
@@ -115,14 +121,29 @@ def _check(batch: Tensor, side: str, start: int, shapes: set[tuple[int, ...]]) -
         )
 
 
+class Features(NamedTuple):
+    """Features of a source's clips, those of this process.
+
+    Attributes:
+        numbers: (N,) int64, order of the clips in the source.
+        names: of the clips.
+        vectors: for each network (N, D) float32.
+    """
+
+    numbers: Tensor
+    names: list[str]
+    vectors: list[Tensor]
+
+
 def features_of(
     clips: Source,
     networks: Sequence[FeatureNetwork],
     cache: FeatureCache | None = None,
     *,
     batch_size: int = 16,
+    place: Place = ALONE,
     progress: Callable[[int], None] | None = None,
-) -> list[Tensor]:
+) -> Features:
     """Features of all clips of a source, by each network; those that a cache knows are not made.
 
     What is made is filed after each batch: a killed run goes on where it was.
@@ -132,13 +153,11 @@ def features_of(
         networks: that see them.
         cache: of features; None: everything is made.
         batch_size: clips given to a network at a time.
+        place: this process of those that share the clips.
         progress: called with the number of clips done.
-
-    Returns:
-        For each network (N, D) float32, in order of the clips.
     """
     found: list[dict[str, Tensor]] = [{} for _ in networks]
-    order: list[str] = []
+    items: list[tuple[int, str, str]] = []
     waiting: dict[str, Tensor] = {}
 
     def lacks(key: str) -> bool:
@@ -163,17 +182,20 @@ def features_of(
                 cache.put(network, made)
         waiting.clear()
 
-    for key, clip in clips.walk(lacks, cache):
-        order.append(key)
+    for number, name, key, clip in clips.walk(lacks, cache, place):
+        items.append((number, name, key))
         if clip is not None and lacks(key):
             waiting[key] = clip
         if len(waiting) == batch_size:
             make()
-        if progress is not None and len(order) % batch_size == 0:
-            progress(len(order))
+        if progress is not None and len(items) % batch_size == 0:
+            progress(len(items))
     make()
-    return [torch.stack([mine[key] for key in order]) if order else torch.empty(0, network.dim)
-            for network, mine in zip(networks, found, strict=True)]  # fmt: skip
+    vectors = [torch.stack([mine[key] for *_, key in items]) if items
+               else torch.empty(0, network.dim)
+               for network, mine in zip(networks, found, strict=True)]  # fmt: skip
+    numbers = torch.tensor([number for number, *_ in items], dtype=torch.int64)
+    return Features(numbers, [name for _, name, _ in items], vectors)
 
 
 def score_sides(
@@ -190,21 +212,64 @@ def score_sides(
 ) -> dict[str, Any]:
     """Distances between two sources, with each network.
 
-    Arguments are those of `score_clips` and `features_of`; the result has the scores, `num_real`,
-    `num_fake`, `biased`, `networks`, and with `with_interval` `interval[<network>]`: the 95 %
-    interval of "fvd".
+    Processes that are joined (`evatok.core.distributed.joined`) share the clips; every one must
+    call this. Arguments are those of `score_clips` and `features_of`.
+
+    Returns:
+        In the first process the scores, `num_real`, `num_fake`, `biased`, `networks`, and with
+        `with_interval` `interval[<network>]`, the 95 % interval of "fvd"; in the others nothing.
+        The same bits for any number of processes, where features have them.
     """
     check_metrics(networks, metrics)
-    sides: dict[str, list[Tensor]] = {}
+    sides: dict[str, Features] = {}
     for side, clips in (("real", real), ("fake", fake)):
         tell = None if progress is None else partial(progress, side)
-        sides[side] = features_of(clips, networks, cache, batch_size=batch_size, progress=tell)
-        if len(sides[side][0]) < 2:
-            raise EvatokError(
-                f"the {side} side has {len(sides[side][0])} clips; a distance needs 2 or more"
-            )
-    ids = (real.ids, fake.ids)
-    return _scored(sides, networks, metrics, biased, with_interval, ids)
+        sides[side] = shared_features(
+            clips, networks, side, cache, batch_size=batch_size, progress=tell
+        )
+    if joined_place().rank:
+        return {}
+    ids = (sides["real"].names, sides["fake"].names)
+    vectors = {side: features.vectors for side, features in sides.items()}
+    return _scored(vectors, networks, metrics, biased, with_interval, ids)
+
+
+def shared_features(
+    clips: Source,
+    networks: Sequence[FeatureNetwork],
+    side: str,
+    cache: FeatureCache | None = None,
+    *,
+    batch_size: int = 16,
+    progress: Callable[[int], None] | None = None,
+) -> Features:
+    """Features of all clips, made by all joined processes and given to each, in order of clips.
+
+    Args:
+        side: what the clips are, for messages; others as for `features_of`.
+
+    Raises:
+        ValueError: fewer than two clips, or features that are not finite.
+    """
+    mine = features_of(
+        clips, networks, cache, batch_size=batch_size, place=joined_place(), progress=progress
+    )
+    wait_for_all()
+    clips.share()
+    named = zip(mine.numbers.tolist(), mine.names, strict=True)
+    every = sorted(tuple(pair) for part in gather(list(named)) for pair in part)
+    if len(every) < 2:
+        raise EvatokError(
+            f"the {side} side has {len(every)} clips; a distance needs 2 or more (and hundreds to "
+            "mean something): add videos, or take more windows of each (--window all)"
+        )
+    whole = []
+    for network, vectors in zip(networks, mine.vectors, strict=True):
+        metric = FeatureSets(network.dim)
+        metric.update(vectors, mine.numbers, real=side != "fake")
+        whole.append(metric.compute()[side == "fake"])
+    numbers = torch.tensor([number for number, _ in every], dtype=torch.int64)
+    return Features(numbers, [name for _, name in every], whole)
 
 
 def check_metrics(networks: Sequence[FeatureNetwork], metrics: Sequence[str]) -> None:
@@ -224,12 +289,19 @@ def _scored(
     with_interval: bool = False,
     ids: Ids | None = None,
 ) -> dict[str, Any]:
+    counts = [len(sides[side][0]) for side in ("real", "fake")]
+    if counts[0] != counts[1]:
+        logger.warning(
+            "%d real clips against %d: such a number compares only with others of these counts",
+            *counts,
+        )
     result: dict[str, Any] = {}
     for network, x, y in zip(networks, sides["real"], sides["fake"], strict=True):
         found = scores(x, y, metrics, biased, ids)
         result |= {f"{metric}[{network.name}]": value for metric, value in found.items()}
         if with_interval and "fvd" in metrics and biased:
-            _, low, high = interval(x, y, ids=ids)
+            with one_thread():
+                _, low, high = interval(x, y, ids=ids)
             result[f"interval[{network.name}]"] = [low, high]
     return result | {
         "num_real": len(sides["real"][0]),
@@ -258,6 +330,7 @@ def score_folders(
     result has `cut`, `num_frames` and `size` ([H, W]) of what the networks saw, `data` (the
     fingerprint of the real side, where there is a cache), and for both sides `num_files_<side>`,
     `damaged_<side>` (reasons by name) and `padded_<side>` (videos shorter than a clip).
+    In other processes than the first it is empty.
     """
     cut = cut or Cut()
     inputs = {side: VideoClips(path, cut) for side, path in (("real", real), ("fake", fake))}
@@ -272,6 +345,8 @@ def score_folders(
         with_interval=with_interval,
         progress=progress,
     )
+    if not result:
+        return result
     side_length = cut.shrink or cut.size
     result |= {"num_frames": cut.num_frames, "size": [side_length] * 2}
     result["cut"] = cut.model_dump(mode="json")

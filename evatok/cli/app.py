@@ -49,7 +49,7 @@ from evatok.cli.process import (
     open_standard_streams,
     stoppable,
 )
-from evatok.cli.scores import evaluate_command, fvd_command
+from evatok.cli.scores import compare_command, evaluate_command, fvd_command
 from evatok.cli.text import text_app
 from evatok.cli.token_file import decode_command, encode_command, show_command
 from evatok.cli.weights import weights_command
@@ -57,7 +57,14 @@ from evatok.cli.weights import weights_command
 # Everything heavy is imported by the command that needs it, so that --help answers at once.
 
 COMPLETE = "_EVATOK_COMPLETE"  # set by the lines of `evatok --show-completion`
-SHARED = ("train", "search", "tokens", "sample")  # what several processes do together
+SHARED = (
+    "train",
+    "search",
+    "tokens",
+    "sample",
+    "evaluate",
+    "fvd",
+)  # what several processes do together
 
 app = typer.Typer(
     name="evatok",
@@ -345,6 +352,7 @@ app.command("init")(init_command)
 app.command("export")(export_command)
 app.command("app")(app_command)
 app.command("fvd")(fvd_command)
+app.command("compare")(compare_command)
 app.command("evaluate")(evaluate_command)
 app.command("encode")(encode_command)
 app.command("decode")(decode_command)

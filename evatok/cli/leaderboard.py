@@ -50,13 +50,16 @@ def show_command(
     published: Annotated[
         bool, typer.Option("--published", help="The numbers of papers too, in tables of their own.")
     ] = False,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="File to write; by default stdout.")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Show the board: a table for each set of numbers that compare, best first.
 
     \b
     Example:
-        evatok leaderboard show --published --format md
+        evatok leaderboard show --published --format html -o page.html
     """
     import sys
 
@@ -69,7 +72,10 @@ def show_command(
         tables,
         title,
     )
+    from evaluation.scoring.page import page
     from evaluation.scoring.records import read_records
+    from evatok.core.files import write_text
+    from evatok.core.paths import refuse_overwrite
 
     if format_ not in FORMATS:
         raise EvatokError(f"--format {format_!r} is not one of {', '.join(FORMATS)}")
@@ -80,7 +86,15 @@ def show_command(
     if protocol:
         records = one_table(records, protocol, network or None)
     if as_json or format_ == "table":
+        if output is not None:
+            raise EvatokError("--output needs --format md, csv or html")
         show({title(key): rows(mine) for key, mine in tables(records).items()}, as_json)
+        return
+    text = page(records) if format_ == "html" else render(records, format_)  # type: ignore[arg-type]
+    if output is not None:
+        refuse_overwrite([output], [board])
+        write_text(output, text)
+        show({"file": str(output), "records": len(records)}, as_json)
     else:
         with naming_stdout():
-            sys.stdout.write(render(records, format_))  # type: ignore[arg-type]  # checked above
+            sys.stdout.write(text)

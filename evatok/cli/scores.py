@@ -78,7 +78,7 @@ def fvd_command(
     device: Device = "auto",
     as_json: AsJson = False,
 ) -> None:
-    """Fréchet video distance, and others, between two sets of anyone's videos.
+    """Fréchet video distance, and others, between two sets of anyone's videos; torchrun shares it.
 
     \b
     Example:
@@ -86,11 +86,14 @@ def fvd_command(
     """
     import time
 
+    import torch
+
     from evaluation.scoring.clips import WINDOWS, Cut
     from evaluation.scoring.presets import preset as preset_of
     from evaluation.scoring.records import write_records
     from evaluation.scoring.score import records_of, score_folders
     from evatok.core.devices import resolve_device
+    from evatok.core.distributed import joined
     from evatok.core.files import check_writable
     from evatok.core.paths import refuse_overwrite
     from evatok.hub import feature_networks
@@ -111,7 +114,7 @@ def fvd_command(
     names = features or ("nano" if chosen is None else chosen.network)
     networks = feature_networks(names, model, trust, resolve_device(device))
     biased = not unbiased and (chosen is None or chosen.biased)
-    with open_cache(cache, no_cache) as opened:
+    with joined(torch.device("cpu")) as place, open_cache(cache, no_cache) as opened:
         result = score_folders(
             real,
             fake,
@@ -122,10 +125,55 @@ def fvd_command(
             cache=opened,
             with_interval=record is not None,
         )
+    if place.rank:
+        return
     if record is not None:
         seconds = round(time.monotonic() - started, 1)
         rows = records_of(result, networks, name or fake.name, preset or "folder", seconds=seconds)
         write_records(record, rows)
+    show(result, as_json)
+
+
+def compare_command(
+    real: Annotated[Path, typer.Argument(help="Folder of videos or frames, video, .npz or .pt.")],
+    fakes: Annotated[list[Path], typer.Argument(help="Two sets or more, likewise.")],
+    features: Annotated[str, typer.Option(help="As nano,i3d or i3d-tats:FILE.")] = "nano",
+    frames: Annotated[int, typer.Option(min=1, help="Of a clip.")] = 16,
+    size: Annotated[int, typer.Option(min=1, help="Pixels to which every set is cut.")] = 128,
+    window: Annotated[str, typer.Option(help="first, random or all windows of a video.")] = "first",
+    model: Model = "nano",
+    cache: CacheFile = None,
+    no_cache: NoCache = False,
+    trust: Trust = False,
+    device: Device = "auto",
+    as_json: AsJson = False,
+) -> None:
+    """Which of several sets is nearest to the real one, and whether that is more than chance.
+
+    \b
+    Example:
+        evatok compare data/real out/a out/b out/c --features i3d
+    """
+    import torch
+
+    from evaluation.scoring.clips import WINDOWS, Cut
+    from evaluation.scoring.compare import compare_folders
+    from evatok.core.devices import resolve_device
+    from evatok.core.distributed import joined
+    from evatok.hub import feature_networks
+
+    if window not in WINDOWS:
+        raise EvatokError(f"window {window!r} is none of {', '.join(WINDOWS)}")
+    if len(fakes) < 2:
+        raise EvatokError("one set is compared with nothing: give two or more, or `evatok fvd`")
+    cut = Cut.model_validate({"num_frames": frames, "size": size, "window": window})
+    with joined(torch.device("cpu")) as place, open_cache(cache, no_cache) as opened:
+        networks = feature_networks(features, model, trust, resolve_device(device))
+        result = compare_folders(real, fakes, networks, cut=cut, cache=opened)
+    if place.rank:
+        return
+    if not as_json:  # each pair's row stands in the verdicts, as far as it concerns the nearest
+        del result["differences"], result["cut"]
     show(result, as_json)
 
 
@@ -153,13 +201,16 @@ def evaluate_command(
     device: Device = "auto",
     as_json: AsJson = False,
 ) -> None:
-    """Run a protocol on a model: reconstruct, sample or predict, then score; resumable.
+    """Run a protocol on a model: reconstruct, sample or predict, then score; resumable and shared.
 
     \b
     Example:
         evatok evaluate arcade-rfvd --features nano,i3d --count 1000 --record out/rfvd.json
     """
+    import torch
+
     from evatok.core.devices import resolve_device
+    from evatok.core.distributed import joined
     from evatok.hub import feature_networks
     from evatok.measure.evaluate import evaluate
     from evatok.measure.protocol_sides import Settings
@@ -174,7 +225,7 @@ def evaluate_command(
         seed=seed,
         device=device,
     )
-    with open_cache(cache, no_cache) as opened:
+    with joined(torch.device("cpu")) as place, open_cache(cache, no_cache) as opened:
         result = evaluate(
             settings,
             feature_networks(features, model, trust, resolve_device(device)),
@@ -184,4 +235,5 @@ def evaluate_command(
             name=name,
             say=note,
         )
-    show(result, as_json)
+    if place.rank == 0:
+        show(result, as_json)

@@ -8,6 +8,7 @@ Shape letters: B rows of this process, L their values laid end to end, P picks.
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -16,6 +17,7 @@ from datetime import timedelta
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, distributed
 
 from evatok.core.errors import EvatokError
@@ -113,6 +115,24 @@ def first_says(is_fine: bool) -> bool:
     told = torch.tensor(int(is_fine))
     distributed.broadcast(told, src=0, group=_waiting)
     return bool(told)
+
+
+def gather(value: Any) -> list[Any]:
+    """JSON-able values of all processes, in order of rank; every process must call this."""
+    if num_processes() == 1:
+        return [value]
+    mine = torch.frombuffer(bytearray(json.dumps(value).encode()), dtype=torch.uint8)
+    sizes = [torch.zeros(1, dtype=torch.int64) for _ in range(num_processes())]
+    distributed.all_gather(sizes, torch.tensor([len(mine)]), group=_waiting)
+    longest = max(map(int, sizes))
+    parts = [torch.zeros(longest, dtype=torch.uint8) for _ in sizes]
+    distributed.all_gather(parts, F.pad(mine, (0, longest - len(mine))), group=_waiting)
+    return [json.loads(p[: int(n)].numpy().tobytes()) for p, n in zip(parts, sizes, strict=True)]
+
+
+def joined_place() -> Place:
+    """Which of the joined processes this is; alone where none are joined."""
+    return Place(distributed.get_rank(), num_processes()) if num_processes() > 1 else Place()
 
 
 def num_processes() -> int:

@@ -29,6 +29,7 @@ from evaluation.scoring.records import write_records
 from evaluation.scoring.score import records_of, score_sides
 from evatok.core.config import Config, load_config
 from evatok.core.devices import resolve_device
+from evatok.core.distributed import joined_place
 from evatok.core.errors import EvatokError
 from evatok.core.files import check_writable
 from evatok.core.paths import paths_in, refuse_overwrite
@@ -60,6 +61,8 @@ def evaluate(
 ) -> dict[str, Any]:
     """Run a protocol on a model.
 
+    Processes that are joined (`evatok.core.distributed.joined`) share the clips.
+
     Args:
         settings: what and with what.
         networks: of the distances.
@@ -70,7 +73,8 @@ def evaluate(
         say: told how far it is.
 
     Returns:
-        JSON-able: scores as `score_sides` gives them, and quality and tokens of what was made.
+        JSON-able: scores as `score_sides` gives them, and quality and tokens of what was made;
+        nothing in other processes than the first.
 
     Raises:
         EvatokError: no such protocol, fewer clips than it wants, no source that it is meant for, or
@@ -88,8 +92,12 @@ def evaluate(
     real = draw(protocol, data, settings.count)
     made = making(protocol.kind, models, real, settings)
 
+    place = joined_place()
+    mine = sum(map(len, real.chunks(place)))
+
     def progress(side: str, done: int) -> None:
-        say(f"{side}: {done} of {len(real.windows)} clips")
+        if place.rank == 0:
+            say(f"{side}: {done} of {mine} clips{' of this process' * (place.world > 1)}")
 
     result = score_sides(
         real,
@@ -101,9 +109,11 @@ def evaluate(
         with_interval=True,
         progress=progress,
     )
+    if not result:
+        return result
     config = models.final.config
     pixels = config.num_frames * config.size**2
-    quality = summary(made.notes, config.codebook_size, len(config.levels), pixels)
+    quality = summary(list(made.notes.values()), config.codebook_size, len(config.levels), pixels)
     result |= {"protocol": settings.protocol, "cut": real.cut.model_dump(mode="json")}
     result |= {"split": protocol.split, "num_frames": real.cut.num_frames}
     result |= {"size": [real.cut.shrink or real.cut.size] * 2, "data": real.fingerprint()}

@@ -16,9 +16,10 @@ import torch
 from torch import Tensor
 
 from evaluation.metrics.quality import moving_psnr, psnr, ssim
-from evaluation.scoring.clips import Cut
+from evaluation.scoring.clips import ALONE, Cut, Item
 from evaluation.scoring.feature_cache import FeatureCache
 from evatok.core.config import Config
+from evatok.core.distributed import Place, gather
 from evatok.core.errors import EvatokError
 from evatok.generate.samples import (
     frame_condition,
@@ -138,28 +139,37 @@ class Drawn:
     sampler: ClipSampler
     windows: list[Window]
     cut: Cut
-    digests: list[str] = field(default_factory=list)  # of the clips gone through
-
-    @property
-    def ids(self) -> list[str]:
-        """Places of the clips in the draw."""
-        return [str(place) for place in range(len(self.windows))]
+    digests: dict[int, str] = field(default_factory=dict)  # by place, of the clips gone through
 
     def load(self, start: int) -> Tensor:
         """The chunk of clips from a place on, (B, 3, F, H, W) float32 in [−1, 1]."""
         return self.sampler.load(self.windows[start : start + CHUNK])[0]
 
+    def chunks(self, place: Place) -> Iterator[range]:
+        """Places of clips that are made together, one process's share of them."""
+        for chunk in place.share(-(-len(self.windows) // CHUNK)):
+            yield range(len(self.windows))[chunk * CHUNK : (chunk + 1) * CHUNK]
+
     def walk(
-        self, is_wanted: Callable[[str], bool], cache: FeatureCache | None
-    ) -> Iterator[tuple[str, Tensor | None]]:
+        self,
+        is_wanted: Callable[[str], bool],
+        cache: FeatureCache | None,
+        place: Place = ALONE,
+    ) -> Iterator[Item]:
         """See `evaluation.scoring.clips.Source.walk`; a clip is known by its pixels."""
-        self.digests = []
-        for start in range(0, len(self.windows), CHUNK):
-            for clip in self.load(start):
+        self.digests = {}
+        for chunk in self.chunks(place):
+            for number, clip in zip(chunk, self.load(chunk.start), strict=True):
                 digest = hashlib.sha256(to_bytes(clip[None]).numpy().tobytes()).hexdigest()
-                self.digests.append(digest)
+                self.digests[number] = digest
                 key = f"pixels {digest}{_shrunk(self.cut)}"
-                yield key, self.cut.finish(clip) if is_wanted(key) else None
+                wanted = self.cut.finish(clip) if is_wanted(key) else None
+                yield Item(number, str(number), key, wanted)
+
+    def share(self) -> None:
+        """Tell all processes every clip's digest."""
+        every = [pair for part in gather(list(self.digests.items())) for pair in part]
+        self.digests = {number: digest for number, digest in sorted(every)}
 
     def class_names(self) -> list[str]:
         """Of each window."""
@@ -168,7 +178,7 @@ class Drawn:
 
     def fingerprint(self) -> str:
         """sha256 in hex over all clips."""
-        return hashlib.sha256("\n".join(self.digests).encode()).hexdigest()
+        return hashlib.sha256("\n".join(self.digests.values()).encode()).hexdigest()
 
 
 def _shrunk(cut: Cut) -> str:
@@ -183,42 +193,47 @@ class Made:
         real: the clips, gone through before.
         make: (first place, real clips) → clips in [−1, 1], tokens, notes of each.
         origin: whatever decides a made clip beside the real one.
-        notes: of each clip, filled while the clips are gone through.
+        notes: of each clip by its place, filled while the clips are gone through.
     """
 
     real: Drawn
     make: Callable[[int, Tensor], tuple[Tensor, Tokens, list[dict[str, Any]]]]
     origin: str
-    notes: list[dict[str, Any]] = field(default_factory=list)
-
-    @property
-    def ids(self) -> list[str]:
-        """Those of the real clips."""
-        return self.real.ids
+    notes: dict[int, dict[str, Any]] = field(default_factory=dict)
 
     def walk(
-        self, is_wanted: Callable[[str], bool], cache: FeatureCache | None
-    ) -> Iterator[tuple[str, Tensor | None]]:
+        self,
+        is_wanted: Callable[[str], bool],
+        cache: FeatureCache | None,
+        place: Place = ALONE,
+    ) -> Iterator[Item]:
         """See `evaluation.scoring.clips.Source.walk`; a chunk of which all is known is not made."""
-        self.notes = []
-        for start in range(0, len(self.real.windows), CHUNK):
+        self.notes = {}
+        for chunk in self.real.chunks(place):
             keys = [
-                f"{self.origin} {start + i} {digest}{_shrunk(self.real.cut)}"
-                for i, digest in enumerate(self.real.digests[start : start + CHUNK])
+                f"{self.origin} {number} {self.real.digests[number]}{_shrunk(self.real.cut)}"
+                for number in chunk
             ]
             noted = [] if cache is None else [cache.note(key) for key in keys]
             known = [note for note in noted if note is not None]
             if len(known) == len(keys) and not any(map(is_wanted, keys)):
-                self.notes += known
-                yield from ((key, None) for key in keys)
+                for number, key, note in zip(chunk, keys, known, strict=True):
+                    self.notes[number] = note
+                    yield Item(number, str(number), key, None)
                 continue
-            clips, tokens, notes = self.make(start, self.real.load(start))
-            for key, clip, blocks, note in zip(keys, clips, tokens.blocks(), notes, strict=True):
+            clips, tokens, notes = self.make(chunk.start, self.real.load(chunk.start))
+            made = zip(chunk, keys, clips, tokens.blocks(), notes, strict=True)
+            for number, key, clip, blocks, note in made:
                 ids = torch.cat(list(blocks)).tolist()
-                self.notes.append({**note, "ids": ids, "assignment": [len(b) for b in blocks]})
+                self.notes[number] = {**note, "ids": ids, "assignment": [len(b) for b in blocks]}
                 if cache is not None:
-                    cache.put_note(key, self.notes[-1])
-                yield key, self.real.cut.finish(clip)
+                    cache.put_note(key, self.notes[number])
+                yield Item(number, str(number), key, self.real.cut.finish(clip))
+
+    def share(self) -> None:
+        """Tell all processes every clip's note."""
+        every = [pair for part in gather(list(self.notes.items())) for pair in part]
+        self.notes = {number: note for number, note in sorted(every, key=lambda pair: pair[0])}
 
 
 def draw(protocol: Protocol, data: DataConfig, count: int | None) -> Drawn:

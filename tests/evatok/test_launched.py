@@ -117,5 +117,5 @@ def test_only_some_commands_are_shared() -> None:
     for rank, expected in (("0", True), ("1", False)):
         place = {"RANK": rank, "WORLD_SIZE": "2"}
         assert is_ours(["train", "x.yaml"], place) and len(place) == 2
-        assert is_ours(["evaluate", "arcade-rfvd"], place) == expected
+        assert is_ours(["reconstruct", "film.mp4"], place) == expected
         assert not place  # the first is alone from here on

@@ -27,6 +27,7 @@ from torch import Tensor, nn
 from evaluation.encoders.base import (
     check_clips,
     exact_float32,
+    one_by_one,
     resize_frames,
     weights_checksum,
 )
@@ -185,22 +186,23 @@ class I3DFeatures:
         self.model.to(self.device)
         self.model.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
 
-    @torch.no_grad()
     def __call__(self, clips: Tensor) -> Tensor:
         """Features (B, 400) float32, on the CPU, of clips (B, 3, F, H, W) in [-1, 1], F ≥ 9."""
         if clips.ndim != 5 or clips.shape[1] != 3:
             raise EvatokError(f"clips are (B, 3, F, H, W), not {tuple(clips.shape)}")
         if clips.shape[2] < MIN_FRAMES:
-            raise EvatokError(f"I3D needs {MIN_FRAMES} frames or more, not {clips.shape[2]}")
-        rows = [clips.new_zeros(0, self.dim, dtype=torch.float32, device="cpu")]
+            raise EvatokError(
+                f"clips of {clips.shape[2]} frames: I3D needs {MIN_FRAMES} or more; longer clips "
+                "(--frames) repeat the last frame of a shorter video"
+            )
+        if self.device.type == "cpu":
+            return one_by_one(self._features, clips, self.dim)
+        return self._features(clips)
+
+    @torch.no_grad()
+    def _features(self, clips: Tensor) -> Tensor:
         with exact_float32(self.device):
-            # On a CPU one at a time: a clip of this size fills the processor, and its features
-            # then do not depend on its batch, to the last bit.
-            step = 1 if self.device.type == "cpu" else max(len(clips), 1)
-            for start in range(0, len(clips), step):
-                part = clips[start : start + step].to(self.device, torch.float32)
-                rows.append(self.model(preprocess(part)).cpu())
-        return torch.cat(rows)
+            return self.model(preprocess(clips.to(self.device, torch.float32))).cpu()
 
 
 def preprocess(clips: Tensor, size: int = SIZE) -> Tensor:

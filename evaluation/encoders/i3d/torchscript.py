@@ -71,7 +71,10 @@ class ScriptFeatures:
         """
         check_clips(clips)
         if clips.shape[2] < MIN_FRAMES:
-            raise EvatokError(f"I3D needs {MIN_FRAMES} frames or more, not {clips.shape[2]}")
+            raise EvatokError(
+                f"clips of {clips.shape[2]} frames: I3D needs {MIN_FRAMES} or more; longer clips "
+                "(--frames) repeat the last frame of a shorter video"
+            )
         rows = [clips.new_zeros(0, self.dim, dtype=torch.float32, device="cpu")]
         with exact_float32(self.device):
             step = 1 if self.device.type == "cpu" else max(len(clips), 1)  # as in `I3DFeatures`

@@ -84,7 +84,7 @@ def test_refusals_of_programs(tmp_path: Path, clips: Tensor) -> None:
     narrow = load_features("i3d-torchscript", script(tmp_path / "narrow.pt", 7), trust=True)
     with pytest.raises(ValueError, match=r"returns \(1, 7\) for 1 clips, not \(1, 400\)"):
         narrow(clips)
-    with pytest.raises(ValueError, match="9 frames or more, not 8"):
+    with pytest.raises(ValueError, match="clips of 8 frames: I3D needs 9"):
         narrow(clips[:, :, :8])
 
 

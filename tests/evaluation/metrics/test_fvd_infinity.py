@@ -11,6 +11,7 @@ from torch import Tensor
 
 from evaluation.metrics.frechet import frechet_distance
 from evaluation.metrics.fvd_infinity import extrapolated, interval
+from evaluation.scoring.clips import Item
 from evaluation.scoring.score import score_sides
 
 DIM, COUNT = 8, 120
@@ -75,9 +76,12 @@ class Side:
     def __init__(self, clips: Tensor, ids: list[str]) -> None:
         self.clips, self.ids = clips, ids
 
-    def walk(self, is_wanted: object, cache: object) -> Iterator[tuple[str, Tensor]]:
-        yield from ((f"{id(self)} {name}", clip)
-                    for name, clip in zip(self.ids, self.clips, strict=True))  # fmt: skip
+    def walk(self, is_wanted: object, cache: object, place: object = None) -> Iterator[Item]:
+        for number, (name, clip) in enumerate(zip(self.ids, self.clips, strict=True)):
+            yield Item(number, name, f"{id(self)} {name}", clip)
+
+    def share(self) -> None:
+        """Nothing was learned."""
 
 
 class Means:

@@ -285,7 +285,7 @@ def test_what_a_folder_holds(tmp_path: Path) -> None:
         (frames / f"._{number}.png").write_bytes(b"notes of a system")
     for cache in (None, FeatureCache(tmp_path / "features.sqlite")):
         found = clips_of(root)
-        clips = [clip for _, clip in found.walk(lambda key: True, cache)]
+        clips = [item.clip for item in found.walk(lambda key: True, cache)]
         names = [video.name for video in found.videos]
         assert names == [
             "a/one.mp4", "gone.mp4", "linked/two.mp4", "s.h264", "s.ts", "w0.webp", "w1.webp",

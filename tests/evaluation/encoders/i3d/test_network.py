@@ -133,7 +133,7 @@ def test_a_clip_does_not_see_its_batch(network: I3DFeatures) -> None:
 
 
 def test_refusals(network: I3DFeatures) -> None:
-    with pytest.raises(ValueError, match="9 frames or more, not 8"):
+    with pytest.raises(ValueError, match="clips of 8 frames: I3D needs 9"):
         network(torch.zeros(1, 3, 8, 32, 32))
     with pytest.raises(ValueError, match=r"\(B, 3, F, H, W\)"):
         network(torch.zeros(3, 9, 32, 32))
