@@ -57,21 +57,10 @@ from evatok.cli.weights import weights_command
 # Everything heavy is imported by the command that needs it, so that --help answers at once.
 
 COMPLETE = "_EVATOK_COMPLETE"  # set by the lines of `evatok --show-completion`
-SHARED = (
-    "train",
-    "search",
-    "tokens",
-    "sample",
-    "evaluate",
-    "fvd",
-)  # what several processes do together
+# What several processes do together.
+SHARED = ("train", "search", "tokens", "sample", "evaluate", "fvd")
 
-app = typer.Typer(
-    name="evatok",
-    help="Adaptive-length video tokenization: from video files to sampled videos.",
-    rich_markup_mode=None,
-    pretty_exceptions_enable=False,
-)
+app = typer.Typer(name="evatok", rich_markup_mode=None, pretty_exceptions_enable=False)
 
 
 def _show_version(is_wanted: bool) -> None:
