@@ -39,6 +39,7 @@ def test_package_is_ours(package: str) -> None:
     """A package named `tokenizer` exists on the index; ours must win."""
     found = importlib.import_module(package).__file__
     assert found is not None and Path(found).resolve() == ROOT / package / "__init__.py"
+    assert (ROOT / package / "py.typed").is_file()  # type checkers of others read our types
 
 
 @pytest.mark.parametrize("package", PACKAGES)

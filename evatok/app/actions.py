@@ -326,6 +326,6 @@ def compare(
         side.mkdir(parents=True)
         for number, file in enumerate(files):
             file = Path(file).resolve()
-            (side / f"{number:05d}{file.suffix}").symlink_to(file)
+            (side / f"{number:05d}-{file.name}").symlink_to(file)
         sides.append(side)
     return Comparison(fvd(*sides, features="nano", device=device), (len(first), len(second)))

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import importlib
 import os
+import re
 import socket
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
@@ -24,6 +25,8 @@ MAX_UPLOAD = "64mb"  # of a file
 MAX_WAITING = 16  # requests in the queue
 KEPT_SECONDS = 3600  # uploads and results are deleted after it
 BY_ROUTER, BY_QUALITY, BY_BUDGET = "Router", "Quality", "Budget"
+# The folders that hold uploads and results: a reader knows only the name behind them.
+UPLOADED = re.compile(rf"{re.escape(tempfile.gettempdir())}/\S*/")
 
 Handler = Callable[..., Iterator[Any]]
 
@@ -135,7 +138,7 @@ def in_one_line(work: Handler, keep: Sequence[Any], show: Callable[[str], Any]) 
             message = message_for_user(error)
             if message is None:
                 raise
-            yield show(alert(message)), *keep
+            yield show(alert(UPLOADED.sub("", message))), *keep
 
     return safe
 

@@ -37,7 +37,7 @@ CSS = """
 .evatok-chart svg { max-width: 100%; height: auto; }
 .evatok-chart text { fill: currentColor; font-size: 11px; }
 .evatok-note { margin: 6px 0; }
-.evatok-error { color: #b42318; font-weight: 600; margin: 0; }
+.evatok-error { color: #b42318; font-weight: 600; margin: 0; overflow-wrap: anywhere; }
 .dark .evatok-error { color: #f97066; }
 """
 

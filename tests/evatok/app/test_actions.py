@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -129,6 +130,8 @@ def test_errors_of_users_become_a_line() -> None:
     begun, refused = handler(EvatokError("too\nshort <b>"))
     assert begun == ("", "begun", "chart") and refused[1:] == ("keep", "keep")
     assert "too short &lt;b&gt;" in refused[0] and 'role="alert"' in refused[0]
+    _, refused = handler(EvatokError(f"{tempfile.gettempdir()}/gradio/12/my.mp4: not readable"))
+    assert ">my.mp4: not readable<" in refused[0]
     with pytest.raises(ValueError, match="ours"):  # a mistake of ours keeps its traceback
         list(handler(ValueError("ours")))
 
