@@ -19,7 +19,7 @@ PYTHON := .venv/bin/python
 endif
 
 TEST_JOBS ?= 2
-EXTRAS := arcade,dev,docs,llama
+EXTRAS := app,arcade,dev,docs,llama
 RUN := $(PYTHON) -m
 
 # Of `make faults`: damaged files, and which ones.
@@ -30,7 +30,7 @@ KILLS ?= 5
 # Of `make test-wheel`: quick takes the dependencies of this environment, full installs them.
 WHEEL ?= quick
 
-.PHONY: setup demo test test-wheel faults docs lint format clean
+.PHONY: setup demo test test-app test-wheel faults docs lint format clean
 
 setup:
 	@PYTHON="$(PYTHON)" EXTRAS="$(EXTRAS)" bash .ci/setup
@@ -44,6 +44,10 @@ test: setup
 test-wheel: setup
 	@PYTHON="$(PYTHON)" WHEEL="$(WHEEL)" bash .ci/wheel
 
+# Debian: apt-get install chromium chromium-driver
+test-app: setup
+	@OMP_NUM_THREADS=1 $(RUN) pytest -m slow tests/evatok/app/test_browser.py
+
 faults: setup
 	@failed=0
 	nice $(PYTHON) tests/faults/fuzz.py --n $(N) --seed $(SEED) --jobs $(TEST_JOBS) || failed=1
@@ -54,6 +58,7 @@ faults: setup
 
 docs: setup
 	@$(PYTHON) docs/settings_reference.py
+	$(PYTHON) docs/api_reference.py
 	$(RUN) mkdocs build --strict
 
 lint: setup

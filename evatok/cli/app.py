@@ -40,6 +40,7 @@ from evatok.cli.options import (
 )
 from evatok.cli.output import Once, naming_stdout, show
 from evatok.cli.own import export_command, init_command
+from evatok.cli.page import app_command
 from evatok.cli.process import (
     INTERRUPTED,
     PIPE_CLOSED,
@@ -63,22 +64,29 @@ from evatok.cli.weights import weights_command
 
 # Everything heavy is imported by the command that needs it, so that --help answers at once.
 
-SHARED = (
-    "train",
-    "search",
-    "tokens",
-    "sample",
-    "evaluate",
-    "fvd",
-)  # what several processes do together
+COMPLETE = "_EVATOK_COMPLETE"  # set by the lines of `evatok --show-completion`
+# What several processes do together.
+SHARED = ("train", "search", "tokens", "sample", "evaluate", "fvd")
 
-app = typer.Typer(
-    name="evatok",
-    help="Adaptive-length video tokenization: from video files to sampled videos.",
-    add_completion=False,
-    rich_markup_mode=None,
-    pretty_exceptions_enable=False,
-)
+app = typer.Typer(name="evatok", rich_markup_mode=None, pretty_exceptions_enable=False)
+
+
+def _show_version(is_wanted: bool) -> None:
+    if is_wanted:
+        from importlib.metadata import version
+
+        typer.echo(f"evatok {version('evatok')}")
+        raise typer.Exit
+
+
+@app.callback()
+def of_all_commands(
+    version: Annotated[
+        bool,
+        typer.Option("--version", callback=_show_version, is_eager=True, help="Say it and exit."),
+    ] = False,
+) -> None:
+    """Adaptive-length video tokenization: from video files to sampled videos."""
 
 
 @app.command("arcade")
@@ -342,6 +350,7 @@ def plan_command(
 
 app.command("init")(init_command)
 app.command("export")(export_command)
+app.command("app")(app_command)
 app.command("fvd")(fvd_command)
 app.command("compare")(compare_command)
 app.command("evaluate")(evaluate_command)
@@ -443,6 +452,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _run(words: list[str]) -> int:
     """Invoke a command. Not `app()`, which makes other exceptions of EOF, SIGINT and pipes."""
     command = typer.main.get_command(app)
+    if COMPLETE in os.environ:  # a shell asks what could follow
+        command.main(words, prog_name="evatok", complete_var=COMPLETE)
     try:
         with command.make_context("evatok", words) as context:
             status = command.invoke(context)

@@ -28,11 +28,13 @@ class StreamedBlock(NamedTuple):
         request: number of the request.
         block: number of the block in the clip.
         pixels: (3, 4, H, W) float32 in [−1, 1], or as frames (4, H, W, 3) uint8.
+        tokens: how many the block has.
     """
 
     request: int
     block: int
     pixels: Tensor
+    tokens: int
 
 
 def stream_frames(
@@ -71,7 +73,8 @@ def stream_pixels(
             pixels, after = decoder.step(past, ids[None].to(device))
         if after.num_blocks < len(requests[number].given) + requests[number].num_blocks:
             pasts[number] = after
-        return StreamedBlock(number, past.num_blocks, pixels[0].float().clamp(-1, 1).cpu())
+        shown = pixels[0].float().clamp(-1, 1).cpu()
+        return StreamedBlock(number, past.num_blocks, shown, len(ids))
 
     for number, block, ids in stream(gpt, requests, batch_size):
         given = requests[number].given

@@ -36,7 +36,8 @@ def run(capsys: pytest.CaptureFixture[str], *words: object) -> tuple[int, str, s
 
 def test_the_commands() -> None:
     assert COMMANDS == [
-        "arcade", "compare", "curves", "data", "decode", "demo", "encode", "evaluate",
+        "app", "arcade", "compare", "curves", "data", "decode", "demo", "encode",
+        "evaluate",
         "export", "export-llama", "fvd", "import-llama", "info", "init", "leaderboard add",
         "leaderboard show",
         "pipeline", "plan", "predict", "reconstruct", "sample", "search", "show", "text train",

@@ -71,11 +71,13 @@ def test_streamed_blocks_are_the_whole_clips(
     frames = FrameCondition(num_frames=5, prefix=(5, 2), repredict_partial=repredict)
     gpt = make_gpt(vocabulary, frames)
     requests = mixed(gpt, real_tokenizer, frames)
-    whole = real_tokenizer.decode(sample(gpt, requests, batch_size=4)).clamp(-1, 1)
+    drawn = sample(gpt, requests, batch_size=4)
+    whole = real_tokenizer.decode(drawn).clamp(-1, 1)
     seen: dict[int, list[torch.Tensor]] = {}
-    for request, block, pixels in stream_pixels(gpt, real_tokenizer, requests, batch_size=4):
+    for done in stream_pixels(gpt, real_tokenizer, requests, batch_size=4):
+        request, block, pixels, tokens = done
         assert block == len(seen.setdefault(request, []))  # in order, none left out
-        assert pixels.shape == (3, 4, SIZE, SIZE)
+        assert pixels.shape == (3, 4, SIZE, SIZE) and tokens == drawn.assignment[request, block]
         seen[request].append(pixels)
     assert sorted(seen) == list(range(len(requests)))
     for number, blocks in seen.items():
