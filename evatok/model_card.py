@@ -10,7 +10,7 @@ from huggingface_hub import ModelCard, ModelCardData
 
 from evaluation.scoring.records import Record
 from evatok.core.loading.model_card import LIBRARY, LICENCE, NO_NUMBERS, card
-from evatok.plan.describe import describe
+from evatok.plan.describe import describe_model
 
 USE = """```python
 import evatok
@@ -30,7 +30,7 @@ def model_card(directory: Path, name: str, records: Sequence[Record] = ()) -> Mo
         name: the model's, as `evatok.load` takes it.
         records: measurements, as `evatok evaluate --record` writes them.
     """
-    facts = describe(str(directory))
+    facts = describe_model(str(directory))
     parts = [(row["part"], f"{row['parameters']:,}") for row in facts["parts"]]
     tags = ["video", "video-tokenization", *(["video-generation"] if "generator" in facts else [])]
     data = ModelCardData(

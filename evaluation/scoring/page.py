@@ -7,11 +7,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
-
 from evaluation.scoring.leaderboard import rows, tables, text_of, title
 from evaluation.scoring.records import Key, Record
+from evatok.core.extras import extra
 from evatok.core.paths import printable
+
+with extra("evaluation"):
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 FOLDER = Path(__file__).resolve().parent
 NAMES = {

@@ -321,7 +321,7 @@ def info_command(
     Example:
         evatok info configs/nano/proxy.yaml
     """
-    from evatok.plan.describe import describe
+    from evatok.plan.info import describe
 
     show(describe(model_or_config), as_json)
 

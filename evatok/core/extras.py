@@ -13,7 +13,7 @@ from evatok.core.errors import MissingPackageError
 
 EXTRAS = {
     "train": ("accelerate", "pyarrow", "tensorboard"),
-    "evaluation": ("matplotlib", "torchmetrics"),
+    "evaluation": ("jinja2", "matplotlib", "torchmetrics"),
     "text": ("sentencepiece",),
 }
 

@@ -1,7 +1,7 @@
-"""What a model or a settings file amounts to: parameters by part, levels, vocabulary.
+"""What a trained model amounts to: parameters by part, levels, vocabulary.
 
-Of trained parts config.json and the header of the weights are read, and neither torch nor a weight
-is loaded. Settings are built on the meta device, see `evatok.plan.untrained`.
+Of its parts config.json and the header of the weights are read, and neither torch nor a weight is
+loaded.
 """
 
 from __future__ import annotations
@@ -14,7 +14,6 @@ from typing import Any
 
 from safetensors import SafetensorError, safe_open
 
-from evatok.core.config import find_settings
 from evatok.core.loading.records import RecordError, read_object
 from evatok.model_folders import COPY_ANEW, locate, part_folder, parts_of
 
@@ -23,24 +22,17 @@ BUFFERS = ("running_mean", "running_var", "num_batches_tracked", "usage")
 LOOSE = "other"  # parameters of no module
 
 
-def describe(model_or_config: str) -> dict[str, Any]:
-    """Describe trained parts by name or folder, or what a settings file would train.
+def describe_model(model: str) -> dict[str, Any]:
+    """Describe trained parts by name or folder.
 
     Returns:
-        JSON-able: `parts`, a row each, and for every part its parameters by module; for the
-        settings of a tokenizer also `training_only`, what is no part of it.
+        JSON-able: `parts`, a row each, and for every part its parameters by module.
 
     Raises:
-        FileNotFoundError: neither models nor a file.
-        ConfigError: not the settings of something that is trained.
+        FileNotFoundError: no models are there.
         RecordError: a file of a part is damaged.
     """
-    path = find_settings(model_or_config)
-    if path.suffix in (".yaml", ".yml"):
-        from evatok.plan.untrained import describe_settings
-
-        return describe_settings(path)
-    directory = locate(model_or_config)
+    directory = locate(model)
     counts, facts = {}, {}
     for part in parts_of(directory):
         folder = part_folder(directory, part)

@@ -23,7 +23,7 @@ from tokenizer.training.tokenizer_stage import FinalConfig, ProxyConfig, Tokeniz
 
 
 def describe_settings(path: Path) -> dict[str, Any]:
-    """Describe what a settings file would train; see `evatok.plan.describe.describe`."""
+    """Describe what a settings file would train; see `evatok.plan.info.describe`."""
     config: Any = load_training(path)
     with torch.device("meta"):
         model = model_of(config)

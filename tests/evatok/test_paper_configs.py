@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from evatok.core.config import load_config, read_yaml
-from evatok.plan.describe import describe
+from evatok.plan.info import describe
 from evatok.plan.training_networks import SHAPES
 from evatok.workflows.search import SearchConfig
 from evatok.workflows.tokens import TokensConfig

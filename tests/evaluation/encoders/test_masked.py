@@ -17,7 +17,7 @@ from evaluation.encoders.transformer import normalise
 from evaluation.encoders.videomae import SHIPPED, load_videomae_nano
 from evatok.core.config import load_config
 from evatok.hub import save_model
-from evatok.plan.describe import describe
+from evatok.plan.info import describe
 from evatok.workflows.train import train_config
 from training.loop import train
 from video.io import write_video

@@ -188,7 +188,7 @@ def test_mistakes_of_ours_keep_their_traceback(monkeypatch: pytest.MonkeyPatch) 
     def broken(_name: str) -> None:
         int("not a number")
 
-    monkeypatch.setattr("evatok.plan.describe.describe", broken)
+    monkeypatch.setattr("evatok.plan.info.describe", broken)
     with pytest.raises(ValueError, match="invalid literal"):
         main(["info", "nano"])
 

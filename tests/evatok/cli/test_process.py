@@ -65,7 +65,7 @@ def test_an_interrupt_while_importing_is_not_swallowed(root: Path, tmp_path: Pat
         "except BaseException:\n    pass\n"
     )
     path = os.pathsep.join([str(tmp_path), str(root)])
-    assert shell(root, "info nano", PYTHONPATH=path) == (130, "", "evatok: stopped\n")
+    assert shell(root, "sample -n 1 -o out", PYTHONPATH=path) == (130, "", "evatok: stopped\n")
 
 
 def test_an_interrupt_at_work_says_so(
@@ -74,7 +74,7 @@ def test_an_interrupt_at_work_says_so(
     def stop(_name: str) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("evatok.plan.describe.describe", stop)
+    monkeypatch.setattr("evatok.plan.info.describe", stop)
     assert main(["info", "nano"]) == 130
     assert capsys.readouterr().err == "evatok: stopped\n"
 
@@ -85,7 +85,7 @@ def test_a_fault_of_ours_asks_for_a_report(monkeypatch: pytest.MonkeyPatch) -> N
     def empty(_name: str) -> None:
         raise EOFError("No data left in file")
 
-    monkeypatch.setattr("evatok.plan.describe.describe", empty)
+    monkeypatch.setattr("evatok.plan.info.describe", empty)
     with pytest.raises(EOFError) as caught:
         main(["info", "nano"])
     assert "please report it" in traceback.format_exception(caught.value)[-1]
@@ -111,7 +111,7 @@ def test_errors_of_the_disk(
     def fail(_name: str) -> None:
         raise OSError(number, os.strerror(number), b"caf\xe9\n.npz")
 
-    monkeypatch.setattr("evatok.plan.describe.describe", fail)
+    monkeypatch.setattr("evatok.plan.info.describe", fail)
     assert main(["info", "nano"]) == 2
     err = capsys.readouterr().err
     assert err.startswith("evatok: caf\\udce9 .npz: ") and remedy in err and err.count("\n") == 1

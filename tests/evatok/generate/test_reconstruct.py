@@ -55,7 +55,7 @@ def test_any_length_and_size(
         assert clip["tokens"] == sum(clip["assignment"])
     assert result["tokens"] == sum(clip["tokens"] for clip in row["clips"])
     out = read_frames(row["output"])
-    assert len(out) == frames and out.shape[2] > 2 * 250
+    assert len(out) == frames and max(out.shape[1:3]) > 250
     assert frames == 1 or probe(row["output"]).fps == pytest.approx(12)
     assert [p.name for p in (tmp_path / "out").iterdir()] == ["in.mp4"]
 

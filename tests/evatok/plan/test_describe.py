@@ -14,7 +14,7 @@ import pytest
 from evatok.core.loading.records import RecordError
 from evatok.hub import Models, load
 from evatok.model_folders import locate
-from evatok.plan.describe import describe
+from evatok.plan.info import describe
 
 
 def assert_as_built(found: dict[str, object], models: Models) -> None:
