@@ -26,6 +26,7 @@ from evaluation.encoders.videomae import VideoMAEEncoder
 from evaluation.metrics.linear_probe import linear_probe, mean_features, pixel_features
 from evatok.core.config import Config, Depth, Frames, Heads, PixelCount, TrainConfig, Width
 from training.stage import StageBase, Validation
+from video.clips import sides
 from video.dataset import ClipSampler, DataConfig
 
 VALIDATION_BATCH = 32
@@ -61,6 +62,8 @@ class MaskedConfig(Config):
 def masked_model(config: MaskedConfig) -> nn.Module:
     """Transformers' `VideoMAEForPreTraining` of these sizes, with fresh weights."""
     data, m, package = config.data, config.model, transformers()
+    if not isinstance(data.size, int):
+        raise ValueError(f"data.size {list(data.size)}: this network sees squares, give one number")
     for name, total, part in (
         ("num_frames", data.num_frames, m.tubelet),
         ("size", data.size, m.patch),
@@ -124,8 +127,8 @@ class MaskedStage(StageBase):
         self.test_clips = ClipSampler(config.data, "test")
         self.model = self._fresh()
         data, m = config.data, config.model
-        side = data.size // m.patch
-        self.grid = (data.num_frames // m.tubelet, side, side)
+        (rows, columns) = (side // m.patch for side in sides(data.size))
+        self.grid = (data.num_frames // m.tubelet, rows, columns)
         self._baselines: dict[str, float] | None = None
 
     def _fresh(self) -> nn.Module:

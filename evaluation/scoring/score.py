@@ -23,6 +23,7 @@ from evaluation.metrics.registry import METRICS, scores
 from evaluation.scoring.clips import Cut, Source, VideoClips
 from evaluation.scoring.feature_cache import FeatureCache
 from evaluation.scoring.records import Record, versions
+from video.clips import sides
 
 RANGE_SLACK = 1e-3
 
@@ -271,8 +272,7 @@ def score_folders(
         with_interval=with_interval,
         progress=progress,
     )
-    side_length = cut.shrink or cut.size
-    result |= {"num_frames": cut.num_frames, "size": [side_length] * 2}
+    result |= {"num_frames": cut.num_frames, "size": list(sides(cut.shrink or cut.size))}
     result["cut"] = cut.model_dump(mode="json")
     result["data"] = inputs["real"].fingerprint()
     for side, clips in inputs.items():

@@ -7,14 +7,16 @@ from typing import Annotated, Literal
 
 import typer
 
-from evatok.cli.options import AsJson, Output
+from evatok.cli.options import AsJson, Output, size_of
 from evatok.cli.output import show
 
 
 def init_command(
     name: Annotated[str, typer.Argument(help="Of the project: NAME.yaml, NAME.csv, runs/NAME.")],
     data: Annotated[Path, typer.Option(help="Folder of videos, a sub-folder for each class.")],
-    size: Annotated[str, typer.Option(help="Pixels of a side, square, a multiple of 8.")] = "64",
+    size: Annotated[
+        str, typer.Option(help="Pixels, multiples of 8: 96, or WIDTHxHEIGHT such as 128x72.")
+    ] = "64",
     frames: Annotated[int, typer.Option(help="Of a clip, a multiple of 4.")] = 16,
     levels: Annotated[str, typer.Option(help="Tokens of a block: 4,8,16. Default: by size.")] = "",
     captions: Annotated[Path | None, typer.Option(help="A csv: path,caption.")] = None,
@@ -32,13 +34,11 @@ def init_command(
     """
     from evatok.workflows.own_videos import init
 
-    if not size.isascii() or not size.isdigit():
-        raise ValueError(f"--size {size}: one number, such as 96: clips are square for now")
     words = [word.strip() for word in levels.split(",") if word.strip()]
     if not all(word.isascii() and word.isdigit() for word in words):
         raise ValueError(f"--levels {levels}: numbers with commas between, such as 4,8,16")
     chosen = tuple(int(word) for word in words) or None
-    show(init(name, data, int(size), frames, chosen, captions, preset, held_out), as_json)
+    show(init(name, data, size_of(size), frames, chosen, captions, preset, held_out), as_json)
 
 
 def export_command(

@@ -15,6 +15,7 @@ import torch
 from evatok.plan.flops import clip_flops, router_flops, search_flops
 from tokenizer.model import VideoTokenizer
 from tokenizer.router import Router
+from video.clips import sides
 
 ROWS = 4  # of the timed step
 
@@ -32,8 +33,8 @@ def time_of(settings: Mapping[str, Any], proxy: Any, device: torch.device) -> di
     model = VideoTokenizer(proxy.model).to(device)
     candidates = model.levels.candidates(model.num_blocks)
     middle = candidates[len(candidates) // 2]
-    side = proxy.model.size
-    clips = torch.rand(ROWS, 3, proxy.model.num_frames, side, side, device=device) * 2 - 1
+    shape = (ROWS, 3, proxy.model.num_frames, *sides(proxy.model.size))
+    clips = torch.rand(shape, device=device) * 2 - 1
     spent = 0.0
     for _ in range(2):  # the first is slower: memory is asked for
         start = time.perf_counter()
