@@ -32,7 +32,7 @@ def init_command(
     Example:
         evatok init mine --data videos --preset quick
     """
-    from evatok.workflows.own_videos import init
+    from evatok.workflows.own.split import init
 
     words = [word.strip() for word in levels.split(",") if word.strip()]
     if not all(word.isascii() and word.isdigit() for word in words):

@@ -14,8 +14,8 @@ import torch
 
 from evatok.cli.app import main
 from evatok.hub import load
+from evatok.workflows.own.time_estimate import Clock, in_words, time_of
 from evatok.workflows.pipeline import Pipeline
-from evatok.workflows.time_estimate import time_of
 from video.io import write_video
 
 
@@ -97,11 +97,22 @@ def test_parts_are_found_in_a_run(toy_dir: Path, tmp_path: Path) -> None:
     assert main(["export", str(tmp_path / "run"), "-o", str(tmp_path / "run" / "proxy")]) == 2
 
 
-def test_time_is_guessed_for_every_stage(videos: Path) -> None:
-    assert main(["init", "mine", "--data", "v", "--size", "32", "--frames", "8"]) == 0
+@pytest.mark.parametrize("words", [["--frames", "8"], ["--frames", "4", "--preset", "quick"]])
+def test_time_is_guessed_for_every_stage(videos: Path, words: list[str]) -> None:
+    assert main(["init", "mine", "--data", "v", "--size", "16x24", *words]) == 0
     settings = Pipeline(Path("mine.yaml")).settings
-    seconds = time_of(settings, settings["proxy"], torch.device("cpu"))
-    assert seconds.keys() == {"proxy", "search", "router", "final"} and min(seconds.values()) > 0
+    seconds = time_of(settings, torch.device("cpu"))
+    names = {"proxy", "search", "router", "final", "tokens", "generator", "report"}
+    assert seconds.keys() == names and min(seconds.values()) > 0
+
+
+def test_finished_stages_correct_the_guess() -> None:
+    clock = Clock({"proxy": 10.0, "router": 20.0, "final": 5.0})
+    assert clock.expected("export") is None and clock.left() == 35
+    clock.learn("proxy", 30.0)
+    clock.learn("export", 1.0)  # never guessed
+    assert clock.expected("router") == 60 and clock.left() == 75
+    assert [in_words(s) for s in (42.4, 91, 7200)] == ["42 s", "1.5 min", "2.0 h"]
 
 
 def splits_of(name: str) -> dict[str, tuple[str, str, str]]:

@@ -11,7 +11,8 @@ import pytest
 from evatok.cli.app import main
 from evatok.core.config import ConfigError, load_config
 from evatok.hub import PARTS, load
-from evatok.workflows.pipeline import FILES, GateError, Pipeline
+from evatok.workflows.pipeline import GateError, Pipeline
+from evatok.workflows.pipeline_settings import FILES
 
 TRAIN = """
   batch_size: 4

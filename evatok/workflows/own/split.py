@@ -15,8 +15,8 @@ import yaml
 
 from evatok.core.config import ConfigError
 from evatok.core.files import write_text
-from evatok.workflows.own_settings import OwnConfig, Preset, check_shape, default_levels
-from evatok.workflows.own_sources import look
+from evatok.workflows.own.settings import OwnConfig, Preset, check_shape, default_levels
+from evatok.workflows.own.sources import look
 from video.clips import Size
 from video.io import VideoError, frame_times, probe
 from video.lists import Split
@@ -36,7 +36,7 @@ def init(
 
     Args:
         name: of the project; results go to runs/NAME.
-        data: folder, list or shards; see `own_sources`.
+        data: folder, list or shards; see `evatok.workflows.own.sources`.
         size: pixels of a side, or (height, width).
         frames: of a clip.
         levels: permitted tokens of a block; by default up to five, from the size.
@@ -57,7 +57,7 @@ def init(
     for path in (settings, listed):
         if path.exists():
             raise ConfigError(f"{path} is there already: choose another name, or remove it")
-    chosen = levels or default_levels(size)
+    chosen = levels or default_levels(size, preset)
     check_shape(size, frames, chosen)
     if not 0 < held_out < 1:
         raise ConfigError(f"held-out share {held_out:g} is not between 0 and 1")
