@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
-from evatok.core.config import Config, Count, Frames, Level, PixelCount, Width
+from evatok.core.config import Config, Count, Frames, Level, PictureSize, PixelCount, Width
 from evatok.core.errors import EvatokError
 from evatok.core.loading.pretrained import Pretrained
 from tokenizer.assignment import Levels, grid
@@ -29,6 +29,7 @@ from tokenizer.cpu import layer as cpu_layer
 from tokenizer.qformer import QFormer, QFormerConfig, Sides
 from tokenizer.quantizer import Quantized, VectorQuantizer
 from tokenizer.tokens import Tokens
+from video.clips import sides
 
 
 class TokenizerConfig(Config):
@@ -36,7 +37,7 @@ class TokenizerConfig(Config):
 
     levels: tuple[Level, ...]
     num_frames: Frames = 16
-    size: PixelCount = 128
+    size: PictureSize = 128  # pixels: the side of a square, or [height, width]
     patch: tuple[Frames, PixelCount, PixelCount] = (4, 8, 8)  # frames, rows, columns
     encoder: QFormerConfig
     decoder: QFormerConfig
@@ -216,15 +217,16 @@ class VideoTokenizer(
         self.config = config
         self.levels = Levels(tuple(config.levels))
         frames, rows, columns = config.patch
+        height, width = sides(config.size)
         for name, total, part in (
             ("num_frames", config.num_frames, frames),
-            ("size", config.size, rows),
-            ("size", config.size, columns),
+            ("size", height, rows),
+            ("size", width, columns),
         ):
             if total % part:
                 raise EvatokError(f"{name} {total} is not divisible by the patch's {part}")
         self.num_blocks = config.num_frames // frames
-        self.cells = (config.size // rows, config.size // columns)
+        self.cells = (height // rows, width // columns)
         self.num_cells = self.cells[0] * self.cells[1]
         patch_dim = 3 * frames * rows * columns
         enc, dec = config.encoder.width, config.decoder.width
@@ -275,9 +277,9 @@ class VideoTokenizer(
 
     def check(self, clips: Tensor, assignment: Tensor) -> None:
         """Refuse clips and assignments that do not fit this model or each other."""
-        patch_frames, size = self.config.patch[0], self.config.size
-        if clips.ndim != 5 or clips.shape[1] != 3 or tuple(clips.shape[3:]) != (size, size):
-            raise EvatokError(f"clips {tuple(clips.shape)} are not (B, 3, F, {size}, {size})")
+        patch_frames, (height, width) = self.config.patch[0], sides(self.config.size)
+        if clips.ndim != 5 or clips.shape[1] != 3 or tuple(clips.shape[3:]) != (height, width):
+            raise EvatokError(f"clips {tuple(clips.shape)} are not (B, 3, F, {height}, {width})")
         blocks, rest = divmod(clips.shape[2], patch_frames)
         if rest or not 1 <= blocks <= self.num_blocks:
             raise EvatokError(

@@ -23,6 +23,7 @@ from evatok.core.config import (
     Frames,
     Heads,
     Level,
+    PictureSize,
     PixelCount,
     Width,
     check_parameters,
@@ -33,6 +34,7 @@ from tokenizer.assignment import Levels
 from tokenizer.model import sincos_positions
 from tokenizer.search.reward import Quality, Standard
 from tokenizer.vit import ViTLayer
+from video.clips import sides
 
 MOST_CANDIDATES = 2**20  # the paper has 625
 
@@ -42,7 +44,7 @@ class RouterConfig(Config):
 
     levels: tuple[Level, ...]
     num_frames: Frames = 16
-    size: PixelCount = 128
+    size: PictureSize = 128
     patch: tuple[Frames, PixelCount, PixelCount] = (4, 8, 8)
     width: Width = 512
     layers: Depth = 6
@@ -89,7 +91,8 @@ class Router(
         self.levels = Levels(tuple(config.levels))
         frames, rows, columns = config.patch
         self.num_blocks = config.num_frames // frames
-        cells = (config.size // rows, config.size // columns)
+        height, width = sides(config.size)
+        cells = (height // rows, width // columns)
         self.patch_in = nn.Linear(3 * frames * rows * columns, config.width)
         self.position = nn.Parameter(0.5 * sincos_positions(self.num_blocks, *cells, config.width))
         self.cls_embedding = nn.Parameter(torch.zeros(config.width))
@@ -122,7 +125,7 @@ class Router(
         Returns:
             (B, m^T), in the order of `Levels.candidates`.
         """
-        expected = (3, self.config.num_frames, self.config.size, self.config.size)
+        expected = (3, self.config.num_frames, *sides(self.config.size))
         if tuple(clips.shape[1:]) != expected:
             raise EvatokError(f"clips {tuple(clips.shape)} are not (B, {expected})")
         x = self.patch_in(self.patches(clips.to(self.patch_in.weight.dtype))) + self.position

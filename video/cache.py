@@ -36,7 +36,7 @@ from torch import Tensor
 from evatok.core.errors import EvatokError
 from evatok.core.files import atomic_folder
 from evatok.core.locks import held
-from video.clips import pad_last
+from video.clips import Size, pad_last, sides
 from video.decoding.container import VideoError, damaged_allowed
 from video.io import READING, read_frames
 from video.lists import VideoItem
@@ -60,7 +60,7 @@ class Index(BaseModel):
     model_config = ConfigDict(strict=True)
 
     version: Literal[1]
-    size: PositiveInt
+    size: PositiveInt | tuple[PositiveInt, PositiveInt]
     lengths: list[Annotated[int, Field(ge=0, lt=2**40)]]
     labels: list[Annotated[int, Field(ge=-1, lt=2**31)]]
     ids: list[str]
@@ -130,7 +130,7 @@ class Store(ABC):
 
     @abstractmethod
     def clip(self, video: int, start: int, num_frames: int) -> Tensor:
-        """(num_frames, S, S, 3) uint8 from frame `start`; the last is repeated where it ends."""
+        """(num_frames, H, W, 3) uint8 from frame `start`; the last is repeated where it ends."""
 
 
 @lru_cache(maxsize=32)
@@ -145,7 +145,7 @@ class ClipCache(Store):
     def __init__(self, folder: Path) -> None:
         super().__init__(folder)
         self.starts = np.cumsum(self.lengths) - self.lengths
-        shape = (int(self.lengths.sum()), self.size, self.size, 3)
+        shape = (int(self.lengths.sum()), *sides(self.size), 3)
         frames = self.folder / FRAMES
         if not frames.is_file() or frames.stat().st_size != math.prod(shape):
             raise VideoError(f"{folder}: {FRAMES} has the wrong size; remove this folder")
@@ -160,7 +160,7 @@ class ClipCache(Store):
     @staticmethod
     def build(
         items: Sequence[VideoItem],
-        size: int,
+        size: Size,
         folder: Path,
         *,
         max_damaged: float = 0.05,
@@ -172,7 +172,7 @@ class ClipCache(Store):
 
         Args:
             items: the videos. Damaged ones are left out, named in a warning and counted.
-            size: short side and crop in pixels.
+            size: pixels; a picture is resized to cover it, then cropped.
             folder: parent of the cache, whose own name is a hash of files and settings.
             max_damaged: share of damaged files above which to stop.
             max_frames: of each video, from its start.
@@ -228,7 +228,7 @@ class VideoFiles(Store):
     @staticmethod
     def build(
         items: Sequence[VideoItem],
-        size: int,
+        size: Size,
         folder: Path,
         *,
         max_damaged: float = 0.05,
@@ -250,7 +250,7 @@ class VideoFiles(Store):
         return VideoFiles(target, items)
 
 
-def _fingerprint(items: Sequence[VideoItem], size: int, max_frames: int | None) -> str:
+def _fingerprint(items: Sequence[VideoItem], size: Size, max_frames: int | None) -> str:
     classes = items[0].classes if items else ()
     digest = hashlib.sha256(f"{VERSION} {READING} {size} {max_frames} {classes}".encode())
     for item in items:

@@ -9,9 +9,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+Size = int | tuple[int, int]  # pixels: the side of a square, or (height, width)
 
-def resize_crop(frames: Tensor, size: int | tuple[int, int]) -> Tensor:
-    """Resize the short side (bilinear, antialiased), then crop the centre.
+
+def sides(size: Size) -> tuple[int, int]:
+    """Height and width of a size."""
+    return (size, size) if isinstance(size, int) else size
+
+
+def resize_crop(frames: Tensor, size: Size) -> Tensor:
+    """Resize until the picture covers the size (bilinear, antialiased), then crop the centre.
 
     Args:
         frames: (F, H, W, 3) uint8.
@@ -20,7 +27,7 @@ def resize_crop(frames: Tensor, size: int | tuple[int, int]) -> Tensor:
     Returns:
         (F, height, width, 3) uint8.
     """
-    height, width = (size, size) if isinstance(size, int) else size
+    height, width = sides(size)
     rows, columns = frames.shape[1:3]
     if (rows, columns) == (height, width):
         return frames
@@ -29,9 +36,9 @@ def resize_crop(frames: Tensor, size: int | tuple[int, int]) -> Tensor:
     return resize(frames, target)[:, top : top + height, left : left + width].contiguous()
 
 
-def covering(height: int, width: int, size: int | tuple[int, int]) -> tuple[int, int]:
+def covering(height: int, width: int, size: Size) -> tuple[int, int]:
     """The smallest (height, width) in proportion to a picture's that covers a size."""
-    rows, columns = (size, size) if isinstance(size, int) else size
+    rows, columns = sides(size)
     scale = max(rows / height, columns / width)
     return max(rows, round(height * scale)), max(columns, round(width * scale))
 

@@ -22,6 +22,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_serializer, model_valid
 from pydantic_core.core_schema import SerializerFunctionWrapHandler
 from torch import Tensor
 
+from evatok.core.config import PictureSize
 from evatok.core.errors import EvatokError
 from video.arcade.live import LiveClips
 from video.cache import ClipCache, Store, VideoFiles, parallel, permutation
@@ -105,7 +106,7 @@ class DataConfig(Settings):
 
     sources: tuple[SourceConfig, ...] = Field(min_length=1)
     num_frames: int = Field(default=16, ge=1, le=4096)
-    size: int = Field(default=64, ge=1, le=8192)  # pixels, square
+    size: PictureSize = 64  # pixels: the side of a square, or [height, width]
     # "decoded": all frames lie in cache_dir, memory-mapped; "files": only their counts, and a clip
     # is decoded when it is drawn, for sets too large for the first, prepared by `evatok data`.
     read: Literal["decoded", "files"] = "decoded"
@@ -254,11 +255,11 @@ class ClipSampler:
         config = self.config
         flip, order, zoom = rng.random() < 0.5, rng.permutation(3), rng.random(3)
         if config.zoom > 1:
-            size = frames.shape[1]
-            side = round(size / (1 + (config.zoom - 1) * zoom[0]))
-            top, left = (int(z * (size - side + 1)) for z in zoom[1:])
-            crop = frames[:, top : top + side, left : left + side].permute(0, 3, 1, 2).float()
-            grown = F.interpolate(crop, (size, size), mode="bilinear", antialias=True)
+            size = tuple(frames.shape[1:3])
+            height, width = (round(side / (1 + (config.zoom - 1) * zoom[0])) for side in size)
+            top, left = int(zoom[1] * (size[0] - height + 1)), int(zoom[2] * (size[1] - width + 1))
+            crop = frames[:, top : top + height, left : left + width].permute(0, 3, 1, 2).float()
+            grown = F.interpolate(crop, size, mode="bilinear", antialias=True)
             frames = grown.round().clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1)
         if config.flip and flip:
             frames = frames.flip(2)

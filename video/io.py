@@ -27,7 +27,7 @@ from av.video.stream import VideoStream
 from torch import Tensor
 
 from evatok.core.files import atomic_file
-from video.clips import resize_crop
+from video.clips import Size, resize_crop
 from video.decoding.container import (
     GROUPS,
     Damage,
@@ -292,7 +292,7 @@ def read_frames(
     path: Path | str,
     start: int = 0,
     count: int | None = None,
-    size: int | None = None,
+    size: Size | None = None,
     on_damage: OnDamage | None = None,
 ) -> Tensor:
     """Frames of a video.
@@ -301,7 +301,7 @@ def read_frames(
         path: a video file.
         start: first frame wanted.
         count: how many at most; all the rest if None.
-        size: resize the short side to this and crop the centre, while reading.
+        size: resize to cover this and crop the centre, while reading.
         on_damage: see `iter_frames`; not told of damage behind the frames wanted.
 
     Returns:

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from video.clips import resize_crop
+from video.clips import Size, resize_crop
 from video.decoding.container import VideoError, group_size, open_video
 from video.decoding.picture import to_picture
 from video.decoding.stills import is_animation
@@ -42,7 +42,7 @@ def count_frames(path: Path | str) -> int:
     return sum(1 for _ in iter_frames(path))
 
 
-def read_window(path: Path | str, start: int, count: int, size: int | None = None) -> Tensor:
+def read_window(path: Path | str, start: int, count: int, size: Size | None = None) -> Tensor:
     """The same frames as `read_frames(path, start, count, size)`, sooner where that is safe.
 
     Returns:

@@ -1,10 +1,10 @@
-"""Pictures of any size as overlapping square tiles, and back.
+"""Pictures of any size as overlapping tiles, and back.
 
 A picture that is larger than a model is covered by tiles of the model's size; neighbours share at
 least `overlap` pixels, where the reconstruction fades from one into the other. A smaller one is
 padded by its border and cut back.
 
-Shape letters: F frames, H W pixels, S side of a tile, N tiles.
+Shape letters: F frames, H W pixels, R C those of a tile, N tiles.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from evatok.core.errors import EvatokError
+from video.clips import Size, sides
 
 
 def tile_starts(length: int, size: int, overlap: int) -> tuple[int, ...]:
@@ -40,71 +41,86 @@ class TileGrid:
     Attributes:
         height: of the picture.
         width: of the picture.
-        size: S, side of a tile.
+        size: of a tile, the side of a square or (R, C).
         overlap: least number of pixels that neighbours share.
     """
 
     height: int
     width: int
-    size: int
+    size: Size
     overlap: int
 
     def __post_init__(self) -> None:
-        if min(self.height, self.width, self.size) < 1:
+        if min(self.height, self.width, *self.tile) < 1:
             raise EvatokError(f"a picture of {self.height} × {self.width} has no tiles")
-        if not 0 <= self.overlap <= self.size // 2:
+        side = min(self.tile)
+        if not 0 <= self.overlap <= side // 2:
             raise EvatokError(
-                f"an overlap of {self.overlap} pixels is outside [0, {self.size // 2}], "
-                f"half a tile of {self.size}"
+                f"an overlap of {self.overlap} pixels is outside [0, {side // 2}], "
+                f"half a tile of {side}"
             )
+
+    @property
+    def tile(self) -> tuple[int, int]:
+        """R and C, height and width of a tile."""
+        return sides(self.size)
+
+    @cached_property
+    def _starts(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """Tops and lefts of the tiles."""
+        rows, columns = self.tile
+        return (
+            tile_starts(self.height, rows, self.overlap),
+            tile_starts(self.width, columns, self.overlap),
+        )
 
     @cached_property
     def corners(self) -> tuple[tuple[int, int], ...]:
         """(top, left) of the N tiles."""
-        rows = tile_starts(self.height, self.size, self.overlap)
-        columns = tile_starts(self.width, self.size, self.overlap)
-        return tuple((top, left) for top in rows for left in columns)
+        tops, lefts = self._starts
+        return tuple((top, left) for top in tops for left in lefts)
 
     def __len__(self) -> int:
         return len(self.corners)
 
     def cut(self, frames: Tensor) -> Tensor:
-        """Frames (F, H, W, 3) uint8 → tiles (N, F, S, S, 3) uint8; small pictures are padded."""
-        below, right = max(0, self.size - self.height), max(0, self.size - self.width)
+        """Frames (F, H, W, 3) uint8 → tiles (N, F, R, C, 3) uint8; small pictures are padded."""
+        rows, columns = self.tile
+        below, right = max(0, rows - self.height), max(0, columns - self.width)
         if below or right:
             planes = frames.permute(3, 0, 1, 2).float()  # (3, F, H, W): pads the last two axes
             planes = F.pad(planes, (0, right, 0, below), mode="replicate")
             frames = planes.to(torch.uint8).permute(1, 2, 3, 0)
-        size = self.size
-        return torch.stack([frames[:, t : t + size, x : x + size] for t, x in self.corners])
+        return torch.stack([frames[:, t : t + rows, x : x + columns] for t, x in self.corners])
 
     @cached_property
     def _weights(self) -> Tensor:
-        """(N, S, S, 1) float32: how much each tile counts at its pixels; sums to 1 everywhere."""
-        rows = tile_starts(self.height, self.size, self.overlap)
-        columns = tile_starts(self.width, self.size, self.overlap)
-        ramps = _ramps(rows, self.size)[:, None, :, None] * _ramps(columns, self.size)[:, None, :]
-        weights = ramps.flatten(0, 1)[..., None]  # (N, S, S, 1)
-        total = torch.zeros(max(self.height, self.size), max(self.width, self.size), 1)
+        """(N, R, C, 1) float32: how much each tile counts at its pixels; sums to 1 everywhere."""
+        rows, columns = self.tile
+        tops, lefts = self._starts
+        ramps = _ramps(tops, rows)[:, None, :, None] * _ramps(lefts, columns)[:, None, :]
+        weights = ramps.flatten(0, 1)[..., None]  # (N, R, C, 1)
+        total = torch.zeros(max(self.height, rows), max(self.width, columns), 1)
         for weight, (top, left) in zip(weights, self.corners, strict=True):
-            total[top : top + self.size, left : left + self.size] += weight
+            total[top : top + rows, left : left + columns] += weight
         return torch.stack(
             [
-                weight / total[top : top + self.size, left : left + self.size]
+                weight / total[top : top + rows, left : left + columns]
                 for weight, (top, left) in zip(weights, self.corners, strict=True)
             ]
         )
 
     def blend(self, tiles: Tensor) -> Tensor:
-        """Tiles (N, F, S, S, 3) of floats in [0, 255] → frames (F, H, W, 3) uint8."""
+        """Tiles (N, F, R, C, 3) of floats in [0, 255] → frames (F, H, W, 3) uint8."""
         if len(self) == 1:
             picture = tiles[0]
         else:
-            shape = (tiles.shape[1], max(self.height, self.size), max(self.width, self.size), 3)
+            rows, columns = self.tile
+            shape = (tiles.shape[1], max(self.height, rows), max(self.width, columns), 3)
             picture = torch.zeros(shape)
             weighted = tiles * self._weights[:, None]
             for tile, (top, left) in zip(weighted, self.corners, strict=True):
-                picture[:, top : top + self.size, left : left + self.size] += tile
+                picture[:, top : top + rows, left : left + columns] += tile
         frames = picture[:, : self.height, : self.width]
         return frames.round().clamp(0, 255).to(torch.uint8)
 

@@ -27,6 +27,7 @@ from evaluation.metrics.linear_probe import linear_probe, mean_features, pixel_f
 from evatok.core.config import Config, Depth, Frames, Heads, PixelCount, TrainConfig, Width
 from evatok.core.errors import EvatokError
 from training.stage import StageBase, Validation
+from video.clips import sides
 from video.dataset import ClipSampler, DataConfig
 
 VALIDATION_BATCH = 32
@@ -62,6 +63,8 @@ class MaskedConfig(Config):
 def masked_model(config: MaskedConfig) -> nn.Module:
     """Transformers' `VideoMAEForPreTraining` of these sizes, with fresh weights."""
     data, m, package = config.data, config.model, transformers()
+    if not isinstance(data.size, int):
+        raise EvatokError(f"data.size {list(data.size)}: this network sees squares: one number")
     for name, total, part in (
         ("num_frames", data.num_frames, m.tubelet),
         ("size", data.size, m.patch),
@@ -125,8 +128,8 @@ class MaskedStage(StageBase):
         self.test_clips = ClipSampler(config.data, "test")
         self.model = self._fresh()
         data, m = config.data, config.model
-        side = data.size // m.patch
-        self.grid = (data.num_frames // m.tubelet, side, side)
+        (rows, columns) = (side // m.patch for side in sides(data.size))
+        self.grid = (data.num_frames // m.tubelet, rows, columns)
         self._baselines: dict[str, float] | None = None
 
     def _fresh(self) -> nn.Module:

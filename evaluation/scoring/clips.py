@@ -21,7 +21,7 @@ from torch import Tensor
 from evaluation.encoders.base import resize_frames
 from evaluation.scoring.feature_cache import FeatureCache
 from evaluation.scoring.readers import Video, find_videos
-from evatok.core.config import Config
+from evatok.core.config import Config, PictureSize
 from evatok.core.distributed import Place, gather
 from evatok.core.errors import EvatokError
 from video.clips import pad_last, to_clip, window_starts
@@ -43,7 +43,8 @@ class Cut(Config):
 
     Attributes:
         num_frames: F; of a shorter video the last frame is repeated.
-        size: short side resized to it (antialiased), then the centre cut out.
+        size: resized to cover it (antialiased), then the centre cut out; one side, or [height,
+            width].
         window: which frames of a video: the first F, F in a row at random, or every run of F
             without overlap.
         seed: of random windows and of the draw.
@@ -54,7 +55,7 @@ class Cut(Config):
     """
 
     num_frames: int = 16
-    size: int = 128
+    size: PictureSize = 128
     window: Window = "first"
     seed: int = 42
     count: int | None = None

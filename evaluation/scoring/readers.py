@@ -28,7 +28,7 @@ from torch import Tensor
 from evaluation.fetch import file_sha256
 from evatok.core.errors import EvatokError, MissingFileError
 from evatok.core.loading.arrays import iter_npz, read_torch
-from video.clips import resize_crop, to_frames
+from video.clips import Size, resize_crop, to_frames
 from video.decoding.stills import PICTURES, read_picture
 from video.folder import SUFFIXES, files_under, is_video
 from video.io import read_frames
@@ -48,7 +48,7 @@ class Video:
     """
 
     name: str
-    read: Callable[[int | None, int], Tensor]
+    read: Callable[[int | None, Size], Tensor]
     digest: Callable[[], str]
 
 
@@ -100,14 +100,14 @@ def _natural(path: Path) -> list[str | int]:
 
 
 def _of_file(path: Path, name: str) -> Video:
-    def read(count: int | None, size: int) -> Tensor:
+    def read(count: int | None, size: Size) -> Tensor:
         return read_frames(path, 0, count, size)
 
     return Video(name, read, partial(file_sha256, path))
 
 
 def _of_pictures(files: list[Path], name: str) -> Video:
-    def read(count: int | None, size: int) -> Tensor:
+    def read(count: int | None, size: Size) -> Tensor:
         pictures = (torch.from_numpy(np.ascontiguousarray(read_picture(f))) for f in files[:count])
         return torch.cat([resize_crop(picture[None], size) for picture in pictures])
 
@@ -130,7 +130,7 @@ def _of_arrays(path: Path, name: str) -> Iterator[Video]:
         raise EvatokError(f"{path} holds no arrays")
 
 
-def _reader(frames: Tensor) -> Callable[[int | None, int], Tensor]:
+def _reader(frames: Tensor) -> Callable[[int | None, Size], Tensor]:
     return lambda count, size: resize_crop(_as_bytes(frames)[:count], size)
 
 

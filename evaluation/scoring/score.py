@@ -28,6 +28,7 @@ from evaluation.scoring.records import Record, versions
 from evatok.core.distributed import Place, gather, joined_place, wait_for_all
 from evatok.core.errors import EvatokError
 from evatok.core.threads import one_thread
+from video.clips import sides
 
 logger = logging.getLogger(__name__)
 
@@ -347,8 +348,7 @@ def score_folders(
     )
     if not result:
         return result
-    side_length = cut.shrink or cut.size
-    result |= {"num_frames": cut.num_frames, "size": [side_length] * 2}
+    result |= {"num_frames": cut.num_frames, "size": list(sides(cut.shrink or cut.size))}
     result["cut"] = cut.model_dump(mode="json")
     result["data"] = inputs["real"].fingerprint()
     for side, clips in inputs.items():

@@ -6,17 +6,18 @@ import torch
 from torch import Tensor
 
 from evatok.core.errors import EvatokError
+from video.clips import Size, sides
 
 RANGE_SLACK = 1e-3  # of what resizing overshoots
 
 
-def check_clips(clips: Tensor, num_frames: int, size: int) -> Tensor:
-    """Return clips (B, 3, F, S, S) as float32, if they are floats in [−1, 1] of this size.
+def check_clips(clips: Tensor, num_frames: int, size: Size) -> Tensor:
+    """Return clips (B, 3, F, H, W) as float32, if they are floats in [−1, 1] of this size.
 
     Args:
         clips: what was given.
         num_frames: F.
-        size: S.
+        size: H and W, or the side of a square.
 
     Raises:
         EvatokError: anything else; names the shape, type or range and the remedy.
@@ -26,7 +27,8 @@ def check_clips(clips: Tensor, num_frames: int, size: int) -> Tensor:
             f"a {type(clips).__name__} cannot be encoded: give a Video (of an array "
             "evatok.Video(frames, rate)) or a tensor of clips"
         )
-    shape, wanted = tuple(clips.shape), f"(B, 3, {num_frames}, {size}, {size})"
+    height, width = sides(size)
+    shape, wanted = tuple(clips.shape), f"(B, 3, {num_frames}, {height}, {width})"
     if clips.ndim == 4 and shape[-1] == 3:
         raise EvatokError(f"{shape} are the frames of a video: give evatok.Video(frames, rate)")
     remedy = _axes(shape)
@@ -35,7 +37,7 @@ def check_clips(clips: Tensor, num_frames: int, size: int) -> Tensor:
     if not clips.is_floating_point():
         name = str(clips.dtype).removeprefix("torch.")
         raise EvatokError(f"clips are {name}, not floats in [−1, 1]: clips / 127.5 - 1")
-    if shape[2:] != (num_frames, size, size):
+    if shape[2:] != (num_frames, height, width):
         raise EvatokError(
             f"clips have shape {shape}, not {wanted}: cut and resize them, or give an "
             "evatok.Video, which may have any size and length"

@@ -30,7 +30,7 @@ from evatok.generate.samples import (
 from generator.budget import BudgetConfig
 from generator.inference.engine import Request, SamplingConfig, class_requests, text_requests
 from generator.inference.streaming import stream_frames
-from video.clips import resize, resize_crop, to_clip
+from video.clips import resize, resize_crop, sides, to_clip
 from video.io import iter_timed
 
 MAX_FRAMES = 160  # of an uploaded video: more are left out
@@ -277,7 +277,7 @@ def predict(
         raise EvatokError(f"{frames} frames asked for: from {given + 1} to {MAX_PREDICTED}")
     if not 0 <= start <= MAX_FRAMES - given:
         raise EvatokError(f"the first given frame is {start}: from 0 to {MAX_FRAMES - given}")
-    video = read_start(path, start + frames, max_side=4 * size)
+    video = read_start(path, start + frames, max_side=4 * max(sides(size)))
     if len(video) < start + given:
         raise EvatokError(
             f"the video has {len(video)} frames: a prediction from frame {start} takes {given}"

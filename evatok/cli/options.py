@@ -51,6 +51,19 @@ def placed(overrides: list[str] | None, key: str, device: str | None) -> list[st
     return [*(overrides or ()), *([] if device is None else [f"{key}={device}"])]
 
 
+def size_of(text: str) -> int | tuple[int, int]:
+    """Read "96" or "128x72", width first as players and FFmpeg say it: a side, or (height, width).
+
+    Raises:
+        ValueError: neither.
+    """
+    words = text.lower().replace("×", "x").split("x")
+    if len(words) > 2 or not all(word.isascii() and word.isdigit() for word in words):
+        raise EvatokError(f"--size {text}: give one number, such as 96, or WIDTHxHEIGHT: 128x72")
+    width, height = int(words[0]), int(words[-1])
+    return width if width == height else (height, width)
+
+
 def note(text: str) -> None:
     """Say something that is no result; a stderr that takes nothing stops no work."""
     with suppress(OSError):

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from evatok.cli.options import AsJson, Output
+from evatok.cli.options import AsJson, Output, size_of
 from evatok.cli.output import show
 from evatok.core.errors import EvatokError
 
@@ -15,7 +15,9 @@ from evatok.core.errors import EvatokError
 def init_command(
     name: Annotated[str, typer.Argument(help="Of the project: NAME.yaml, NAME.csv, runs/NAME.")],
     data: Annotated[Path, typer.Option(help="Folder of videos, a sub-folder for each class.")],
-    size: Annotated[str, typer.Option(help="Pixels of a side, square, a multiple of 8.")] = "64",
+    size: Annotated[
+        str, typer.Option(help="Pixels, multiples of 8: 96, or WIDTHxHEIGHT such as 128x72.")
+    ] = "64",
     frames: Annotated[int, typer.Option(help="Of a clip, a multiple of 4.")] = 16,
     levels: Annotated[str, typer.Option(help="Tokens of a block: 4,8,16. Default: by size.")] = "",
     captions: Annotated[Path | None, typer.Option(help="A csv: path,caption.")] = None,
@@ -31,15 +33,13 @@ def init_command(
     Example:
         evatok init mine --data videos --preset quick
     """
-    from evatok.workflows.own_videos import init
+    from evatok.workflows.own.split import init
 
-    if not size.isascii() or not size.isdigit():
-        raise EvatokError(f"--size {size}: one number, such as 96: clips are square for now")
     words = [word.strip() for word in levels.split(",") if word.strip()]
     if not all(word.isascii() and word.isdigit() for word in words):
         raise EvatokError(f"--levels {levels}: numbers with commas between, such as 4,8,16")
     chosen = tuple(int(word) for word in words) or None
-    show(init(name, data, int(size), frames, chosen, captions, preset, held_out), as_json)
+    show(init(name, data, size_of(size), frames, chosen, captions, preset, held_out), as_json)
 
 
 def export_command(

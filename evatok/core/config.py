@@ -10,11 +10,19 @@ from __future__ import annotations
 import difflib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
 import pydantic
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    PlainSerializer,
+    WrapValidator,
+    field_validator,
+    model_validator,
+)
 
 from evatok.core.errors import EvatokError, MissingFileError
 from evatok.core.files import write_text
@@ -39,6 +47,26 @@ Frames = Annotated[int, Field(ge=1, le=4096)]  # or blocks
 Level = Annotated[int, Field(ge=1, le=65_536)]  # tokens of a block
 Count = Annotated[int, Field(ge=1, le=2**24)]  # codes, rows of a batch
 LARGEST_WHOLE = 2**63 - 1  # what a tensor can hold
+
+
+def _picture_size(value: Any, handler: pydantic.ValidatorFunctionWrapHandler) -> Any:
+    """Read a side of a square, or [height, width]; a square's two sides become one number."""
+    if not isinstance(value, (list, tuple)):
+        return handler(value)
+    if len(value) != 2:
+        raise EvatokError(f"{list(value)} should be one number, or [height, width]")
+    height, width = (handler(side) for side in value)
+    return height if height == width else (height, width)
+
+
+if TYPE_CHECKING:
+    PictureSize = int | tuple[int, int]
+else:  # pixels: the side of a square, or [height, width]
+    PictureSize = Annotated[
+        PixelCount,
+        WrapValidator(_picture_size),
+        PlainSerializer(lambda size: list(size) if isinstance(size, tuple) else size),
+    ]
 
 
 LARGEST_MODEL = 2 * 10**10  # parameters; 80 GB in float32

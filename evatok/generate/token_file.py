@@ -40,6 +40,7 @@ from tokenizer.evt.pictures import Fit, coded_size, shown_size
 from tokenizer.evt.reader import EvtReader
 from tokenizer.evt.writer import EvtWriter
 from tokenizer.search.candidates import model_hash
+from video.clips import sides
 from video.io import OnDamage, first_time, iter_timed, probe, write_video
 from video.timed import SOUND_FORMAT, copy_sound, time_base_of, write_timed
 
@@ -215,7 +216,7 @@ def header_of(
         num_frames=config.num_frames,
         frames_per_block=config.patch[0],
         size=size,
-        overlap=size // 8 if settings.overlap is None else settings.overlap,
+        overlap=min(sides(size)) // 8 if settings.overlap is None else settings.overlap,
         height=coded_height,
         width=coded_width,
         shown=shown_size(settings.fit, height, width, size),

@@ -16,6 +16,7 @@ Shape letters: B batch, N clips, F frames, H W pixels.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -38,6 +39,7 @@ from evatok.measure.protocol_sides import CHUNK, PROTOCOLS, Kind, Protocol, Sett
 from tokenizer.coding.rate import Rate
 from tokenizer.search.reward import psnr_of_mse
 from tokenizer.tokens import Tokens
+from video.clips import sides
 from video.dataset import DataConfig
 
 Say = Callable[[str], None]
@@ -112,11 +114,11 @@ def evaluate(
     if not result:
         return result
     config = models.final.config
-    pixels = config.num_frames * config.size**2
+    pixels = config.num_frames * math.prod(sides(config.size))
     quality = summary(list(made.notes.values()), config.codebook_size, len(config.levels), pixels)
     result |= {"protocol": settings.protocol, "cut": real.cut.model_dump(mode="json")}
     result |= {"split": protocol.split, "num_frames": real.cut.num_frames}
-    result |= {"size": [real.cut.shrink or real.cut.size] * 2, "data": real.fingerprint()}
+    result |= {"size": list(sides(real.cut.shrink or real.cut.size)), "data": real.fingerprint()}
     result |= {"model": made.origin, **quality}
     if record is not None:
         extra = quality | _choices(protocol.kind, settings)

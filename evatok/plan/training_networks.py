@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -25,6 +25,7 @@ from tokenizer.losses.alignment import AlignmentHead, matched
 from tokenizer.losses.patch_discriminator import PatchDiscriminatorConfig
 from tokenizer.losses.semantic_discriminator import SemanticDiscriminator
 from tokenizer.training.tokenizer_stage import TokenizerTraining
+from video.clips import sides
 
 
 @dataclass(frozen=True)
@@ -80,20 +81,20 @@ def training_only_flops(config: TokenizerTraining) -> dict[str, int]:
     trained is run backward to its weights too. The discriminator plays in every step.
     """
     model, out = config.model, {}
-    clips = torch.zeros(1, 3, model.num_frames, model.size, model.size, device="meta")
+    clips = torch.zeros(1, 3, model.num_frames, *sides(model.size), device="meta")
     perceptual = config.loss.perceptual
     if perceptual.weight:
         frames = min(perceptual.frames or model.num_frames, model.num_frames)
         with torch.device("meta"):
             net = VGG16() if perceptual.network == "lpips" else EfficientNetLite0()
-        once = _counted(net, torch.zeros(frames, 3, model.size, model.size, device="meta"))
+        once = _counted(net, torch.zeros(frames, 3, *sides(model.size), device="meta"))
         out[perceptual.network] = 3 * once  # both sides forward, one backward
     if config.alignment.weight:
         encoder = encoder_of(config.alignment)
         layer = config.alignment.teacher_layer or encoder.num_layers
         out["alignment"] = _encoder_flops(encoder, layer, clips)
         (head,) = (r for r in training_only(config) if r["part"] == "alignment head φ")
-        cells = model.num_frames * model.size**2
+        cells = model.num_frames * math.prod(sides(model.size))
         for edge in model.patch:
             cells //= edge
         out["alignment"] += 3 * 2 * head["parameters"] * cells
@@ -151,8 +152,9 @@ def training_only(config: TokenizerTraining) -> list[dict[str, Any]]:
     if config.alignment.weight:
         encoder = frozen[config.alignment.encoder] = encoder_of(config.alignment)
         layer = config.alignment.teacher_layer or encoder.num_layers
-        frames, height, width = model.patch
-        student = (model.num_frames // frames, model.size // height, model.size // width)
+        height, width = sides(model.size)
+        edges = zip((model.num_frames, height, width), model.patch, strict=True)
+        student = cast(Grid, tuple(total // part for total, part in edges))
         grid = encoder.grid(layer, model.num_frames)
         _, cells = matched(grid, student, config.alignment.match)
         with torch.device("meta"):

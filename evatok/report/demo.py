@@ -39,7 +39,7 @@ from evatok.report.page import Page
 from evatok.report.tables import TITLES, draw
 from generator.inference.engine import SamplingConfig
 from video.arcade import atari, recorder
-from video.clips import to_frames
+from video.clips import sides, to_frames
 from video.dataset import DataConfig, SourceConfig
 from video.io import write_video
 from video.lists import read_folder
@@ -142,6 +142,7 @@ class Demo:
         self.config, self.models, self.output, self.say = config, models, output, say
         self.footage = output / "arcade"
         self.size = models.final.config.size
+        self.sides = sides(self.size)
         self.num_frames = models.final.config.num_frames
 
     def record(self) -> None:
@@ -152,7 +153,7 @@ class Demo:
             train_clips=1,
             test_clips=self.config.clips_per_game,
             num_frames=3 * self.num_frames,
-            size=self.size,
+            size=max(self.sides),
             seed=self.config.seed,
             num_workers=os.cpu_count() or 1,
         )
@@ -192,7 +193,7 @@ class Demo:
             per_clip = row["tokens"] / len(row["clips"])
             detail = f"{row['frames']} frames · {row['psnr']:.1f} dB · {per_clip:.0f} tokens a clip"
             items.append((self._link(row["output"]), file.name, detail))
-        page.videos(items, canvas_size(2, self.size, self.size))
+        page.videos(items, canvas_size(2, *self.sides))
 
     def samples(self, page: Page) -> None:
         """Clips of every class."""
@@ -213,7 +214,7 @@ class Demo:
         )
         rows = done["samples"]
         items = [(self._link(row["file"]), row["class"], _tokens(row)) for row in rows]
-        page.videos(items, canvas_size(1, self.size, self.size), min_width=200)
+        page.videos(items, canvas_size(1, *self.sides), min_width=200)
 
     def texts(self, page: Page) -> None:
         """Clips of what texts say."""
@@ -226,7 +227,7 @@ class Demo:
         folder = self.output / "videos" / "texts"
         done = text_files(self.models, config.texts, 1, config.seed, config.sampling, folder)
         items = [(self._link(row["file"]), row["text"], _tokens(row)) for row in done["samples"]]
-        page.videos(items, canvas_size(1, self.size, self.size), min_width=200)
+        page.videos(items, canvas_size(1, *self.sides), min_width=200)
 
     def predictions(self, page: Page, sets: list[ClipSet]) -> None:
         """The rest of real clips from their first frames."""
@@ -256,7 +257,7 @@ class Demo:
                 write_video(path, frames, 15)
                 name = real.class_names[int(real.labels[place])]
                 items.append((self._link(path), name, f"{sum(blocks)} tokens"))
-        page.videos(items, canvas_size(2, self.size, self.size))
+        page.videos(items, canvas_size(2, *self.sides))
 
     def tables(self, page: Page, sets: list[ClipSet]) -> dict[str, Any]:
         """Numbers and curves on the demo's clips, and those of the training's report."""

@@ -13,81 +13,48 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
-
-from pydantic import Field, ValidationError
+from typing import Any
 
 from evaluation.encoders.base import weights_checksum
-from evaluation.encoders.nano import FeaturesConfig, NanoNet
-from evatok.core.config import Config, ConfigError, find_settings, load_config
+from evaluation.encoders.nano import NanoNet
+from evatok.core.config import Config, ConfigError
 from evatok.core.devices import resolve_device
-from evatok.core.errors import EvatokError, MissingFileError
+from evatok.core.errors import EvatokError
 from evatok.core.paths import refuse_overwrite
 from evatok.hub import Models, load_model, save_model
 from evatok.measure.clip_sets import gate, held_out_sets, uniform_rows
 from evatok.model_folders import PARTS, PREFERENCE, TEXT
 from evatok.report.gallery import gallery, write_picture
-from evatok.report.tables import ReportConfig, draw, measure, write_report
-from evatok.workflows.own_settings import OwnConfig, derive
-from evatok.workflows.search import SearchConfig, search_config
-from evatok.workflows.step_record import read_record, result_digest, write_record
-from evatok.workflows.text import TextConfig, copy_text, train_text
-from evatok.workflows.time_estimate import time_of
-from evatok.workflows.tokens import TokensConfig, write_shards
+from evatok.report.tables import draw, measure, write_report
+from evatok.workflows.own.time_estimate import Clock, in_words, time_of
+from evatok.workflows.pipeline_settings import (
+    WIDE,
+    PipelineConfig,
+    final_of,
+    locate_settings,
+    read_settings,
+)
+from evatok.workflows.search import Pace, search_config
+from evatok.workflows.step_record import (
+    changed_settings,
+    read_record,
+    result_digest,
+    write_record,
+)
+from evatok.workflows.text import copy_text, train_text
+from evatok.workflows.tokens import write_shards
 from evatok.workflows.train import train_config
 from generator.gpt import GPT
-from generator.train import GeneratorConfig
 from tokenizer.model import VideoTokenizer
 from tokenizer.router import Router
-from tokenizer.training.router_stage import RouterTraining
-from tokenizer.training.tokenizer_stage import FinalConfig, ProxyConfig
-from training.loop import MAY_CHANGE
 from training.run_folder import alone
 from video.arcade import recorder
 
 Say = Callable[[str], None]
 
-WIDE = "final-wide"  # optional: the final tokenizer goes on, for every w_q
-
-# Settings that change no result; `steps` does.
-HARMLESS = MAY_CHANGE - {"steps"} | {"workers", "cache_dir", "processes"}
-
 
 class GateError(EvatokError):
     """Quality does not rise with the budget."""
-
-
-class ArcadeConfig(Config):
-    """What is recorded; see `video.arcade.recorder.record`."""
-
-    root: Path
-    source: recorder.Source = "atari"
-    games: tuple[str, ...] | None = None  # None: all of the source
-    train_clips: int = Field(default=150, ge=1)  # files of each game
-    test_clips: int = Field(default=15, ge=1)
-    num_frames: int = Field(default=48, ge=2)
-    size: int = Field(default=64, ge=16)
-    seed: int = Field(default=0, ge=0)
-    fps: int = Field(default=15, ge=1)
-    workers: int = Field(default=2, ge=1)
-
-
-class GateConfig(Config):
-    """What the proxy must show before the rest makes sense."""
-
-    set: str = "arcade"  # the source whose folder has this name
-    min_gain: float = 2.0  # dB from the lowest to the highest uniform level
-    clips: int = Field(default=360, ge=1)  # of each set
-
-
-class PipelineConfig(Config):
-    """pipeline.yaml; every other step has a file of its own beside it."""
-
-    stage: Literal["pipeline"] = "pipeline"
-    run_dir: Path
-    arcade: ArcadeConfig | None = None  # None: the data is there already
-    gate: GateConfig | None = GateConfig()  # None: go on whatever the proxy shows
-    report: ReportConfig = ReportConfig()
 
 
 @dataclass(frozen=True)
@@ -107,21 +74,6 @@ class Step:
     run: Callable[[], dict[str, Any]]
 
 
-FILES: dict[str, type[Config]] = {
-    "pipeline": PipelineConfig,
-    "features": FeaturesConfig,
-    "proxy": ProxyConfig,
-    "search": SearchConfig,
-    "router": RouterTraining,
-    PREFERENCE: RouterTraining,
-    TEXT: TextConfig,
-    "final": FinalConfig,
-    WIDE: FinalConfig,
-    "tokens": TokensConfig,
-    "generator": GeneratorConfig,
-}
-
-
 class Pipeline:
     """The steps of one folder of settings."""
 
@@ -138,63 +90,12 @@ class Pipeline:
             FileNotFoundError: a file is missing.
         """
         self.say, self.device = say, resolve_device(device or "auto")
-        is_own = directory.is_file()
-        self.settings: dict[str, Any] = (
-            _derived(directory, device)
-            if is_own
-            else {
-                name: load_config(schema, directory / f"{name}.yaml", _placed(schema, device))
-                for name, schema in FILES.items()
-                if name not in (PREFERENCE, TEXT, WIDE) or (directory / f"{name}.yaml").is_file()
-            }
-        )
+        self.settings = read_settings(directory, device)
         self.parts = [part for part in (*PARTS, PREFERENCE) if part in self.settings]
         self.config: PipelineConfig = self.settings["pipeline"]
         self.run_dir = self.config.run_dir
-        self.final = WIDE if WIDE in self.settings else "final"  # whose tokenizer is shipped
-        if not is_own:
-            self._agree(directory)
-
-    def _agree(self, directory: Path) -> None:
-        """Refuse settings that would train on something else than the step before has made."""
-        s, run = self.settings, self.run_dir
-        wanted = [
-            ("search.model", s["search"].model, run / "proxy" / "model"),
-            ("router.table", s["router"].table, run / "search" / "train"),
-            ("router.held_out_table", s["router"].held_out_table, run / "search" / "test"),
-            ("router.search_batch", s["router"].search_batch, s["search"].batch_size),
-            ("router.search_seed", s["router"].search_seed, s["search"].seed),
-            *[
-                (f"{PREFERENCE}.{key}", getattr(s[PREFERENCE], key), getattr(s["router"], key))
-                for key in ("data", "table", "held_out_table", "search_batch", "search_seed")
-                if PREFERENCE in s
-            ],
-            ("final.router", s["final"].router, run / "router" / "model"),
-            *[
-                (f"{WIDE}.{key}", getattr(s[WIDE], key), value)
-                for key, value in (
-                    ("start_from", run / "final" / "model"),
-                    ("router", run / PREFERENCE / "model"),
-                )
-                if WIDE in s
-            ],
-            ("tokens.tokenizer", s["tokens"].tokenizer, run / self.final / "model"),
-            ("tokens.router", s["tokens"].router, run / "router" / "model"),
-            ("tokens.text", s["tokens"].text, run / TEXT if TEXT in s else None),
-            ("generator.tokens", s["generator"].tokens, run / "tokens"),
-        ]
-        wrong = [f"{name} is {is_}, should be {should}" for name, is_, should in wanted
-                 if is_ != should]  # fmt: skip
-        if s["router"].data != s["search"].data:
-            wrong.append("router.data is not search.data, whose clips it loads again")
-        if TEXT in s and s[TEXT].data.sources != s["tokens"].data.sources:
-            wrong.append("text.data.sources are not tokens.data.sources, whose clips it describes")
-        if WIDE in s and PREFERENCE not in s:
-            wrong.append(f"{WIDE}.yaml needs a router of {PREFERENCE}.yaml, a new file")
-        if self.config.report.preferences and PREFERENCE not in s:
-            wrong.append(f"report.preferences asks for a router of {PREFERENCE}.yaml, a new file")
-        if wrong:
-            raise ConfigError(f"{directory}: {'; '.join(wrong)}")
+        self.final = final_of(self.settings)  # whose tokenizer is shipped
+        self.clock = Clock({})
 
     def steps(self) -> list[Step]:
         """All steps in order."""
@@ -257,15 +158,17 @@ class Pipeline:
         return {"steps": rows, "run_dir": str(self.run_dir), "results": results}
 
     def _tell_time(self) -> None:
-        """Say how long own videos take, from the operations of a step and its measured speed."""
-        if "gate" in {step.name for step in self.steps()}:
+        """Say how long own videos take, from real steps timed now; see `time_estimate`."""
+        done = {name for name in self.settings if self._is_done(name)}
+        if self.config.gate is not None or done >= self.settings.keys() - {"pipeline"}:
             return
-        done = [name for name in self.settings if self._is_done(name)]
-        left = {n: c for n, c in self.settings.items() if n not in done}
-        seconds = time_of(left, self.settings["proxy"], self.device)
-        parts = ", ".join(f"{name} {value / 60:.1f}" for name, value in seconds.items())
-        total = sum(seconds.values()) / 60
-        self.say(f"about {total:.0f} minutes, a guess from one measured step: {parts}")
+        self.say("timing a few steps of every stage …")
+        self.clock = Clock(time_of(self.settings, self.device))
+        for name in done:
+            self.clock.learn(name, read_record(self._record_path(name))["seconds"])
+        parts = {n: self.clock.expected(n) for n in (step.name for step in self.steps())}
+        told = ", ".join(f"{n} {in_words(s)}" for n, s in parts.items() if s and n not in done)
+        self.say(f"about {in_words(self.clock.left())} in all, corrected as stages end: {told}")
 
     def _is_done(self, name: str) -> bool:
         path = self._record_path(name)
@@ -294,13 +197,18 @@ class Pipeline:
                 self.say(f"{title}: finished before, in {old['seconds']:.0f} s")
                 return old, False
         write_record(path, record)
-        self.say(title)
+        guess = self.clock.expected(step.name)
+        left = f": about {in_words(guess)} of {in_words(self.clock.left())} left" if guess else ""
+        self.say(title + left)
         start = time.perf_counter()
         record["result"] = step.run()
         record["seconds"] = round(time.perf_counter() - start, 1)
         record["finished"] = True
         write_record(path, record)
-        self.say(f"{title}: finished in {record['seconds']:.0f} s")
+        guessed = f", estimated {in_words(guess)}" if guess else ""
+        self.say(f"{title}: finished in {in_words(record['seconds'])}{guessed}")
+        if old is None:  # what was taken up counts only its last part
+            self.clock.learn(step.name, record["seconds"])
         return record, True
 
     def _compare(self, step: Step, old: Mapping[str, Any], new: Mapping[str, Any]) -> None:
@@ -311,12 +219,8 @@ class Pipeline:
                 f"{step.name} was made from another result of {', '.join(changed)}: "
                 f"remove {folder} and {path} to do it again"
             )
-        before, now = _flat(_filled(step, old["settings"])), _flat(new["settings"])
-        differ = [
-            f"{key} was {before.get(key)!r}, is {now.get(key)!r}"
-            for key in sorted(before.keys() | now.keys())
-            if before.get(key) != now.get(key) and key.split(".")[-1] not in HARMLESS
-        ]
+        schema = None if step.settings is None else type(step.settings)
+        differ = changed_settings(schema, old["settings"], new["settings"])
         if differ:
             raise ConfigError(
                 f"{step.name} was begun with other settings ({'; '.join(differ)}): set them back, "
@@ -377,15 +281,14 @@ class Pipeline:
         return result | {"table_sha256": digest.hexdigest()}
 
     def _search_progress(self) -> Callable[[str, int, int], None]:
-        start = time.perf_counter()
-        last = start
+        pace, last = Pace(lambda text: self.say(f"  {text}")), time.perf_counter()
 
         def progress(split: str, done: int, total: int) -> None:
             nonlocal last
             now = time.perf_counter()
             if now - last > 30 or done == total:
                 last = now
-                self.say(f"  {split}: {done} of {total} clips, {now - start:.0f} s")
+                pace(split, done, total)
 
         return progress
 
@@ -453,74 +356,6 @@ def _check_gate(result: Mapping[str, Any], folder: Path) -> None:
         )
 
 
-def _filled(step: Step, settings: dict[str, Any]) -> dict[str, Any]:
-    """Recorded settings with the defaults of those that have come since, which change nothing."""
-    if step.settings is None:
-        return settings
-    try:
-        return type(step.settings).model_validate(settings).model_dump(mode="json")
-    except ValidationError:  # a setting has gone since: it will be named
-        return settings
-
-
-def _flat(data: Any, prefix: str = "") -> dict[str, Any]:
-    """Nested dicts and lists as {"a.b.0": value}."""
-    items = data.items() if isinstance(data, dict) else enumerate(data)
-    flat: dict[str, Any] = {}
-    for key, value in items:
-        name = f"{prefix}{key}"
-        is_nested = isinstance(value, dict | list)
-        flat |= _flat(value, f"{name}.") if is_nested else {name: value}
-    return flat
-
-
-def _placed(schema: type[Config], device: str | None) -> list[str]:
-    """Overrides that put a step on a device, where it has one."""
-    if device is None:
-        return []
-    return [
-        f"{key}={device}"
-        for key, has_it in (
-            ("train.device", "train" in schema.model_fields),
-            ("device", "device" in schema.model_fields),
-        )
-        if has_it
-    ]
-
-
-def _derived(path: Path, device: str | None) -> dict[str, Any]:
-    """The settings of every step, from the one file of own videos."""
-    own = load_config(OwnConfig, path)
-    settings: dict[str, Any] = {}
-    for name, values in derive(own).items():
-        schema = FILES[name]
-        if device is not None:
-            if "train" in values:
-                values = values | {"train": values["train"] | {"device": device}}
-            elif "device" in schema.model_fields:
-                values = values | {"device": device}
-        try:
-            settings[name] = schema.model_validate(values)
-        except ValidationError as error:
-            raise ConfigError(f"{path}: {name}: {error.errors()[0]['msg']}") from None
-    return settings
-
-
-def _located(settings: Path) -> Path:
-    """A folder of settings, or the file of own videos that a name stands for."""
-    own = Path(f"{settings}.yaml")
-    if own.is_file():
-        return own
-    settings = find_settings(settings)
-    if settings.is_file():
-        return settings
-    if not settings.is_dir():
-        raise MissingFileError(
-            f"no folder {settings} and no {own}: `evatok init NAME --data DIR` writes one"
-        )
-    return settings
-
-
 def run_pipeline(
     directory: Path,
     until: str | None = None,
@@ -529,7 +364,7 @@ def run_pipeline(
     device: str | None = None,
 ) -> dict[str, Any]:
     """Read a folder of settings and do what is not done yet; see `Pipeline`, `Pipeline.run`."""
-    directory = _located(directory)
+    directory = locate_settings(directory)
     pipeline = Pipeline(directory, say, device)
     refuse_overwrite([pipeline.run_dir], [directory], inside=True)
     return pipeline.run(until, force)

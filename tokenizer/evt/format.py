@@ -21,7 +21,7 @@ from typing import Annotated, BinaryIO, Literal
 import numpy as np
 from pydantic import Field, ValidationError, model_validator
 
-from evatok.core.config import Config
+from evatok.core.config import Config, PictureSize
 from evatok.core.errors import EvatokError
 from tokenizer.assignment import Levels
 from tokenizer.evt.bits import (
@@ -58,7 +58,7 @@ class Header(Config):
     codebook_size: Count
     num_frames: Count  # of a clip
     frames_per_block: Count
-    size: Annotated[int, Field(ge=1, le=MAX_SIDE)]  # side of a tile
+    size: PictureSize  # of a tile: the side of a square, or [height, width]
     overlap: Annotated[int, Field(ge=0)]
     height: Annotated[int, Field(ge=1, le=MAX_SIDE)]  # of the coded picture
     width: Annotated[int, Field(ge=1, le=MAX_SIDE)]

@@ -24,6 +24,7 @@ from tokenizer.losses.semantic_discriminator import (
     SemanticDiscriminator,
     SemanticDiscriminatorConfig,
 )
+from video.clips import Size
 
 Kind = Literal["hinge", "non_saturating"]
 
@@ -153,7 +154,7 @@ class Adversary(nn.Module):
     mean_real: Tensor
     mean_fake: Tensor
 
-    def __init__(self, config: AdversarialConfig, num_frames: int, size: int) -> None:
+    def __init__(self, config: AdversarialConfig, num_frames: int, size: Size) -> None:
         super().__init__()
         self.discriminator = build_discriminator(config.discriminator, num_frames, size)
         self.register_buffer("mean_real", torch.zeros(()))
@@ -165,7 +166,7 @@ class Adversary(nn.Module):
 
 
 def build_discriminator(
-    config: PatchDiscriminatorConfig | SemanticDiscriminatorConfig, num_frames: int, size: int
+    config: PatchDiscriminatorConfig | SemanticDiscriminatorConfig, num_frames: int, size: Size
 ) -> nn.Module:
     """The configured discriminator of clips (B, 3, F, H, W) of a shape."""
     if isinstance(config, SemanticDiscriminatorConfig):
@@ -173,7 +174,7 @@ def build_discriminator(
     return PatchDiscriminator(config, num_frames, size)
 
 
-def make_game(config: AdversarialConfig, num_frames: int, size: int) -> Game | None:
+def make_game(config: AdversarialConfig, num_frames: int, size: Size) -> Game | None:
     """Both sides, or None where the weight is 0; initial weights from torch's global generator."""
     return Game(config, num_frames, size) if config.weight else None
 
@@ -185,7 +186,7 @@ class Game:
     `discriminator_side` for each part, `after_step` at the end.
     """
 
-    def __init__(self, config: AdversarialConfig, num_frames: int, size: int) -> None:
+    def __init__(self, config: AdversarialConfig, num_frames: int, size: Size) -> None:
         self.config = config
         self.adversary = Adversary(config, num_frames, size)
         self._made: tuple[Tensor, Tensor] | None = None  # clips and their reconstructions

@@ -20,6 +20,7 @@ from evatok.core.config import Config, Depth, Frames, Heads, PixelCount, Width
 from evatok.core.errors import EvatokError
 from tokenizer.model import sincos_positions
 from tokenizer.vit import ViTLayer
+from video.clips import Size, sides
 
 
 class PatchDiscriminatorConfig(Config):
@@ -41,22 +42,23 @@ class PatchDiscriminator(nn.Module):
 
     output_layers = ("logit_head",)
 
-    def __init__(self, config: PatchDiscriminatorConfig, num_frames: int, size: int) -> None:
+    def __init__(self, config: PatchDiscriminatorConfig, num_frames: int, size: Size) -> None:
         """Make the network for clips of one shape.
 
         Raises:
             EvatokError: the patch does not divide the clip, or the heads the width.
         """
         super().__init__()
+        height, width = sides(size)
         for name, total, part in zip(
-            ("num_frames", "size", "size"), (num_frames, size, size), config.patch, strict=True
+            ("num_frames", "size", "size"), (num_frames, height, width), config.patch, strict=True
         ):
             if total % part:
                 raise EvatokError(f"{name} {total} is not divisible by the patch's {part}")
         self.config = config
-        self.clip_shape = (3, num_frames, size, size)
+        self.clip_shape = (3, num_frames, height, width)
         frames, rows, columns = config.patch
-        cells = (num_frames // frames, size // rows, size // columns)
+        cells = (num_frames // frames, height // rows, width // columns)
         self.patch_in = nn.Linear(3 * frames * rows * columns, config.width)
         position = 0.5 * sincos_positions(*cells, config.width)
         self.register_buffer("position", position, persistent=False)  # fixed

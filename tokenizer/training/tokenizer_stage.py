@@ -36,7 +36,7 @@ from tokenizer.search.reward import psnr_of_mse
 from tokenizer.training.initialization import initialise_codes, initialise_from, initialise_patches
 from training.compilation import compiled
 from training.loop import StageBase, Validation
-from video.clips import to_frames
+from video.clips import sides, to_frames
 from video.dataset import ClipSampler, DataConfig
 
 
@@ -146,11 +146,8 @@ class TokenizerStage(StageBase):
         if not config.alignment.weight:
             return None
         frames, rows, columns = config.model.patch
-        grid = (
-            config.model.num_frames // frames,
-            config.model.size // rows,
-            config.model.size // columns,
-        )
+        height, width = sides(config.model.size)
+        grid = (config.model.num_frames // frames, height // rows, width // columns)
         return make_teacher(config.alignment, config.model.num_frames, grid)
 
     def _start_from_data(self) -> None:

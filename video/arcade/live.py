@@ -18,6 +18,8 @@ from evatok.core.errors import EvatokError
 from video.arcade.procgen import GAMES, ProcgenPlayer, check_games
 from video.arcade.recorder import class_name
 from video.cache import Store
+from video.clips import Size
+from video.decoding.container import VideoError
 from video.lists import Split
 
 _PER_SEED = 1 << 40  # clips of a seed before those of the next one
@@ -27,7 +29,7 @@ class LiveClips(Store):
     """Clips of Procgen by number; each is a video of its own."""
 
     def __init__(
-        self, games: Sequence[str], split: Split, num_frames: int, size: int, count: int
+        self, games: Sequence[str], split: Split, num_frames: int, size: Size, count: int
     ) -> None:
         """Check that the games can be played.
 
@@ -39,10 +41,12 @@ class LiveClips(Store):
             count: of clips that are told to be there: an epoch, or all that are evaluated on.
 
         Raises:
-            VideoError: an unknown game, or no package that plays it.
+            VideoError: an unknown game, no package that plays it, or pictures that are not square.
         """
         self.games = tuple(games) or GAMES
         check_games(self.games)
+        if not isinstance(size, int):
+            raise VideoError(f"procgen draws squares, not {size[0]} × {size[1]}: give one number")
         self.split, self.num_frames, self.size = split, num_frames, size
         self.lengths = np.full(count, num_frames, dtype=np.int64)
         self.labels = np.arange(count, dtype=np.int64) % len(self.games)

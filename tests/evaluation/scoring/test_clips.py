@@ -26,6 +26,7 @@ from evaluation.scoring.presets import PRESETS, preset
 from evaluation.scoring.readers import Video
 from evaluation.scoring.score import score_folders
 from evatok.cli.app import main
+from video.clips import Size, sides
 from video.decoding.stills import read_picture
 from video.io import write_video
 
@@ -323,10 +324,10 @@ def test_videos_are_read_ahead_and_no_further(monkeypatch: pytest.MonkeyPatch) -
     """While the first clip is looked at the next are decoded; nothing after the walk is closed."""
     read: list[int] = []
 
-    def reader(number: int) -> Callable[[int | None, int], Tensor]:
-        def frames(count: int | None, size: int) -> Tensor:
+    def reader(number: int) -> Callable[[int | None, Size], Tensor]:
+        def frames(count: int | None, size: Size) -> Tensor:
             read.append(number)
-            return torch.full((4, size, size, 3), number, dtype=torch.uint8)
+            return torch.full((4, *sides(size), 3), number, dtype=torch.uint8)
 
         return frames
 

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import csv
+import io
+import json
+import tarfile
 from pathlib import Path
 
 import numpy as np
@@ -11,8 +14,8 @@ import torch
 
 from evatok.cli.app import main
 from evatok.hub import load
+from evatok.workflows.own.time_estimate import Clock, in_words, time_of
 from evatok.workflows.pipeline import Pipeline
-from evatok.workflows.time_estimate import time_of
 from video.io import write_video
 
 
@@ -64,7 +67,7 @@ def test_captions_reach_the_generator(videos: Path) -> None:
     ("words", "said"),
     [
         (["--size", "50"], "size 50 is not a multiple of 8 from 16 on: give 48"),
-        (["--size", "128x72"], "clips are square for now"),
+        (["--size", "128x70"], "size 128x70 is not a multiple of 8 from 16 on: give 128x72"),
         (["--frames", "10"], "frames 10 is not a multiple of 4: give 8"),
         (["--levels", "8,4"], "levels [8, 4] do not rise"),
         (["--frames", "64"], "give fewer of both"),
@@ -94,8 +97,121 @@ def test_parts_are_found_in_a_run(toy_dir: Path, tmp_path: Path) -> None:
     assert main(["export", str(tmp_path / "run"), "-o", str(tmp_path / "run" / "proxy")]) == 2
 
 
-def test_time_is_guessed_for_every_stage(videos: Path) -> None:
-    assert main(["init", "mine", "--data", "v", "--size", "32", "--frames", "8"]) == 0
+@pytest.mark.parametrize("words", [["--frames", "8"], ["--frames", "4", "--preset", "quick"]])
+def test_time_is_guessed_for_every_stage(videos: Path, words: list[str]) -> None:
+    assert main(["init", "mine", "--data", "v", "--size", "16x24", *words]) == 0
     settings = Pipeline(Path("mine.yaml")).settings
-    seconds = time_of(settings, settings["proxy"], torch.device("cpu"))
-    assert seconds.keys() == {"proxy", "search", "router", "final"} and min(seconds.values()) > 0
+    seconds = time_of(settings, torch.device("cpu"))
+    names = {"proxy", "search", "router", "final", "tokens", "generator", "report"}
+    assert seconds.keys() == names and min(seconds.values()) > 0
+
+
+def test_finished_stages_correct_the_guess() -> None:
+    clock = Clock({"proxy": 10.0, "router": 20.0, "final": 5.0})
+    assert clock.expected("export") is None and clock.left() == 35
+    clock.learn("proxy", 30.0)
+    clock.learn("export", 1.0)  # never guessed
+    assert clock.expected("router") == 60 and clock.left() == 75
+    assert [in_words(s) for s in (42.4, 91, 7200)] == ["42 s", "1.5 min", "2.0 h"]
+
+
+def splits_of(name: str) -> dict[str, tuple[str, str, str]]:
+    rows = listed(Path(f"{name}.csv"))
+    return {row["path"]: (row["class"], row["split"], row.get("caption", "")) for row in rows}
+
+
+WORDS = ["--size", "32x16", "--frames", "8"]
+
+
+def test_a_list_of_json_lines(videos: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    lines = [
+        {"file_name": "v/left/0.mp4", "text": "nothing moves", "label": 7, "split": "val"},
+        {"file_name": "v/left/1.mp4", "text": "a, b", "label": 7, "split": "train"},
+        {"file_name": "v/right/1.mp4", "text": None},
+        {"file_name": "v/right/2.mp4", "text": "right"},
+    ]
+    Path("list.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    assert main(["init", "mine", "--data", "list.jsonl", *WORDS]) == 0
+    said = capsys.readouterr().out
+    assert "list list.jsonl" in said and "2 as given, 1 drawn" in said
+    assert splits_of("mine") == {
+        "v/left/0.mp4": ("7", "test", "nothing moves"),
+        "v/left/1.mp4": ("7", "train", "a, b"),
+        "v/right/2.mp4": ("v", "train", "right"),
+    }
+    settings = Pipeline(Path("mine.yaml")).settings
+    assert settings["proxy"].model.size == (16, 32)  # --size has the width first
+
+
+def test_a_flat_folder_with_captions(videos: Path) -> None:
+    lines = [json.dumps({"path": f"{n}.mp4", "caption": f"ball {n}"}) for n in range(3)]
+    Path("captions.jsonl").write_text("\n".join(lines))
+    words = ["--data", "v/left", "--captions", "captions.jsonl", *WORDS]
+    assert main(["init", "flat", *words]) == 0
+    rows = splits_of("flat")
+    assert rows.keys() == {"0.mp4", "1.mp4", "2.mp4"} and rows["1.mp4"][2] == "ball 1"
+    assert {label for label, _, _ in rows.values()} == {"video"}
+    assert "text" in Pipeline(Path("flat.yaml")).settings
+
+
+def shard(path: Path, members: dict[str, bytes], link: str | None = None) -> None:
+    with tarfile.open(path, "w") as archive:
+        for name, data in members.items():
+            info = tarfile.TarInfo(name)
+            info.size = len(data)
+            archive.addfile(info, io.BytesIO(data))
+        if link is not None:
+            info = tarfile.TarInfo("link.mp4")
+            info.type, info.linkname = tarfile.SYMTYPE, link
+            archive.addfile(info)
+
+
+def test_shards_are_unpacked_under_safe_names(videos: Path) -> None:
+    video = (videos / "left" / "1.mp4").read_bytes()
+    Path("shards").mkdir()
+    shard(
+        Path("shards/a-0.tar"),
+        {"x/0.mp4": video, "x/0.txt": b"one\n", "../../1.mp4": video, "../../1.json": b'{"caption":'
+         b' "two", "class": "left"}', "note.md": b"#"},
+        link="/etc/passwd",
+    )  # fmt: skip
+    shard(Path("shards/a-1.tar"), {"2.MP4": video, "2.cls": b"right", "2.txt": b"three"})
+    assert main(["init", "sharded", "--data", "shards", *WORDS]) == 0
+    rows = splits_of("sharded")
+    assert sorted((label, text) for label, _, text in rows.values()) == [
+        ("left", "two"), ("right", "three"), ("video", "one")
+    ]  # fmt: skip
+    root = Path("sharded-videos").resolve()
+    for name in rows:
+        assert (root / name).resolve().is_relative_to(root)
+    assert not list(root.glob("**/link*")) and not Path("../1.mp4").exists()
+
+
+def test_a_damaged_shard_leaves_nothing(videos: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    shard(Path("whole.tar"), {"0.mp4": (videos / "left" / "1.mp4").read_bytes()})
+    Path("cut.tar").write_bytes(Path("whole.tar").read_bytes()[:900])
+    assert main(["init", "mine", "--data", "cut.tar", *WORDS]) == 2
+    told = capsys.readouterr().err.strip()
+    assert "cut.tar: damaged archive" in told and "\n" not in told
+    assert not Path("mine.yaml").exists() and not list(Path("mine-videos").glob("*"))
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "said"),
+    [
+        ("c.jsonl", '{"path": "0.mp4"}', "c.jsonl, line 1: no caption; it has path"),
+        ("c.jsonl", "0.mp4 one", "c.jsonl, line 1: no JSON object"),
+        ("c.jsonl", '{"path": "v/left/9.mp4", "caption": "x"}', "names no video of v/left"),
+        ("c.csv", "file,caption2\n0.mp4,x\n", "c.csv, line 2: no caption; it has file, caption2"),
+        (".", "", "is a folder: give the .csv or .jsonl file of captions"),
+    ],
+)
+def test_bad_captions_are_one_line(
+    videos: Path, name: str, text: str, said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    if text:
+        Path(name).write_text(text)
+    words = ["--data", "v/left", "--captions", name, *WORDS]
+    assert main(["init", "mine", *words]) == 2
+    told = capsys.readouterr().err.strip()
+    assert said in told and "\n" not in told

@@ -12,7 +12,8 @@ from evatok.cli.app import main
 from evatok.core.config import ConfigError, load_config
 from evatok.hub import load
 from evatok.model_folders import PARTS
-from evatok.workflows.pipeline import FILES, GateError, Pipeline
+from evatok.workflows.pipeline import GateError, Pipeline
+from evatok.workflows.pipeline_settings import FILES
 
 TRAIN = """
   batch_size: 4

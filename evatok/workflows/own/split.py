@@ -7,6 +7,7 @@ import hashlib
 import io
 import re
 from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,18 +15,17 @@ import yaml
 
 from evatok.core.config import ConfigError
 from evatok.core.files import write_text
-from evatok.workflows.own_settings import OwnConfig, Preset, check_shape, default_levels
-from video.folder import videos_under
+from evatok.workflows.own.settings import OwnConfig, Preset, check_shape, default_levels
+from evatok.workflows.own.sources import look
+from video.clips import Size
 from video.io import VideoError, frame_times, probe
-from video.lists import read_table
-
-ONE_CLASS = "video"  # of a folder without sub-folders
+from video.lists import Split
 
 
 def init(
     name: str,
     data: Path,
-    size: int = 64,
+    size: Size = 64,
     frames: int = 16,
     levels: tuple[int, ...] | None = None,
     captions: Path | None = None,
@@ -36,11 +36,11 @@ def init(
 
     Args:
         name: of the project; results go to runs/NAME.
-        data: videos, in a sub-folder for each class or all in one folder.
-        size: pixels of a side.
+        data: folder, list or shards; see `evatok.workflows.own.sources`.
+        size: pixels of a side, or (height, width).
         frames: of a clip.
         levels: permitted tokens of a block; by default up to five, from the size.
-        captions: csv with columns path and caption; videos that it leaves out are left out.
+        captions: .csv or .jsonl with path and caption; videos that it leaves out are left out.
         preset: how long everything is trained.
         held_out: share of each class that is kept for testing, one video at least.
 
@@ -57,22 +57,17 @@ def init(
     for path in (settings, listed):
         if path.exists():
             raise ConfigError(f"{path} is there already: choose another name, or remove it")
-    chosen = levels or default_levels(size)
+    chosen = levels or default_levels(size, preset)
     check_shape(size, frames, chosen)
     if not 0 < held_out < 1:
         raise ConfigError(f"held-out share {held_out:g} is not between 0 and 1")
-    if not data.is_dir():
-        raise VideoError(f"{data}: no such folder")
-    files = videos_under(data)
-    if not files:
-        tars = " (unpack its .tar shards first)" if any(data.glob("*.tar")) else ""
-        raise VideoError(f"{data}: no videos in this folder{tars}")
-    told = _captions(captions)
+    found = look(data, captions, Path(f"{name}-videos"))
+    with_captions = bool(found.captions)
     names, pictures, lengths, damaged = [], Counter[str](), [], []
     left_out = 0
-    for path in files:
-        key = path.relative_to(data).as_posix()
-        if told is not None and key not in told:
+    for key in found.classes:
+        path = found.root / key
+        if with_captions and key not in found.captions:
             left_out += 1
             continue
         try:
@@ -86,31 +81,37 @@ def init(
         pictures[f"{info.width}x{info.height}"] += 1
         lengths.append(seen.packets)
     if len(names) < 2:
-        raise VideoError(f"{data}: {len(names)} readable videos; at least 2 are needed")
-    rows = _split(names, held_out)
-    columns = ["path", "class", "split"] + (["caption"] if told is not None else [])
+        why = f", {damaged[0]}" if damaged else ""
+        raise VideoError(f"{data}: {len(names)} readable videos; at least 2 are needed{why}")
+    rows = split_rows({key: found.classes[key] for key in names}, found.splits, held_out)
+    columns = ["path", "class", "split"] + (["caption"] if with_captions else [])
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(columns)
-    writer.writerows([*row, *([told[row[0]]] if told is not None else [])] for row in rows)
+    writer.writerows([*row, *([found.captions[row[0]]] if with_captions else [])] for row in rows)
     own = OwnConfig(
-        data=data,
+        data=found.root,
         videos=listed,
         run_dir=Path("runs") / name,
         size=size,
         frames=frames,
         levels=chosen,
         preset=preset,
-        captions=told is not None,
+        captions=with_captions,
     )
     write_text(listed, text.getvalue())
     body = yaml.safe_dump(own.model_dump(mode="json"), sort_keys=False, default_flow_style=None)
     write_text(settings, f"# evatok pipeline {name}\n{body}")
     splits = Counter(row[2] for row in rows)
+    given = sum(name in found.splits for name in names)
     return {
+        "found": found.kind,
         "classes": dict(Counter(row[1] for row in rows)),
         "train": splits["train"],
         "test": splits["test"],
+        "split": f"{given} as given, {len(names) - given} drawn by a hash of the path; "
+        f"kept in {listed}: edit it before the pipeline runs",
+        "captions": len(names) if with_captions else 0,
         "sizes": dict(pictures.most_common(5)),
         "frames": {"least": min(lengths), "most": max(lengths)},
         "shorter_than_a_clip": sum(length < frames for length in lengths),
@@ -123,27 +124,28 @@ def init(
     }
 
 
-def _split(names: list[str], held_out: float) -> list[tuple[str, str, str]]:
-    """(path, class, split) of each video; a hash of the path draws the held-out ones."""
+def split_rows(
+    classes: dict[str, str], given: Mapping[str, Split], held_out: float
+) -> list[tuple[str, str, Split]]:
+    """(path, class, split) of each video.
+
+    Args:
+        classes: of each path.
+        given: splits that are not to be changed.
+        held_out: share of each class that is held out; a hash of the path draws among those whose
+            split is not given.
+    """
     by_class: dict[str, list[str]] = {}
-    for name in names:
-        folder, slash, _ = name.partition("/")
-        by_class.setdefault(folder if slash else ONE_CLASS, []).append(name)
-    rows = []
+    for name, label in classes.items():
+        by_class.setdefault(label, []).append(name)
+    rows: list[tuple[str, str, Split]] = []
     for label, own in sorted(by_class.items()):
-        count = max(1, round(held_out * len(own))) if len(own) > 1 else 0
-        drawn = sorted(own, key=lambda name: hashlib.sha256(name.encode()).digest())[:count]
-        rows += [(name, label, "test" if name in drawn else "train") for name in own]
-    if all(split == "train" for _, _, split in rows):  # one video a class: the first is held out
-        rows[0] = (*rows[0][:2], "test")
+        free = [name for name in own if name not in given]
+        count = max(1, round(held_out * len(free))) if len(free) > 1 else 0
+        drawn = sorted(free, key=lambda name: hashlib.sha256(name.encode()).digest())[:count]
+        for name in own:
+            rows.append((name, label, given.get(name, "test" if name in drawn else "train")))
+    for wanted in ("train", "test"):  # one video a class, or a list that holds out all or none
+        if all(split != wanted for _, _, split in rows):
+            rows[0] = (*rows[0][:2], wanted)
     return rows
-
-
-def _captions(path: Path | None) -> dict[str, str] | None:
-    """Caption of each path of a csv."""
-    if path is None:
-        return None
-    rows = read_table(path)
-    if not rows or not {"path", "caption"} <= rows[0].cells.keys():
-        raise VideoError(f"{path}: needs the columns path,caption")
-    return {row.text("path"): row.text("caption") for row in rows}

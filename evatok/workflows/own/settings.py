@@ -9,7 +9,8 @@ from typing import Any, Literal, NamedTuple
 from pydantic import Field
 
 from evaluation.encoders.nano import MIN_FRAMES
-from evatok.core.config import Config, ConfigError, Frames, Level, PixelCount
+from evatok.core.config import Config, ConfigError, Frames, Level, PictureSize
+from video.clips import Size, sides
 
 Preset = Literal["quick", "standard", "long"]
 PATCH = (4, 8, 8)  # frames, rows, columns
@@ -28,7 +29,7 @@ class Amount(NamedTuple):
 
 
 PRESETS: dict[str, Amount] = {
-    "quick": Amount(40, 20, 60, 8, 24, 16),
+    "quick": Amount(16, 10, 24, 8, 8, 8),
     "standard": Amount(900, 500, 1300, 32, 1920, 256),
     "long": Amount(4000, 1500, 5000, 32, 4000, 512),
 }
@@ -41,7 +42,8 @@ class OwnConfig(Config):
         data: folder of the videos.
         videos: csv with columns path, class, split and perhaps caption.
         run_dir: of all results.
-        size: pixels of a side of the square that is cut from each video.
+        size: pixels of the picture that is cut from the middle of each video: the side of a
+            square, or [height, width].
         frames: of a clip.
         levels: permitted tokens of a block of 4 frames.
         preset: how long everything is trained.
@@ -52,24 +54,35 @@ class OwnConfig(Config):
     data: Path
     videos: Path
     run_dir: Path
-    size: PixelCount = 64
+    size: PictureSize = 64
     frames: Frames = 16
     levels: tuple[Level, ...] = Field(min_length=1)
     preset: Preset = "standard"
     captions: bool = False
 
 
-def default_levels(size: int) -> tuple[int, ...]:
-    """Up to five powers of 2, the highest at most the number of patches of a frame, or 256."""
-    top = min(256, 1 << ((size // PATCH[1]) ** 2).bit_length() - 1)
-    return tuple(top >> down for down in range(4, -1, -1) if top >> down)
+def default_levels(size: Size, preset: Preset) -> tuple[int, ...]:
+    """Up to five powers of 2, the highest at most the number of patches of a frame, or 256.
+
+    The quick preset has every second one: its search tries 81 assignments, not 625.
+    """
+    height, width = sides(size)
+    top = min(256, 1 << (height // PATCH[1] * (width // PATCH[2])).bit_length() - 1)
+    halvings = (4, 2, 0) if preset == "quick" else (4, 3, 2, 1, 0)
+    return tuple(top >> down for down in halvings if top >> down)
 
 
-def check_shape(size: int, frames: int, levels: tuple[int, ...]) -> None:
+def check_shape(size: Size, frames: int, levels: tuple[int, ...]) -> None:
     """Refuse sizes that no model can be built with, in one line that names the nearest one."""
-    if size % PATCH[1] or size < 2 * PATCH[1]:
-        near = max(2 * PATCH[1], round(size / PATCH[1]) * PATCH[1])
-        raise ConfigError(f"size {size} is not a multiple of {PATCH[1]} from 16 on: give {near}")
+    near = [
+        max(2 * part, round(side / part) * part)
+        for side, part in zip(sides(size), PATCH[1:], strict=True)
+    ]
+    if tuple(near) != sides(size):
+        given, fits = ("x".join(map(str, reversed(pair))) for pair in (sides(size), near))
+        if isinstance(size, int):
+            given, fits = str(size), str(near[0])
+        raise ConfigError(f"size {given} is not a multiple of {PATCH[1]} from 16 on: give {fits}")
     if frames % PATCH[0]:
         near = max(PATCH[0], round(frames / PATCH[0]) * PATCH[0])
         raise ConfigError(f"frames {frames} is not a multiple of {PATCH[0]}: give {near}")
@@ -84,7 +97,7 @@ def check_shape(size: int, frames: int, levels: tuple[int, ...]) -> None:
 
 
 def derive(own: OwnConfig) -> dict[str, dict[str, Any]]:
-    """The settings of every stage, by name, as `evatok.workflows.pipeline.FILES` reads them."""
+    """The settings of every stage, by name, as `pipeline_settings.FILES` reads them."""
     check_shape(own.size, own.frames, own.levels)
     amount, run, levels = PRESETS[own.preset], own.run_dir, list(own.levels)
     data = {
