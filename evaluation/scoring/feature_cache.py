@@ -24,6 +24,7 @@ from torch import Tensor
 from evaluation.encoders.base import FeatureNetwork
 from evatok.core.errors import EvatokError
 from evatok.core.files import cache_dir
+from evatok.core.locks import held
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -54,7 +55,9 @@ class FeatureCache:
         """
         self.path, self._is_told = Path(path), False
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        with self._sound(), ExitStack() as stack:
+        # SQLite waits for no other process where a file becomes one with a write-ahead log
+        lock = self.path.with_name(f"{self.path.name}.lock")
+        with held(lock), self._sound(), ExitStack() as stack:
             self._file = sqlite3.connect(self.path, timeout=60, isolation_level=None)
             stack.callback(self._file.close)
             self._file.execute("PRAGMA journal_mode=WAL")

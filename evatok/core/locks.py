@@ -30,7 +30,11 @@ def held(path: Path) -> Iterator[None]:
                 log.info("%s: waiting for another process that makes the same", path.parent)
                 fcntl.flock(file, fcntl.LOCK_EX)
             # Its last holder has taken it away: what is locked is then nobody's.
-            if not path.exists() or not os.path.samestat(os.fstat(file.fileno()), path.stat()):
+            try:
+                is_there = os.path.samestat(os.fstat(file.fileno()), path.stat())
+            except FileNotFoundError:
+                is_there = False
+            if not is_there:
                 continue
             try:
                 yield

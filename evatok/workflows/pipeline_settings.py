@@ -10,6 +10,7 @@ from pydantic import Field, ValidationError
 
 from evaluation.encoders.nano import FeaturesConfig
 from evatok.core.config import Config, ConfigError, find_settings, load_config
+from evatok.core.errors import MissingFileError
 from evatok.hub import PREFERENCE, TEXT
 from evatok.report.tables import ReportConfig
 from evatok.workflows.own.settings import OwnConfig, derive
@@ -182,7 +183,7 @@ def locate_settings(settings: Path) -> Path:
     if settings.is_file():
         return settings
     if not settings.is_dir():
-        raise FileNotFoundError(
+        raise MissingFileError(
             f"no folder {settings} and no {own}: `evatok init NAME --data DIR` writes one"
         )
     return settings
