@@ -13,6 +13,7 @@ must agree.
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import json
 import os
 import statistics
@@ -21,12 +22,14 @@ import sys
 import tarfile
 import tempfile
 import time
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
 BASELINE = "033bdc9"
 CLIPS = 32
+NAMES = ("evatok.core.config", "tokenizer.training.tokenizer_stage")  # those of today
 TOLERANCE = 0.02  # of the first losses: two orders of rounding in bfloat16
 
 
@@ -56,9 +59,11 @@ def moving(rows: int, frames: int, size: int, seed: int) -> Any:
 
 def side(config_path: Path, run_dir: Path, steps: int) -> None:
     """Train; before each step, tell the time of the last one and wait for a line."""
-    from evatok.core.config import load_config
-    from tokenizer.training import tokenizer_stage as stages
     from training.loop import train
+
+    is_baseline = importlib.util.find_spec("tokenizer.stages") is not None
+    names = ("training.config", "tokenizer.stages") if is_baseline else NAMES
+    load_config, stages = import_module(names[0]).load_config, import_module(names[1])
 
     last: list[float] = []
 
@@ -191,7 +196,8 @@ def main() -> int:
     parser.add_argument("--side", nargs=2, type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.side:
-        side(*options.side, options.steps)
+        config_path, run_dir = options.side
+        side(config_path, run_dir, options.steps)
         return 0
     with tempfile.TemporaryDirectory() as folder:
         result = compare(options, Path(folder))
