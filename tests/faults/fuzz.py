@@ -28,6 +28,8 @@ import toy_files
 from kinds import KINDS, Kind
 from mutations import mutate
 
+from evatok.core.pools import end_with_parent
+
 # What commands import when they are run.
 WARM = tuple(
     f"evatok.{name}"
@@ -151,6 +153,7 @@ _fuzz: Fuzz  # of a worker process
 
 def _begin(*fuzz: Any) -> None:
     global _fuzz
+    end_with_parent()
     warm()
     _fuzz = Fuzz(*fuzz)
 
