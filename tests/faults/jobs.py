@@ -54,6 +54,9 @@ TRAINED = ("toy", "squares", "run/cache")
 JOBS = {
     # state.json of a checkpoint holds seconds and SHA-256 of files that are compared themselves
     "train proxy": Job(_train("proxy", 30), "made", TRAINED, ("state.json",)),
+    "train compiled proxy": Job(
+        [*_train("proxy", 12), "train.compile=true"], "made", TRAINED, ("state.json",)
+    ),
     "train router": Job(
         _train("router", 30), "made", (*TRAINED, "run/search", "run/proxy/model"), ("state.json",)
     ),
