@@ -12,6 +12,7 @@ from pathlib import Path
 from evaluation import encoders
 from evatok.core.errors import MissingFileError
 from evatok.core.loading.records import RecordError, read_object
+from evatok.core.suggest import did_you_mean
 
 SHIPPED = Path(__file__).resolve().parent / "weights"
 # Network of FVD[nano]: shipped with the networks, not with the model.
@@ -87,7 +88,7 @@ def locate(name_or_path: str | Path) -> Path:
     shipped = sorted(path.name for path in SHIPPED.glob("*") if path.is_dir())
     raise MissingFileError(
         f"no models {name!r}: give one of {shipped} or a folder that holds some of "
-        f"{', '.join(PARTS)}"
+        f"{', '.join(PARTS)}{did_you_mean(name, shipped)}"
     )
 
 

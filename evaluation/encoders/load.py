@@ -9,6 +9,7 @@ import torch
 from evaluation.encoders.base import FeatureNetwork
 from evaluation.encoders.encoder import EncoderConfig, VideoEncoder
 from evatok.core.errors import EvatokError
+from evatok.core.suggest import did_you_mean
 
 NETWORKS = ("nano", "i3d", "i3d-torchscript:FILE", "i3d-tats:FILE")
 
@@ -52,7 +53,10 @@ def load_features(
         from evaluation.encoders.i3d.tats import load_i3d_tats
 
         return load_i3d_tats(path, device)
-    raise EvatokError(f"no feature network {name!r}; there are {', '.join(NETWORKS)}")
+    raise EvatokError(
+        f"no feature network {name!r}; there are {', '.join(NETWORKS)}"
+        f"{did_you_mean(name, NETWORKS)}"
+    )
 
 
 def load_encoder(config: EncoderConfig) -> VideoEncoder:

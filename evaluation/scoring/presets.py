@@ -17,6 +17,7 @@ from __future__ import annotations
 from evaluation.scoring.clips import Cut
 from evatok.core.config import Config
 from evatok.core.errors import EvatokError
+from evatok.core.suggest import did_you_mean
 
 
 class Preset(Config):
@@ -53,5 +54,7 @@ def preset(name: str) -> Preset:
         EvatokError: there is none of that name.
     """
     if name not in PRESETS:
-        raise EvatokError(f"no preset {name!r}; there are {', '.join(PRESETS)}")
+        raise EvatokError(
+            f"no preset {name!r}; there are {', '.join(PRESETS)}{did_you_mean(name, PRESETS)}"
+        )
     return PRESETS[name]

@@ -27,6 +27,7 @@ from evaluation.scoring.feature_cache import FeatureCache
 from evaluation.scoring.records import Record, versions
 from evatok.core.distributed import Place, gather, joined_place, wait_for_all
 from evatok.core.errors import EvatokError
+from evatok.core.suggest import did_you_mean
 from evatok.core.threads import one_thread
 from video.clips import sides
 
@@ -279,7 +280,8 @@ def check_metrics(networks: Sequence[FeatureNetwork], metrics: Sequence[str]) ->
         raise EvatokError("no feature network was given to score with")
     unknown = sorted(set(metrics) - set(METRICS))
     if unknown or not metrics:
-        raise EvatokError(f"no metric {', '.join(unknown)}; there are {', '.join(METRICS)}")
+        near = did_you_mean(unknown[0], METRICS) if unknown else ""
+        raise EvatokError(f"no metric {', '.join(unknown)}; there are {', '.join(METRICS)}{near}")
 
 
 def _scored(

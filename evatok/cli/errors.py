@@ -40,6 +40,9 @@ def message_for_user(error: BaseException) -> str | None:
         return _one_line(error)
     if isinstance(error, OSError) and (error.filename is not None or error.errno in REMEDIES):
         return _of_system(error)
+    if isinstance(error, FileNotFoundError) and "temporary directory" in (error.strerror or ""):
+        # of `tempfile`, in the import of a library for one
+        return _one_line(f"{error.strerror} (free some space, or let TMPDIR name another folder)")
     if isinstance(error, MemoryError) or _of_memory(error):
         return (
             f"out of memory ({_one_line(error) or 'an array'}): take smaller batches, fewer frames "

@@ -7,7 +7,6 @@ with `base: [one.yaml, two.yaml]`.
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
@@ -27,6 +26,7 @@ from pydantic import (
 from evatok.core.errors import EvatokError, MissingFileError
 from evatok.core.files import write_text
 from evatok.core.loading.yaml_text import LARGEST_FILE, ConfigError, parse_yaml
+from evatok.core.suggest import did_you_mean, did_you_mean_file
 
 T = TypeVar("T", bound="Config")
 
@@ -206,6 +206,13 @@ class TrainConfig(Config):
 SHIPPED = Path(__file__).resolve().parents[2] / "configs"
 
 
+def shipped_names() -> list[str]:
+    """The shipped settings as users name them: nano/proxy, ucf101/final …"""
+    return sorted(
+        path.relative_to(SHIPPED).with_suffix("").as_posix() for path in SHIPPED.rglob("*.yaml")
+    )
+
+
 def find_settings(name: Path | str) -> Path:
     """Return the file or folder of settings of this name.
 
@@ -289,6 +296,7 @@ def _files(path: Path, above: tuple[Path, ...], read: list[Path]) -> list[Layer]
     if not path.is_file():
         raise MissingFileError(
             f"no settings file {path}: give a path, or a shipped name such as nano/proxy"
+            f"{did_you_mean(str(path.with_suffix('')), shipped_names()) or did_you_mean_file(path)}"
         )
     size = path.stat().st_size
     if size > LARGEST_FILE:
@@ -362,8 +370,7 @@ def _describe(schema: type[Config], item: Any, layers: Sequence[Layer], path: Pa
     dotted = ".".join(map(str, keys)) or "the whole"
     where = next((name for name, data in reversed(layers) if _holds(data, keys)), str(path))
     if item["type"] == "extra_forbidden":
-        near = difflib.get_close_matches(str(keys[-1]), _names(schema, keys[:-1]), n=1)
-        what = "unknown key" + (f", did you mean {near[0]!r}?" if near else "")
+        what = f"unknown key{did_you_mean(str(keys[-1]), _names(schema, keys[:-1]))}"
     elif item["type"] == "missing":
         what = "is missing"
     else:

@@ -16,6 +16,7 @@ from torch import Tensor
 from evaluation.metrics.quality import psnr
 from evatok.core.errors import EvatokError
 from evatok.core.paths import refuse_overwrite, short_name
+from evatok.core.suggest import did_you_mean
 from evatok.hub import Models
 from evatok.report.drawing import Panel, compose
 from generator.conditions import FrameCondition
@@ -51,7 +52,10 @@ def find_classes(class_names: Sequence[str], wanted: Sequence[str]) -> list[int]
     by_name = {name.casefold(): label for label, name in enumerate(class_names)}
     unknown = [name for name in wanted if name.casefold() not in by_name]
     if unknown:
-        raise EvatokError(f"no class {', '.join(unknown)}; there are {', '.join(class_names)}")
+        near = did_you_mean(unknown[0], class_names)
+        raise EvatokError(
+            f"no class {', '.join(unknown)}; there are {', '.join(class_names)}{near}"
+        )
     return [by_name[name.casefold()] for name in wanted]
 
 

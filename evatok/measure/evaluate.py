@@ -34,6 +34,7 @@ from evatok.core.distributed import joined_place
 from evatok.core.errors import EvatokError
 from evatok.core.files import check_writable
 from evatok.core.paths import paths_in, refuse_overwrite
+from evatok.core.suggest import did_you_mean
 from evatok.hub import load
 from evatok.measure.protocol_sides import CHUNK, PROTOCOLS, Kind, Protocol, Settings, draw, making
 from tokenizer.coding.rate import Rate
@@ -137,7 +138,9 @@ def evaluate(
 
 def _protocol(name: str) -> Protocol:
     if name not in PROTOCOLS:
-        raise EvatokError(f"no protocol {name!r}; there are {', '.join(PROTOCOLS)}")
+        raise EvatokError(
+            f"no protocol {name!r}; there are {', '.join(PROTOCOLS)}{did_you_mean(name, PROTOCOLS)}"
+        )
     return PROTOCOLS[name]
 
 

@@ -21,6 +21,7 @@ from evatok.core.config import Config, ConfigError
 from evatok.core.devices import resolve_device
 from evatok.core.errors import EvatokError
 from evatok.core.paths import refuse_overwrite
+from evatok.core.suggest import did_you_mean
 from evatok.hub import Models, load_model, save_model
 from evatok.measure.clip_sets import gate, held_out_sets, uniform_rows
 from evatok.model_folders import PARTS, PREFERENCE, TEXT
@@ -142,7 +143,9 @@ class Pipeline:
         steps = self.steps()
         names = [step.name for step in steps]
         if until is not None and until not in names:
-            raise EvatokError(f"no step {until!r}; there are {', '.join(names)}")
+            raise EvatokError(
+                f"no step {until!r}; there are {', '.join(names)}{did_you_mean(until, names)}"
+            )
         rows, results = [], {}
         self._tell_time()
         with alone(self.run_dir):

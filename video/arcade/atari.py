@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from evatok.core.suggest import did_you_mean
 from video.arcade.player import KEEP_ACTION, Player, shrink
 from video.io import VideoError
 
@@ -69,6 +70,7 @@ def check_games(games: Sequence[str]) -> None:
         if game not in known:
             raise VideoError(
                 f"ale-py has no one-player game named {game!r}; its names read like {known[0]!r}"
+                f"{did_you_mean(game, known)}"
             )
 
 

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from evatok.core.suggest import did_you_mean
 from video.arcade.player import CHANGE, KEEP_ACTION, Player, shrink
 from video.io import VideoError
 
@@ -104,5 +105,6 @@ def check_games(games: Sequence[str], known: Sequence[str], source: str) -> None
     """Raise a VideoError for a game that a source has not, or where envpool is absent."""
     for game in games:
         if game not in known:
-            raise VideoError(f"{source} has no game {game!r}; it has {', '.join(known)}")
+            near = did_you_mean(game, known)
+            raise VideoError(f"{source} has no game {game!r}; it has {', '.join(known)}{near}")
     load_envpool()

@@ -19,6 +19,7 @@ from av.stream import Disposition
 from av.video.stream import VideoStream
 
 from evatok.core.errors import EvatokError
+from evatok.core.suggest import did_you_mean_file
 
 GROUPS = "closed groups of frames: "  # then their size: how files for random access are marked
 STILLS = ("mjpeg", "png", "bmp", "webp", "gif")  # codecs of cover pictures
@@ -129,7 +130,7 @@ def _no_file(path: Path) -> str:
         return "is a folder, not a video file"
     if path.is_symlink():
         return f"is a link to {path.readlink()}, which is not there"
-    return "is no ordinary file" if path.exists() else "no such file"
+    return "is no ordinary file" if path.exists() else f"no such file{did_you_mean_file(path)}"
 
 
 def group_size(container: av.container.InputContainer) -> int | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import logging
 from pathlib import Path
@@ -103,3 +104,13 @@ def test_people_get_tables(capsys: pytest.CaptureFixture[str]) -> None:
     show({"file": "a.mp4", "clips": [{"clip": 0, "fvd[nano]": 12345}], "parts": {"x": 1.5}}, False)
     out = capsys.readouterr().out
     assert "a.mp4" in out and "12,345" in out and "fvd[nano]" in out and "x: 1.5" in out
+
+
+def test_no_room_for_temporary_files_is_told_in_a_line() -> None:
+    """As `tempfile` raises it on a full disk, whoever imports what."""
+    told = message_for_user(
+        FileNotFoundError(errno.ENOENT, "No usable temporary directory found in ['/tmp']")
+    )
+    assert told is not None and told.startswith("No usable temporary directory found in ['/tmp'] (")
+    assert "TMPDIR" in told
+    assert message_for_user(FileNotFoundError(errno.ENOENT, "something else")) is None
