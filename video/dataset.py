@@ -27,7 +27,6 @@ from evatok.core.errors import EvatokError
 from video.arcade.live import LiveClips
 from video.cache import ClipCache, Store, VideoFiles, parallel, permutation
 from video.clips import window_starts
-from video.io import VideoError
 from video.lists import (
     Split,
     VideoItem,
@@ -36,6 +35,7 @@ from video.lists import (
     read_ucf101,
     read_videos_csv,
 )
+from video.reading import VideoError
 
 log = logging.getLogger(__name__)
 

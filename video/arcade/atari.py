@@ -12,7 +12,7 @@ import numpy as np
 
 from evatok.core.suggest import did_you_mean
 from video.arcade.player import KEEP_ACTION, Player, shrink
-from video.io import VideoError
+from video.reading import VideoError
 
 if TYPE_CHECKING:
     from ale_py import ALEInterface

@@ -13,7 +13,7 @@ import numpy as np
 
 from evatok.core.suggest import did_you_mean
 from video.arcade.player import CHANGE, KEEP_ACTION, Player, shrink
-from video.io import VideoError
+from video.reading import VideoError
 
 _MAX_STEPS = 40  # frames looked at for each frame of a clip; games that end soon need many
 
