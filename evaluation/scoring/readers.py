@@ -87,7 +87,9 @@ def find_videos(path: str | Path) -> list[Video]:
         if folder in beside:  # a poster, not frames
             continue
         files.sort(key=_natural)
-        found.append(_of_pictures(files, folder.relative_to(path).as_posix()))
+        is_whole = folder == path  # the input itself is one video's frames
+        name = path.resolve().name if is_whole else folder.relative_to(path).as_posix()
+        found.append(_of_pictures(files, name))
     if not found:
         known = ", ".join(sorted((*SUFFIXES, *ARRAYS)))
         raise EvatokError(f"no videos under {path} ({known}, or folders of pictures)")

@@ -300,6 +300,16 @@ def test_what_a_folder_holds(tmp_path: Path) -> None:
         assert found.fingerprint()
 
 
+def test_an_input_that_is_one_folder_of_frames(tmp_path: Path) -> None:
+    folder = tmp_path / "holiday.frames"
+    folder.mkdir()
+    for number in range(9):
+        Image.new("RGB", (32, 32), (number * 20, 0, 0)).save(folder / f"{number}.png")
+    assert [video.name for video in clips_of(folder).videos] == ["holiday.frames"]
+    walked = list(clips_of(folder, window="all").walk(lambda _key: True, None))
+    assert [item.name for item in walked] == ["holiday#0", "holiday#4"]
+
+
 def test_pictures_of_many_kinds(tmp_path: Path) -> None:
     """Sixteen bits, transparency and EXIF's orientation."""
     grey = np.linspace(0, 65535, 32 * 32).reshape(32, 32).astype(np.uint16)
