@@ -10,9 +10,11 @@ Shape letters: F frames, H W pixels.
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from fractions import Fraction
+from heapq import heappop, heappush
 from itertools import groupby
 from pathlib import Path
 
@@ -41,6 +43,7 @@ READING = 2  # changes when a file gives other pixels than before: part of what 
 CHUNK = 32  # frames resized together: bounds the memory of large videos
 WITH_ALPHA = {"vp8": "libvpx", "vp9": "libvpx-vp9"}  # decoders
 LEAD = 5.0  # seconds that are decoded before a wanted frame: its key frame may refer to others
+MOST_REORDERED = 16  # frames, as many as any codec in AVI may hold back
 OnDamage = Callable[[Damage], None]
 
 
@@ -132,8 +135,8 @@ def iter_timed(
     container, stream = open_video(path)
     with container:
         shape, rate = pixel_shape(path, stream), frame_rate(stream)
-        frames = progressive(_decoded(container, stream, errors, on_damage is not None), stream)
-        for frame in frames:
+        decoded = _decoded(container, stream, errors, on_damage is not None)
+        for frame in progressive(_timed(container, decoded), stream):
             if errors.reason and on_damage is None:
                 break
             pts, unit = frame.pts, frame.time_base
@@ -164,9 +167,8 @@ def _iter_from(
         except av.error.FFmpegError as error:
             raise VideoError(f"{path}: cannot be read from {start:g} s on ({error})") from error
         shape = pixel_shape(path, stream)
-        for frame in progressive(
-            _decoded(container, stream, errors, on_damage is not None), stream
-        ):
+        decoded = _decoded(container, stream, errors, on_damage is not None)
+        for frame in progressive(_timed(container, decoded), stream):
             if errors.reason and on_damage is None:
                 raise VideoError(f"{path}: damaged after {start:g} s ({errors.reason})")
             if frame.pts is not None:
@@ -182,9 +184,39 @@ def first_time(path: Path | str) -> Fraction:
     if not is_animation(path):
         container, stream = open_video(path)
         with container:
-            if stream.start_time is not None and stream.time_base is not None:
+            # AVI's start is no frame's time: with B-frames the first one comes later
+            tells = container.format.name != "avi"
+            if tells and stream.start_time is not None and stream.time_base is not None:
                 return Fraction(stream.start_time * stream.time_base)
     return next(iter_timed(path))[0]
+
+
+def _timed(
+    container: av.container.InputContainer, frames: Iterator[av.VideoFrame]
+) -> Iterator[av.VideoFrame]:
+    """Frames in their order with times that ascend.
+
+    AVI tells no times, and what FFmpeg takes for them with B-frames (MPEG-4 as in UCF-101) goes
+    1, 2, 4, 3, 5, 7, 6 although the frames come in order: frame i gets the i-th smallest of them.
+    """
+    if container.format.name != "avi":
+        yield from frames
+        return
+    held, times = deque[av.VideoFrame](), list[int]()
+
+    def first() -> av.VideoFrame:
+        frame = held.popleft()
+        frame.pts = heappop(times) if times else None
+        return frame
+
+    for frame in frames:
+        held.append(frame)
+        if frame.pts is not None:
+            heappush(times, frame.pts)
+        if len(held) > MOST_REORDERED:
+            yield first()
+    while held:
+        yield first()
 
 
 @dataclass

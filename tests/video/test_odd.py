@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from fractions import Fraction
+from itertools import pairwise
 from pathlib import Path
 
 import av
@@ -15,7 +16,7 @@ from PIL import Image
 
 from video.decoding.container import Damage, VideoError, open_video, survey
 from video.decoding.picture import turned
-from video.reading import frame_times, probe, read_frames
+from video.reading import first_time, frame_times, iter_timed, probe, read_frames
 from video.writing import write_video
 
 RED, GREEN = (255, 0, 0), (0, 255, 0)
@@ -263,3 +264,26 @@ def test_ten_bits_are_read_as_eight(
     path = tmp_path / "a.mp4"
     encode(path, codec, [picture] * 3, pix_fmt=pix_fmt, colors=str(colors), **options)
     assert psnr(read_frames(path)[1], picture) > 30
+
+
+def test_b_frames_in_avi_ascend(tmp_path: Path) -> None:
+    """AVI tells no times, and those that FFmpeg guesses with B-frames go to and fro."""
+    path = tmp_path / "a.avi"
+    pictures = list(drifting(23))
+    encode(path, "libx264", pictures, bf="2", g="12", b_strategy="0", crf="10")
+    container, stream = open_video(path)
+    with container:
+        guessed = [frame.pts for frame in container.decode(stream)]
+    assert guessed != sorted(guessed)
+    whole = [picture for _, picture in iter_timed(path)]
+    assert len(whole) == 23
+    for start in (0.0, 5.6):
+        timed = list(iter_timed(path, start=start))
+        assert all(b - a == Fraction(1, 25) for (a, _), (b, _) in pairwise(timed))
+        assert all(
+            np.array_equal(picture, want)
+            for (_, picture), want in zip(timed[::-1], whole[::-1], strict=False)
+        )
+    likeness = [[psnr(torch.from_numpy(got), want) for want in pictures] for got in whole]
+    assert np.argmax(likeness, 1).tolist() == list(range(23))
+    assert first_time(path) == next(iter_timed(path))[0]
