@@ -25,6 +25,7 @@ from evaluation.metrics.frechet import frechet_distance
 from evatok.core.errors import EvatokError
 
 SIZES = 12
+FEWEST = 4  # vectors of a set whose halves have a covariance
 
 
 class Interval(NamedTuple):
@@ -44,6 +45,7 @@ def extrapolated(
     seed: int = 0,
     sizes: int = SIZES,
     ids: Ids | None = None,
+    biased: bool = True,
 ) -> float:
     """Fréchet distance of infinite sets.
 
@@ -53,6 +55,7 @@ def extrapolated(
         seed: of the subsets.
         sizes: of how many subsets the line is drawn through, from half of N to N.
         ids: of the N and M vectors; equal ones belong together. None: the n-th to the n-th.
+        biased: of the covariances, as in `evaluation.metrics.frechet.frechet_distance`.
 
     Raises:
         EvatokError: too few vectors for two sizes.
@@ -66,7 +69,7 @@ def extrapolated(
     values = []
     for count in counts.tolist():
         first, second = _orders(a, b, ids, rng)
-        values.append(frechet_distance(a[first[:count]], b[second[:count]]))
+        values.append(frechet_distance(a[first[:count]], b[second[:count]], biased))
     slope_and_limit = np.polyfit(1 / counts, values, 1)
     return float(slope_and_limit[1])
 
@@ -77,8 +80,9 @@ def interval(
     seed: int = 0,
     draws: int = 40,
     ids: Ids | None = None,
+    biased: bool = True,
 ) -> Interval:
-    """The biased distance with a 95 % interval for its expected value at this N.
+    """The distance with a 95 % interval for its expected value at this N.
 
     Distances of halves without replacement spread as those of independent whole sets do where the
     distance is large (a smooth statistic has variance s²(1/n − 1/N), at n = N/2 just s²/N), and
@@ -90,14 +94,21 @@ def interval(
         seed: of the draws.
         draws: how many halves.
         ids: as in `extrapolated`.
+        biased: as in `extrapolated`.
+
+    Raises:
+        EvatokError: a side has fewer than `FEWEST` vectors, so that half of it has no covariance.
     """
     a, b = (torch.as_tensor(z) for z in (x, y))
-    value = frechet_distance(a, b)
+    if min(len(a), len(b)) < FEWEST:
+        raise EvatokError(f"an interval needs {FEWEST} vectors a side, not {len(a)} and {len(b)}")
+    value = frechet_distance(a, b, biased)
     rng = np.random.default_rng(seed)
     halves = []
     for _ in range(draws):
         first, second = _orders(a, b, ids, rng)
-        halves.append(frechet_distance(a[first[: len(a) // 2]], b[second[: len(b) // 2]]))
+        half = a[first[: len(a) // 2]], b[second[: len(b) // 2]]
+        halves.append(frechet_distance(*half, biased))
     spread = student(draws - 1) * float(np.std(halves, ddof=1))
     return Interval(value, value - spread, value + spread)
 

@@ -44,7 +44,7 @@ def scores(
         real: (N, D) float.
         fake: (M, D) float.
         metrics: names of `METRICS`, at least one.
-        biased: as in `evaluation.metrics.frechet.frechet_distance`, for "fvd".
+        biased: as in `evaluation.metrics.frechet.frechet_distance`, for "fvd" and "fvd-infinity".
         ids: of both sides' clips, as in `evaluation.metrics.fvd_infinity.extrapolated`.
 
     Raises:
@@ -56,7 +56,7 @@ def scores(
     )
     ways = {
         "fvd": lambda: frechet_distance(real, fake, biased),
-        "fvd-infinity": lambda: extrapolated(real, fake, ids=ids),
+        "fvd-infinity": lambda: extrapolated(real, fake, ids=ids, biased=biased),
         "kvd": lambda: kernel_distance(real, fake),
         "jedi": lambda: jedi_distance(real, fake),
     }

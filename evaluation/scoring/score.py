@@ -20,7 +20,7 @@ from torch import Tensor
 
 from evaluation.encoders.base import FeatureNetwork
 from evaluation.metrics.feature_metric import FeatureSets
-from evaluation.metrics.fvd_infinity import Ids, interval
+from evaluation.metrics.fvd_infinity import FEWEST, Ids, interval
 from evaluation.metrics.registry import METRICS, scores
 from evaluation.scoring.clips import ALONE, Cut, Source, VideoClips
 from evaluation.scoring.feature_cache import FeatureCache
@@ -298,13 +298,15 @@ def _scored(
             "%d real clips against %d: such a number compares only with others of these counts",
             *counts,
         )
+    if with_interval and min(counts) < FEWEST:
+        logger.warning("no interval: it takes %d clips a side", FEWEST)
     result: dict[str, Any] = {}
     for network, x, y in zip(networks, sides["real"], sides["fake"], strict=True):
         found = scores(x, y, metrics, biased, ids)
         result |= {f"{metric}[{network.name}]": value for metric, value in found.items()}
-        if with_interval and "fvd" in metrics and biased:
+        if with_interval and "fvd" in metrics and min(counts) >= FEWEST:
             with one_thread():
-                _, low, high = interval(x, y, ids=ids)
+                _, low, high = interval(x, y, ids=ids, biased=biased)
             result[f"interval[{network.name}]"] = [low, high]
     return result | {
         "num_real": len(sides["real"][0]),

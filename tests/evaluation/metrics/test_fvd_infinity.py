@@ -98,3 +98,55 @@ def test_scores_pair_clips_by_their_ids() -> None:
     result = score_sides(real, fake, [Means()], metrics=("fvd", "fvd-infinity"), with_interval=True)
     assert abs(result["fvd-infinity[means]"]) < 1e-6
     assert max(map(abs, result["interval[means]"])) < 1e-6
+
+
+def covariance_free(x: Tensor, y: Tensor) -> float:
+    """Slow: the Fréchet distance from NumPy's unbiased moments."""
+    a, b = x.numpy(), y.numpy()
+    values = np.linalg.eigvals(np.cov(a.T) @ np.cov(b.T))
+    cross = 2 * np.sqrt(values.real.clip(0)).sum()
+    return float(
+        np.square(a.mean(0) - b.mean(0)).sum() + np.trace(np.cov(a.T) + np.cov(b.T)) - cross
+    )
+
+
+def test_unbiased_holds_in_limits_and_intervals() -> None:
+    """Against the same line and halves drawn here, of distances from NumPy's moments."""
+    x, y = pair(0)
+    counts = np.unique(np.linspace(COUNT / 2, COUNT, 12).round().astype(int))
+    rng = np.random.default_rng(0)
+    orders = [np.argsort(rng.permutation(COUNT)) for _ in counts]
+    values = [covariance_free(x[o[:n]], y[o[:n]]) for o, n in zip(orders, counts, strict=True)]
+    limit = np.polyfit(1 / counts, values, 1)[1]
+    assert extrapolated(x, y, biased=False) == pytest.approx(limit, abs=1e-9)
+    assert extrapolated(x, y) != pytest.approx(limit, abs=1e-6)
+    found = interval(x, y, biased=False)
+    assert found.value == pytest.approx(covariance_free(x, y), abs=1e-9)
+    rng = np.random.default_rng(0)
+    halves = [np.argsort(rng.permutation(COUNT))[: COUNT // 2] for _ in range(40)]
+    spread = np.std([covariance_free(x[half], y[half]) for half in halves], ddof=1)
+    assert (found.high - found.low) / 2 == pytest.approx(2.0227 * spread, rel=1e-4)
+
+
+def test_scores_are_unbiased_when_asked() -> None:
+    clips = torch.rand(40, 3, 1, 2, 2, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    names = [f"{number}" for number in range(40)]
+    sides = Side(clips, names), Side(clips * 0.9, names)
+    metrics = ("fvd", "fvd-infinity")
+    both = [
+        score_sides(*sides, [Means()], metrics=metrics, with_interval=True, biased=biased)
+        for biased in (True, False)
+    ]
+    for key in ("fvd[means]", "fvd-infinity[means]", "interval[means]"):
+        assert both[0][key] != both[1][key]
+    low, high = both[1]["interval[means]"]
+    assert low < both[1]["fvd[means]"] < high
+
+
+def test_no_interval_of_three_clips(caplog: pytest.LogCaptureFixture) -> None:
+    clips = torch.rand(3, 3, 1, 2, 2, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    side = Side(clips, ["a", "b", "c"])
+    result = score_sides(side, side, [Means()], with_interval=True)
+    assert "interval[means]" not in result and "it takes 4 clips a side" in caplog.text
+    with pytest.raises(ValueError, match="needs 4 vectors a side, not 3 and 9"):
+        interval(torch.rand(3, 2), torch.rand(9, 2))
