@@ -22,12 +22,12 @@ class BudgetConfig(Config):
     Attributes:
         max_tokens: codes of the whole clip at most, given blocks included; None = no limit.
         lengths: the level of each block to generate; None = the model decides.
-        quality: added to the logit of the n-th level, n times: above 0 for longer blocks.
+        length_bias: added to the logit of the n-th level, n times: above 0 for longer blocks.
     """
 
     max_tokens: int | None = Field(default=None, ge=1)
     lengths: tuple[int, ...] | None = None
-    quality: float = 0.0
+    length_bias: float = 0.0
 
     @property
     def is_free(self) -> bool:
@@ -81,7 +81,7 @@ class Budgets:
         self._left = none  # (N,) codes that may still come
         self._block = none  # (N,) number of the block whose length comes next
         self._plan = none.view(0, vocabulary.num_blocks)  # (N, T) levels, 0 = free
-        self._quality = torch.zeros(0, device=device)  # (N,)
+        self._bias = torch.zeros(0, device=device)  # (N,)
         self.are_free = True
 
     def extend(self, budgets: list[BudgetConfig], given: list[int]) -> None:
@@ -95,8 +95,8 @@ class Budgets:
         self._left = torch.cat([self._left, torch.tensor(limits, device=device)])
         self._block = torch.cat([self._block, torch.zeros_like(self._left[len(self._block) :])])
         self._plan = torch.cat([self._plan, torch.tensor(plans, device=device)])
-        quality = torch.tensor([b.quality for b in budgets], device=device)
-        self._quality = torch.cat([self._quality, quality])
+        bias = torch.tensor([b.length_bias for b in budgets], device=device)
+        self._bias = torch.cat([self._bias, bias])
         self.are_free = self.are_free and all(b.is_free for b in budgets)
 
     def apply(self, logits: Tensor, blocks_left: Tensor) -> Tensor:
@@ -115,7 +115,7 @@ class Budgets:
         fits &= (planned == 0) | (self._levels == planned)
         part = logits[:, self.first : self.last]
         ranks = torch.arange(len(self._levels), device=part.device)
-        part += self._quality[:, None] * ranks
+        part += self._bias[:, None] * ranks
         part.masked_fill_(~fits, -torch.inf)
         return logits
 
@@ -130,4 +130,4 @@ class Budgets:
     def select(self, rows: Tensor) -> None:
         """Keep only these requests (N,) int64, in this order."""
         self._left, self._block = self._left[rows], self._block[rows]
-        self._plan, self._quality = self._plan[rows], self._quality[rows]
+        self._plan, self._bias = self._plan[rows], self._bias[rows]

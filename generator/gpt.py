@@ -124,6 +124,7 @@ class GPT(
         vocabulary: what the tokens mean.
         frames: how given frames become a condition; None for a model without frame prediction.
         text: how a text becomes a condition; None for a model without text.
+        guidance: scale that its training's settings sample with; None where they tell none.
         max_tokens: longest sequence.
         backend: attention backend; by device if None.
         compiled: the weights as compiled decode steps read them, see `decoding.for_sampling`.
@@ -141,6 +142,7 @@ class GPT(
         vocabulary: Vocabulary,
         frames: FrameCondition | None = None,
         text: TextCondition | None = None,
+        guidance: float | None = None,
     ) -> None:
         super().__init__()
         if size.width % (2 * size.heads):
@@ -149,6 +151,7 @@ class GPT(
             frames.check(vocabulary)
         check_text(vocabulary, text)
         self.size, self.vocabulary, self.frames, self.text = size, vocabulary, frames, text
+        self.guidance = guidance
         self.max_tokens = longest_sequence(vocabulary, frames, text)
         self.backend: str | None = None
         self.compiled: Steps | None = None

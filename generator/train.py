@@ -93,7 +93,8 @@ class GeneratorConfig(Config):
         label_dropout: share of the last two whose class or text becomes null.
         validation_clips: held-out clips of a validation, the first ones of the shards.
         pictures: samples in each picture.
-        sampling: how they are drawn.
+        sampling: how they are drawn; its guidance goes with the exported model, as the default of
+            `evatok sample` and `evatok evaluate`.
         expect: what the shards must hold; None: whatever they hold.
     """
 
@@ -151,7 +152,11 @@ class GeneratorStage(StageBase):
         with torch.random.fork_rng():
             torch.manual_seed(config.train.seed)
             self.model: nn.Module = GPT(
-                config.model, self.tokens.vocabulary, self.tokens.frames, self.tokens.text
+                config.model,
+                self.tokens.vocabulary,
+                self.tokens.frames,
+                self.tokens.text,
+                config.sampling.guidance,
             )
 
     def batch(self, step: int, rank: int, world: int) -> PackedBatch:

@@ -24,6 +24,7 @@ from evatok.generate.samples import (
     decode,
     find_classes,
     frame_condition,
+    guidance_of,
     labels_of,
     request_seed,
     sample_labels,
@@ -145,7 +146,7 @@ class Model(Models):
         classes: Sequence[str] | None = None,
         *,
         texts: Sequence[str] | None = None,
-        guidance: float = 2.0,
+        guidance: float | None = None,
         seed: int = 0,
         temperature: float = 1.0,
         top_k: int = 0,
@@ -159,7 +160,7 @@ class Model(Models):
         Args:
             classes: names, one a video.
             texts: captions instead, one a video.
-            guidance: scale s of u + s (c − u); 1 = off.
+            guidance: scale s of u + s (c − u); 1 = off; None: the model's own.
             seed: another seed, other videos.
             temperature: 0 = always the most probable token.
             top_k: only the k most probable tokens; 0 = all.
@@ -171,7 +172,7 @@ class Model(Models):
             EvatokError: a class or text that the generator does not take.
         """
         settings = SamplingConfig(
-            guidance=guidance,
+            guidance=guidance_of(self, guidance),
             temperature=temperature,
             top_k=top_k,
             top_p=top_p,

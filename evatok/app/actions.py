@@ -23,6 +23,7 @@ from evatok.generate.prompts import text_seeds
 from evatok.generate.samples import (
     find_classes,
     frame_condition,
+    guidance_of,
     labels_of,
     predicted_psnr,
     request_seed,
@@ -171,7 +172,7 @@ def sample(
     text: str = "",
     count: int = 4,
     seed: int = 0,
-    guidance: float = 2.0,
+    guidance: float | None = None,
     max_tokens: int | None = None,
     lengths: str = "",
 ) -> Iterator[list[Clip]]:
@@ -183,7 +184,7 @@ def sample(
         text: a caption instead.
         count: clips, at most `MAX_CLIPS`.
         seed: another seed, other clips; those of `evatok sample` with this seed.
-        guidance: s of u + s (c − u); 1 = off.
+        guidance: s of u + s (c − u); 1 = off; None: the model's own.
         max_tokens: the most that a clip may take.
         lengths: tokens of each block with commas between; empty: the generator's choice.
 
@@ -198,7 +199,7 @@ def sample(
     if not 1 <= count <= MAX_CLIPS:
         raise EvatokError(f"{count} clips asked for: from 1 to {MAX_CLIPS}")
     budget = BudgetConfig(max_tokens=max_tokens, lengths=_numbers(lengths))
-    settings = SamplingConfig(guidance=guidance, budget=budget)
+    settings = SamplingConfig(guidance=guidance_of(model, guidance), budget=budget)
     titles = [text] * count
     if classes:
         names = model.generator.vocabulary.class_names

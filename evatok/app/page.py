@@ -19,7 +19,7 @@ from evatok.app import actions
 from evatok.app.pictures import CSS, alert, card, cards, facts, note, tokens_chart
 from evatok.cli.errors import message_for_user
 from evatok.core.errors import EvatokError, MissingPackageError
-from evatok.generate.samples import frame_condition
+from evatok.generate.samples import frame_condition, guidance_of
 
 MAX_UPLOAD = "64mb"  # of a file
 MAX_WAITING = 16  # requests in the queue
@@ -262,7 +262,7 @@ def _sample_tab(gradio: Any, model: Model) -> None:
                 placeholder="the generator's choice",
                 elem_id="lengths",
             )
-            guidance = gradio.Slider(1, 5, 2, step=0.25, label="Guidance")
+            guidance = gradio.Slider(1, 5, guidance_of(model, None), step=0.25, label="Guidance")
             seed = gradio.Number(0, label="Seed", precision=0, minimum=0)
             run = _button(gradio, "Sample", "run-sample")
         with gradio.Column(scale=3):

@@ -23,6 +23,7 @@ from evatok.cli.generate import predict_command, sample_command
 from evatok.cli.leaderboard import leaderboard_app
 from evatok.cli.numbers import check_numbers
 from evatok.cli.options import (
+    RENAMED,
     AllowDamaged,
     AsJson,
     Bar,
@@ -432,7 +433,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 sys.stdout.flush()
             return status
     except TyperException as error:
-        note(f"evatok: {' '.join(error.format_message().split())}")
+        asked = words[0] if words else "", getattr(error, "option_name", "")
+        now = f"; it is {RENAMED[asked]} now" if asked in RENAMED else ""
+        note(f"evatok: {' '.join(error.format_message().split())}{now}")
         return 2
     except (typer.Abort, KeyboardInterrupt):
         note(STOPPED.rstrip())

@@ -12,6 +12,7 @@ from evatok.cli.options import (
     AsJson,
     Bar,
     Device,
+    Guidance,
     LengthBias,
     Lengths,
     MaxTokens,
@@ -39,13 +40,13 @@ def sample_command(
     ] = None,
     count: Annotated[int, typer.Option("-n", "--count", help="Clips of each.")] = 16,
     seed: Seed = 0,
-    guidance: Annotated[float, typer.Option(help="u + s (c − u); 1 = off.")] = 2.0,
+    guidance: Guidance = None,
     temperature: Temperature = 1.0,
     top_k: TopK = 0,
     top_p: TopP = 1.0,
     max_tokens: MaxTokens = None,
     lengths: Lengths = "",
-    quality: LengthBias = 0.0,
+    length_bias: LengthBias = 0.0,
     model: Model = "nano",
     weights: Annotated[
         str, typer.Option(help="float32, bfloat16 or int8: rounded weights are faster to read.")
@@ -76,19 +77,21 @@ def sample_command(
     from evatok.core.distributed import place_from_environment
     from evatok.generate.prompts import text_files
     from evatok.generate.sample_set import sample_set
+    from evatok.generate.samples import guidance_of
     from evatok.hub import load
     from generator.inference.engine import SamplingConfig
     from generator.inference.optimize import weights_of
 
+    budget = budget_of(max_tokens, lengths, length_bias)
+    place = place_from_environment()
+    models = load(model, resolve_device(device))
     settings = SamplingConfig(
-        guidance=guidance,
+        guidance=guidance_of(models, guidance),
         temperature=temperature,
         top_k=top_k,
         top_p=top_p,
-        budget=budget_of(max_tokens, lengths, quality),
+        budget=budget,
     )
-    place = place_from_environment()
-    models = load(model, resolve_device(device))
     if (weights, graphs) != ("float32", False):
         models.sample_with(weights_of(weights), graphs)
     if texts and class_names:
@@ -130,7 +133,7 @@ def predict_command(
     top_p: TopP = 1.0,
     max_tokens: MaxTokens = None,
     lengths: Lengths = "",
-    quality: LengthBias = 0.0,
+    length_bias: LengthBias = 0.0,
     model: Model = "nano",
     device: Device = "auto",
     plain: Plain = False,
@@ -155,7 +158,7 @@ def predict_command(
         temperature=temperature,
         top_k=top_k,
         top_p=top_p,
-        budget=budget_of(max_tokens, lengths, quality),
+        budget=budget_of(max_tokens, lengths, length_bias),
     )
     with Bar("predicting") as bar:
         result = predict_file(

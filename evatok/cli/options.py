@@ -29,8 +29,16 @@ Lengths = Annotated[
     str, typer.Option("--lengths", help="Of each generated block: 64,16,8,8; default: its choice.")
 ]
 LengthBias = Annotated[
-    float, typer.Option("--quality", help="Above 0 for longer blocks, below for shorter.")
+    float, typer.Option("--length-bias", help="Above 0 for longer blocks, below for shorter.")
 ]
+Guidance = Annotated[
+    float | None, typer.Option(help="u + s (c − u); 1 = off. Default: the model's own.")
+]
+# Options that have another name now, by command.
+RENAMED = {
+    ("sample", "--quality"): "--length-bias",
+    ("predict", "--quality"): "--length-bias",
+}
 Trust = Annotated[
     bool, typer.Option("--trust", help="Run a TorchScript file that is not the published one.")
 ]
@@ -70,7 +78,7 @@ def note(text: str) -> None:
         print(text, file=sys.stderr, flush=True)
 
 
-def budget_of(max_tokens: int | None, lengths: str, quality: float) -> Any:
+def budget_of(max_tokens: int | None, lengths: str, bias: float) -> Any:
     """A `BudgetConfig` from options.
 
     Raises:
@@ -82,7 +90,7 @@ def budget_of(max_tokens: int | None, lengths: str, quality: float) -> Any:
     if not all(word.strip().isdigit() for word in words):
         raise EvatokError(f"--lengths {lengths}: numbers with commas between, such as 64,16,8,8")
     chosen = tuple(int(word) for word in words) or None
-    return BudgetConfig(max_tokens=max_tokens, lengths=chosen, quality=quality)
+    return BudgetConfig(max_tokens=max_tokens, lengths=chosen, length_bias=bias)
 
 
 class Bar:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from evatok.cli.errors import message_for_user
-from evatok.cli.options import AsJson, Device, Model, Trust, note
+from evatok.cli.options import AsJson, Device, Guidance, Model, Trust, note
 from evatok.cli.output import show
 from evatok.core.errors import EvatokError
 
@@ -190,7 +190,7 @@ def evaluate_command(
     assignment: Annotated[
         str, typer.Option(help="rfvd: router, router:1.65, uniform:32, 32,16,8,8 …")
     ] = "router",
-    guidance: Annotated[float, typer.Option(help="gfvd: u + s (c − u); 1 = off.")] = 2.0,
+    guidance: Guidance = None,
     seed: Annotated[int, typer.Option(min=0, help="gfvd, fp: of the samples.")] = 0,
     metrics: Metrics = "fvd",
     record: RecordFile = None,

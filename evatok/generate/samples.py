@@ -30,6 +30,7 @@ from video.reading import damage_of, probe, read_frames
 from video.writing import write_video
 
 BATCH = 32
+GUIDANCE = 2.0  # of generators that were exported before they told theirs
 
 Progress = Callable[[int], None]  # clips done
 
@@ -38,6 +39,14 @@ def request_seed(seed: int, *place: int) -> int:
     """A seed for one clip, unrelated to that of its neighbours, whatever else is sampled."""
     words = np.random.SeedSequence((seed, *place)).generate_state(2, np.uint32)
     return int(words[0]) << 31 | int(words[1]) >> 1  # below 2^63
+
+
+def guidance_of(models: Models, asked: float | None) -> float:
+    """The scale that is asked for, else the generator's own, else `GUIDANCE`."""
+    if asked is not None:
+        return asked
+    own = models.generator.guidance
+    return GUIDANCE if own is None else own
 
 
 def find_classes(class_names: Sequence[str], wanted: Sequence[str]) -> list[int]:

@@ -19,6 +19,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,7 @@ from evatok.core.errors import EvatokError
 from evatok.core.files import check_writable
 from evatok.core.paths import paths_in, refuse_overwrite
 from evatok.core.suggest import did_you_mean
+from evatok.generate.samples import guidance_of
 from evatok.hub import load
 from evatok.measure.protocol_sides import CHUNK, PROTOCOLS, Kind, Protocol, Settings, draw, making
 from tokenizer.coding.rate import Rate
@@ -92,6 +94,8 @@ def evaluate(
         read = [settings.data, models.directory, *paths_in(data), *caches]
         refuse_overwrite([record], read, links=False)
         check_writable(record)
+    if protocol.kind == "gfvd":
+        settings = replace(settings, guidance=guidance_of(models, settings.guidance))
     real = draw(protocol, data, settings.count)
     made = making(protocol.kind, models, real, settings)
 
@@ -145,7 +149,7 @@ def _protocol(name: str) -> Protocol:
 
 
 def _choices(kind: Kind, settings: Settings) -> dict[str, Any]:
-    """What the user chose of the model, not of the protocol."""
+    """What was chosen of the model, not of the protocol."""
     if kind == "rfvd":
         return {"assignment": settings.assignment}
     return {"guidance": settings.guidance if kind == "gfvd" else 1.0, "seed": settings.seed}

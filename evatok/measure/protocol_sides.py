@@ -23,6 +23,7 @@ from evatok.core.distributed import Place, gather
 from evatok.core.errors import EvatokError
 from evatok.generate.samples import (
     frame_condition,
+    guidance_of,
     labels_of,
     predict_clips,
     request_seed,
@@ -117,7 +118,7 @@ class Settings:
         model: name or folder.
         count: clips, instead of the protocol's.
         assignment: of reconstructions.
-        guidance: of samples.
+        guidance: of samples; None: the model's.
         seed: of samples and predictions.
         device: where the models work.
     """
@@ -127,7 +128,7 @@ class Settings:
     model: str = "nano"
     count: int | None = None
     assignment: str = "router"
-    guidance: float = 2.0
+    guidance: float | None = None
     seed: int = 0
     device: str = "auto"
 
@@ -292,7 +293,8 @@ def making(kind: Kind, models: Models, real: Drawn, settings: Settings) -> Made:
             parts = (models.final, models.router, models.steerable)
         origin = {"assignment": settings.assignment}
         return Made(real, reconstruct, _origin(kind, parts, origin))
-    chosen = SamplingConfig(guidance=settings.guidance if kind == "gfvd" else 1.0)
+    scale = guidance_of(models, settings.guidance) if kind == "gfvd" else 1.0
+    chosen = SamplingConfig(guidance=scale)
     origin = {"sampling": chosen.model_dump(mode="json"), "seed": settings.seed}
     parts = (models.final, models.generator)
     if kind == "gfvd":

@@ -31,7 +31,7 @@ def random_budget(vocabulary: Vocabulary, blocks: int, given: int, rng: random.R
     lengths = tuple(rng.choice(levels) for _ in range(blocks)) if rng.random() < 0.3 else None
     least = given + sum(lengths or (levels[0],) * blocks)
     limit = least + rng.randrange(blocks * levels[-1]) if rng.random() < 0.5 else None
-    return BudgetConfig(max_tokens=limit, lengths=lengths, quality=rng.choice([0, 0, -3, 3]))
+    return BudgetConfig(max_tokens=limit, lengths=lengths, length_bias=rng.choice([0, 0, -3, 3]))
 
 
 def random_requests(gpt: GPT, count: int, rng: random.Random) -> list[Request]:
@@ -90,9 +90,9 @@ def test_budgets_of_others_change_nothing(gpt: GPT) -> None:
         assert all(torch.equal(a, b) for a, b in zip(alone, together[index], strict=True))
 
 
-def test_quality_moves_the_lengths(gpt: GPT) -> None:
-    def mean(quality: float) -> float:
-        settings = SamplingConfig(budget=BudgetConfig(quality=quality))
+def test_a_bias_moves_the_lengths(gpt: GPT) -> None:
+    def mean(bias: float) -> float:
+        settings = SamplingConfig(budget=BudgetConfig(length_bias=bias))
         requests = class_requests(gpt.vocabulary, [0] * 60, list(range(60)), settings)
         return float(sample(gpt, requests).lengths.double().mean())
 

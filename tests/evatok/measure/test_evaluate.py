@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -77,6 +78,27 @@ def test_broken_off_and_run_again(kind: str, data: Path, toy_dir: Path, tmp_path
     assert ("psnr_pooled" in extra) == (kind == "rfvd")
     assert ("moving_psnr" in extra) == (kind == "rfvd")
     assert ("psnr_predicted" in extra) == (kind == "fp")
+
+
+def test_guidance_is_the_models_own(
+    data: Path, toy_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Of samples and records, unless another scale is asked for; 2 of a model that tells none."""
+    words = ["evaluate", "arcade-gfvd", "--data", str(data), "--count", "4", "--no-cache"]
+    shutil.copytree(toy_dir, tmp_path / "toy")
+    config = tmp_path / "toy" / "generator" / "config.json"
+    for own, asked, told in ((None, [], 2.0), (1.5, [], 1.5), (1.5, ["--guidance", "3"], 3.0)):
+        known = json.loads(config.read_text()) | ({} if own is None else {"guidance": own})
+        config.write_text(json.dumps(known))
+        record = tmp_path / f"{own} {told}.json"
+        more = ["--model", str(tmp_path / "toy"), "--record", str(record), *asked]
+        assert main([*words, *more]) == 0, capsys.readouterr().err
+        (row,) = read_records(record)
+        assert row.extra["guidance"] == told
+        out = tmp_path / f"samples {own} {told}"
+        sample = ["sample", "-n", "1", "--model", str(tmp_path / "toy"), "-o", str(out), "--json"]
+        assert main([*sample, *asked]) == 0
+        assert json.loads(capsys.readouterr().out.splitlines()[-1])["guidance"] == told
 
 
 def test_the_command(
