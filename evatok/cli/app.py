@@ -66,7 +66,7 @@ from evatok.cli.weights import weights_command
 
 COMPLETE = "_EVATOK_COMPLETE"  # set by the lines of `evatok --show-completion`
 # What several processes do together.
-SHARED = ("train", "search", "tokens", "sample", "evaluate", "fvd")
+SHARED = ("train", "search", "tokens", "sample", "evaluate", "fvd", "compare")
 
 app = typer.Typer(name="evatok", rich_markup_mode=None, pretty_exceptions_enable=False)
 

@@ -148,7 +148,7 @@ def compare_command(
     device: Device = "auto",
     as_json: AsJson = False,
 ) -> None:
-    """Which of several sets is nearest to the real one, and whether that is more than chance.
+    """Which of several sets is nearest the real one, and is it chance; torchrun shares it.
 
     \b
     Example:
