@@ -9,13 +9,14 @@ import hashlib
 import logging
 import random
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from functools import partial
 from pathlib import Path, PurePosixPath
-from typing import Literal, NamedTuple, Protocol
+from typing import Any, Literal, NamedTuple, Protocol
 
 import torch
+from pydantic import model_serializer
+from pydantic_core.core_schema import SerializerFunctionWrapHandler
 from torch import Tensor
 
 from evaluation.encoders.base import resize_frames
@@ -24,13 +25,14 @@ from evaluation.scoring.readers import Video, find_videos
 from evatok.core.config import Config, PictureSize
 from evatok.core.distributed import Place, gather
 from evatok.core.errors import EvatokError
-from video.clips import pad_last, to_clip, window_starts
+from video.clips import Resizing, pad_last, to_clip, window_starts
 from video.decoding.container import VideoError
 from video.io import READING
 
 logger = logging.getLogger(__name__)
 
 Window = Literal["first", "random", "all"]
+Order = Literal["path", "name"]
 ALONE = Place()
 AHEAD = 16  # videos of which a first window is decoded before it is asked for
 READERS = 4  # threads that decode them
@@ -52,6 +54,10 @@ class Cut(Config):
             protocols do; None: all of them.
         shrink: then resized to this side, as K600's protocols do first.
         shrink_by: "antialias", or "legacy" (TensorFlow 1: no half-pixel centres, aliased).
+        resize: how `size` is reached: "bytes" rounds pixels to bytes, "float" does not, and cuts
+            the longer side off to whole pixels as torchvision does (LARP's code).
+        order: of the videos, from whose windows `count` are drawn: by their path in the folder, or
+            by file "name", as in lists that know no folder of a class (LARP's of Kinetics).
     """
 
     num_frames: int = 16
@@ -61,6 +67,20 @@ class Cut(Config):
     count: int | None = None
     shrink: int | None = None
     shrink_by: Literal["antialias", "legacy"] = "antialias"
+    resize: Resizing = "bytes"
+    order: Order = "path"
+
+    @model_serializer(mode="wrap")
+    def _without_unset(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Leave out the default way and order: records from before they could be set compare."""
+        unset = {"resize": "bytes", "order": "path"}
+        return {k: v for k, v in handler(self).items() if unset.get(k) != v}
+
+    def ordered(self, names: Iterable[str]) -> list[str]:
+        """Return names of videos in `order`."""
+        if self.order == "path":
+            return sorted(names)
+        return sorted(names, key=lambda name: (PurePosixPath(name).name, name))
 
     def finish(self, clip: Tensor) -> Tensor:
         """Resize a clip (3, F, H, W) in [−1, 1] as `shrink` says."""
@@ -143,7 +163,7 @@ class VideoClips:
     """Clips of all videos of an input, decoded while they are gone through.
 
     Attributes:
-        videos: all of them, sorted by name.
+        videos: all of them, in the order of the cut.
         damaged: why a video could not be read, by name; filled while the clips are gone through.
             Such a video gives no clip.
         padded: videos shorter than a clip, whose last frame was repeated.
@@ -159,7 +179,8 @@ class VideoClips:
             EvatokError: it has no videos, or no such window.
         """
         self.path, self.cut = Path(path), cut or Cut()
-        self.videos = find_videos(path)
+        found = {video.name: video for video in find_videos(path)}
+        self.videos = [found[name] for name in self.cut.ordered(found)]
         self.damaged: dict[str, str] = {}
         self.padded: list[str] = []
 
@@ -219,11 +240,12 @@ class VideoClips:
             digest = self._digest(video, cache)
             if digest is None:
                 continue
-            starts = self._known(video, digest, cache) if drawn is None else drawn[number]
+            known = self._known(video, digest, cache)
+            starts = known if drawn is None else drawn[number]
             if starts is not None and not any(is_wanted(self._key(digest, s)) for s in starts):
                 yield _Taken(number, digest, starts, None)
             else:
-                frames = reader.submit(video.read, self._wanted, self.cut.size)
+                frames = reader.submit(video.read, self._wanted, self.cut.size, self.cut.resize)
                 yield _Taken(number, digest, starts, frames)
 
     def _items(self, taken: _Taken, cache: FeatureCache | None) -> Iterator[Item]:
@@ -257,7 +279,8 @@ class VideoClips:
     def _key(self, digest: str, start: int) -> str:
         cut = self.cut
         shrunk = f" {cut.shrink_by} {cut.shrink}" if cut.shrink else ""
-        return f"{digest} {READING} {start}+{cut.num_frames} {cut.size}{shrunk}"
+        exact = " float" if cut.resize == "float" else ""
+        return f"{digest} {READING} {start}+{cut.num_frames} {cut.size}{exact}{shrunk}"
 
     @property
     def _wanted(self) -> int | None:
@@ -277,6 +300,19 @@ class VideoClips:
             cache.put_note(self._length_note(digest), len(frames))
         self._tell(video, len(frames))
         return frames
+
+    def _counted(self, video: Video, digest: str, cache: FeatureCache | None) -> int | None:
+        """Frames of a video, noted, decoded only where they are not told; None of a damaged one."""
+        try:
+            length = video.count(self._wanted)
+        except (VideoError, OSError) as error:
+            self._skip(video, error)
+            return None
+        if self._wanted is not None:
+            length = min(length, self._wanted)
+        if cache is not None:
+            cache.put_note(self._length_note(digest), length)
+        return length
 
     def _digest(self, video: Video, cache: FeatureCache | None) -> str | None:
         """Return a video's identity in the cache (without one its name); None if it is damaged."""
@@ -330,9 +366,8 @@ class VideoClips:
                 continue
             starts = self._known(video, digest, cache)
             if starts is None:
-                read = partial(video.read, self._wanted, self.cut.size)
-                frames = self._read(video, digest, cache, read)
-                starts = [] if frames is None else self._starts(len(frames), video.name)
+                length = self._counted(video, digest, cache)
+                starts = [] if length is None else self._starts(length, video.name)
             found[number] = starts
         every = sorted(
             (number, starts) for part in _shared(found, place) for number, starts in part

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, get_args
 
 import typer
 
@@ -65,6 +65,10 @@ def fvd_command(
         int | None, typer.Option(min=2, help="Clips drawn on each side. Default: all.")
     ] = None,
     seed: Annotated[int | None, typer.Option(min=0, help="Of the draw. Default: 42.")] = None,
+    resize: Annotated[
+        str | None,
+        typer.Option(help="bytes, or float as LARP: not rounded. Default: the preset's, or bytes."),
+    ] = None,
     model: Model = "nano",
     unbiased: Annotated[
         bool, typer.Option("--unbiased", help="Covariance by n − 1, not n.")
@@ -97,13 +101,16 @@ def fvd_command(
     from evatok.core.files import check_writable
     from evatok.core.paths import refuse_overwrite
     from evatok.hub import feature_networks
+    from video.clips import Resizing
 
     started = time.monotonic()
     if window not in (None, *WINDOWS):
         raise EvatokError(f"window {window!r} is none of {', '.join(WINDOWS)}")
+    if resize not in (None, *get_args(Resizing)):
+        raise EvatokError(f"resize {resize!r} is none of {', '.join(get_args(Resizing))}")
     chosen = preset_of(preset) if preset else None
     given: dict[str, Any] = {"num_frames": frames, "size": size, "window": window}
-    given |= {"count": count, "seed": seed}
+    given |= {"count": count, "seed": seed, "resize": resize}
     base = Cut() if chosen is None else chosen.cut
     cut = Cut.model_validate(
         base.model_dump() | {key: value for key, value in given.items() if value is not None}

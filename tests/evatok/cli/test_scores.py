@@ -22,4 +22,9 @@ def test_unbiased_holds_beside_a_preset(
     words += ["--preset", "larp-ucf", "--count", "3", "--size", "16", "--json"]
     for more, biased in (([], True), (["--unbiased"], False)):
         assert main([*words, *more]) == 0
-        assert json.loads(capsys.readouterr().out.splitlines()[-1])["biased"] is biased
+        result = json.loads(capsys.readouterr().out.splitlines()[-1])
+        assert result["biased"] is biased and result["cut"]["resize"] == "float"
+    assert main([*words, "--resize", "bytes"]) == 0
+    assert "resize" not in json.loads(capsys.readouterr().out.splitlines()[-1])["cut"]
+    assert main([*words, "--resize", "round"]) == 2
+    assert "resize 'round' is none of bytes, float" in capsys.readouterr().err
