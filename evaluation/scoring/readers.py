@@ -5,6 +5,7 @@
 | a folder | its video files (see `video.folder`); each subfolder of pictures alone as one video |
 | a video file | that video |
 | `.npz` | each of its arrays: uint8 (F, H, W, 3), or (N, F, H, W, 3) for N videos |
+| `.npy` | its array, likewise |
 | `.pt` | a tensor likewise, or (N, 3, F, H, W) of either kind |
 
 Floats are taken as (N, 3, F, H, W) in [−1, 1] only. Nothing is unpickled but plain tensors.
@@ -28,14 +29,14 @@ from torch import Tensor
 
 from evaluation.fetch import file_sha256
 from evatok.core.errors import EvatokError, MissingFileError
-from evatok.core.loading.arrays import iter_npz, read_torch
+from evatok.core.loading.arrays import iter_npz, read_npy, read_torch
 from video.clips import Resizing, Size, fitted, to_clip, to_frames
 from video.decoding.stills import PICTURES, read_picture
 from video.folder import SUFFIXES, files_under, is_video
 from video.io import iter_frames, read_frames
 from video.seek import known_frames
 
-ARRAYS = (".npz", ".pt")
+ARRAYS = (".npy", ".npz", ".pt")
 
 
 @dataclass(frozen=True)
@@ -181,8 +182,9 @@ def _as_bytes(frames: Tensor) -> Tensor:
 
 def _load(path: Path) -> Iterator[tuple[str, Tensor]]:
     """Arrays of a file, by name."""
-    if path.suffix.lower() == ".npz":
-        for key, array in iter_npz(path):
+    suffix = path.suffix.lower()
+    if suffix != ".pt":
+        for key, array in iter_npz(path) if suffix == ".npz" else [("clips", read_npy(path))]:
             if array.dtype.kind not in "uif" or array.dtype.itemsize > 8:
                 raise EvatokError(f"{path}: {key} is {array.dtype}, no array of numbers")
             yield key, torch.from_numpy(array.astype(array.dtype.newbyteorder("="), copy=False))

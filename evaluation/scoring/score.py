@@ -387,7 +387,7 @@ def records_of(
             interval=result.get(f"interval[{network.name}]") if metric == "fvd" else None,
             network=network.name,
             checksum=network.checksum,
-            num_clips=min(counts.values()),
+            num_clips=min((n for n in counts.values() if n is not None), default=None),
             damaged=damaged,
             settings=settings | counts,
             data=result.get("data", ""),

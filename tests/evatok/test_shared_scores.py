@@ -87,6 +87,16 @@ def test_fvd_of_two_and_three_processes(
     assert first.interval is not None and first.num_clips == 6
 
 
+def test_statistics_of_two_processes(sides: list[str], tmp_path: Path, root: Path) -> None:
+    """The first process writes the file, of the same bytes as one alone."""
+    words = ["statistics", sides[0], "--size", "32", "--frames", "9", "--no-cache", "--json"]
+    one, two = tmp_path / "1.npz", tmp_path / "2.npz"
+    assert main([*words, "-o", str(one)]) == 0
+    result = told(root, 2, [*words, "-o", str(two)])
+    assert result["num_clips"] == 7 and list(result["damaged"]) == ["broken.mp4"]
+    assert one.read_bytes() == two.read_bytes()
+
+
 def kill_one(root: Path, words: list[str], cache: Path) -> dict[str, bytes]:
     """Kill one of two processes after it has filed features, and return what was filed."""
     process = launch(root, 2, [*words, "--cache", str(cache)])

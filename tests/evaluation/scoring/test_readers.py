@@ -124,6 +124,10 @@ DAMAGED = {
     "text.npz": zipped("readme.txt", b"no array"),
     "nonsense.npz": b"\x93NUMPY" + b"\xff" * 50,
     "cut.npz": arrays(videos=np.zeros((1, 4, 8, 8, 3), np.uint8))[:-200],
+    "cut.npy": npy("{'descr': '|u1', 'fortran_order': False, 'shape': (1, 4, 8, 8, 3)}", b"\0" * 9),
+    "objects.npy": npy(
+        "{'descr': '|O', 'fortran_order': False, 'shape': (1,)}", pickle.dumps([print])
+    ),
     "mixed.pt": saved({"a": CLIP, 3: CLIP, ("b", 1): "text"}),
     "list.pt": saved([CLIP, CLIP]),
     "sparse.pt": saved(torch.eye(3).to_sparse()),
