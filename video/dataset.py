@@ -155,8 +155,8 @@ class ClipSampler:
         self.split = split
         self.sources: list[SourceConfig] = []
         self.caches: list[Store] = []
-        build = ClipCache.build
-        if config.read == "files" or resizing == "float":
+        build, self._is_reading = ClipCache.build, config.read == "files" or resizing == "float"
+        if self._is_reading:
             build = partial(VideoFiles.build, resizing=resizing)
         for source in config.sources:
             if source.kind == "procgen":
@@ -247,7 +247,7 @@ class ClipSampler:
     @property
     def _threads(self) -> int:
         """Those that decode; what was decoded ahead is only copied."""
-        return self.config.workers if self.config.read == "files" else 1
+        return self.config.workers if self._is_reading else 1
 
     def _draw(self, sample: int, seed: int) -> tuple[Window, np.random.Generator]:
         """Place of a sample, and the generator of what is random in it from there on."""
