@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 
+import evatok
 from evaluation.metrics.frechet import (
     distance_between,
     frechet_distance,
@@ -172,6 +173,8 @@ def test_the_commands(
         assert swapped["fvd[nano]"] == got["fvd[nano]"]
         (row,) = read_records(record)
         assert row.num_clips == 6 and row.data == plain["data"] and row.interval is None
+    value = evatok.fvd(file, sets[1], num_frames=9, size=16)
+    assert value == run(["fvd", str(file), sets[1], *cut], capsys)["fvd[nano]"]
     both = run(["fvd", str(file), str(file), *cut], capsys)
     assert both["fvd[nano]"] == pytest.approx(0, abs=1e-9) and both["num_fake"] == 7
     words = ["fvd", str(file), sets[1]]
