@@ -14,12 +14,11 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal, NamedTuple, Protocol
 
-import torch
 from pydantic import model_serializer
 from pydantic_core.core_schema import SerializerFunctionWrapHandler
 from torch import Tensor
 
-from evaluation.encoders.base import resize_frames
+from evaluation.encoders.base import legacy_resize, resize_frames
 from evaluation.scoring.feature_cache import FeatureCache
 from evaluation.scoring.readers import Video, find_videos
 from evatok.core.config import Config, PictureSize
@@ -86,35 +85,9 @@ class Cut(Config):
         """Resize a clip (3, F, H, W) in [−1, 1] as `shrink` says."""
         if self.shrink is None:
             return clip
-        resize = legacy_resize if self.shrink_by == "legacy" else _antialiased
-        return resize(clip[None], self.shrink)[0]
-
-
-def _antialiased(clips: Tensor, size: int) -> Tensor:
-    return resize_frames(clips, size, antialias=True)
-
-
-def legacy_resize(clips: Tensor, size: int) -> Tensor:
-    """Bilinear as TensorFlow 1 did it: target pixel i looks at i · scale, corner to corner.
-
-    Args:
-        clips: (B, 3, F, H, W).
-        size: side of the result.
-
-    Returns:
-        (B, 3, F, size, size).
-    """
-    for axis in (-2, -1):
-        length = clips.shape[axis]
-        place = torch.arange(size, dtype=torch.float64) * (length / size)
-        low = place.floor().long().clamp(max=length - 1)
-        high = (low + 1).clamp(max=length - 1)
-        share = (place - low).to(clips.dtype)
-        if axis == -2:
-            share = share[:, None]
-        first, second = clips.index_select(axis, low), clips.index_select(axis, high)
-        clips = first + (second - first) * share
-    return clips
+        if self.shrink_by == "legacy":
+            return legacy_resize(clip[None], self.shrink)[0]
+        return resize_frames(clip[None], self.shrink, antialias=True)[0]
 
 
 class Item(NamedTuple):

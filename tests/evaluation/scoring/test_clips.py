@@ -20,9 +20,10 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from evaluation.encoders.base import legacy_resize
 from evaluation.scoring import clips as clips_module
 from evaluation.scoring import readers as readers_module
-from evaluation.scoring.clips import Cut, VideoClips, legacy_resize
+from evaluation.scoring.clips import Cut, VideoClips
 from evaluation.scoring.feature_cache import FeatureCache
 from evaluation.scoring.presets import PRESETS, preset
 from evaluation.scoring.readers import Video

@@ -213,3 +213,20 @@ def test_statistics_of_others(
     ):
         words = ["statistics", sets[0], "-o", str(tmp_path / output), *cut]
         assert said in refused(words, capsys)
+
+
+def test_the_way_back_to_a_pickle(
+    sets: list[str], tmp_path: Path, root: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The lines of docs/evaluation.md make what StyleGAN-V and cd-fvd load."""
+    words = ["statistics", sets[0], "-o", str(tmp_path / "real.npz")]
+    run([*words, "--frames", "9", "--size", "16"], capsys)
+    guide = (root / "docs" / "evaluation.md").read_text()
+    (code,) = [part.split("```")[0] for part in guide.split("```python")[1:] if "pickle" in part]
+    subprocess.run([sys.executable, "-c", code], cwd=tmp_path, check=True)
+    loaded = pickle.loads((tmp_path / "real.pkl").read_bytes())
+    assert set(loaded) == set(sums(features(1))) and loaded["num_items"] == 7
+    mean = loaded["raw_mean"] / loaded["num_items"]
+    covariance = loaded["raw_cov"] / loaded["num_items"] - np.outer(mean, mean)
+    statistics = read_statistics(tmp_path / "real.npz")
+    assert np.allclose(mean, statistics.mean) and np.allclose(covariance, statistics.covariance)
