@@ -285,6 +285,7 @@ class ClipSampler:
         source: int | None = None,
         seed: int = 42,
         order: Literal["list", "path", "name"] = "list",
+        short: Literal["repeat", "skip"] = "repeat",
     ) -> list[Window]:
         """The fixed clips of an evaluation.
 
@@ -296,6 +297,7 @@ class ClipSampler:
             seed: of the draw.
             order: of the videos: of their list; by path, as LARP's code sorts them; or by file
                 name, which is the same where the published list knows no folder of a class.
+            short: whether a video shorter than a clip has one, its last frame repeated, or none.
         """
         keys: dict[str, Callable[[str], Any]] = {
             "path": str, "name": lambda name: (PurePosixPath(name).name, name)
@@ -311,6 +313,7 @@ class ClipSampler:
             for number, cache in enumerate(self.caches)
             if source in (None, number)
             for video in ordered(cache)
+            if short == "repeat" or cache.length(video) >= self.config.num_frames
             for start in (
                 window_starts(int(cache.lengths[video]), self.config.num_frames)
                 if window == "all"

@@ -32,6 +32,7 @@ logger = logging.getLogger(__name__)
 
 Window = Literal["first", "random", "all"]
 Order = Literal["path", "name"]
+Short = Literal["repeat", "skip"]
 ALONE = Place()
 AHEAD = 16  # videos of which a first window is decoded before it is asked for
 READERS = 4  # threads that decode them
@@ -43,7 +44,7 @@ class Cut(Config):
     """How clips are cut from videos.
 
     Attributes:
-        num_frames: F; of a shorter video the last frame is repeated.
+        num_frames: F; for shorter videos see `short`.
         size: resized to cover it (antialiased), then the centre cut out; one side, or [height,
             width].
         window: which frames of a video: the first F, F in a row at random, or every run of F
@@ -57,6 +58,8 @@ class Cut(Config):
             the longer side off to whole pixels as torchvision does (LARP's code).
         order: of the videos, from whose windows `count` are drawn: by their path in the folder, or
             by file "name", as in lists that know no folder of a class (LARP's of Kinetics).
+        short: what becomes of a video shorter than a clip: its last frame is repeated, or it has no
+            window, as in LARP's draws and in StyleGAN-V's sets.
     """
 
     num_frames: int = 16
@@ -68,11 +71,12 @@ class Cut(Config):
     shrink_by: Literal["antialias", "legacy"] = "antialias"
     resize: Resizing = "bytes"
     order: Order = "path"
+    short: Short = "repeat"
 
     @model_serializer(mode="wrap")
     def _without_unset(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Leave out the default way and order: records from before they could be set compare."""
-        unset = {"resize": "bytes", "order": "path"}
+        """Leave out what is usual: records from before it could be set compare."""
+        unset = {"resize": "bytes", "order": "path", "short": "repeat"}
         return {k: v for k, v in handler(self).items() if unset.get(k) != v}
 
     def ordered(self, names: Iterable[str]) -> list[str]:
@@ -140,6 +144,7 @@ class VideoClips:
         damaged: why a video could not be read, by name; filled while the clips are gone through.
             Such a video gives no clip.
         padded: videos shorter than a clip, whose last frame was repeated.
+        short: those that were left out instead.
 
     A clip's name is that of its video without the suffix, and its first frame.
     """
@@ -156,6 +161,7 @@ class VideoClips:
         self.videos = [found[name] for name in self.cut.ordered(found)]
         self.damaged: dict[str, str] = {}
         self.padded: list[str] = []
+        self.short: list[str] = []
 
     def __iter__(self) -> Iterator[Tensor]:
         """Clips (3, F, H, W) float32 in [−1, 1], in order of the videos."""
@@ -181,7 +187,7 @@ class VideoClips:
         place: Place = ALONE,
     ) -> Iterator[Item]:
         """See `Source.walk`. A video is decoded only if one of its clips is wanted."""
-        self.damaged, self.padded = {}, []
+        self.damaged, self.padded, self.short = {}, [], []
         drawn = self._drawn(cache, place) if self.cut.count is not None else None
         # While the caller computes, the next videos are decoded.
         ahead = deque[_Taken]()
@@ -241,13 +247,16 @@ class VideoClips:
             yield Item(number * CLIPS + order, name, self._key(digest, start), clip)
 
     def share(self) -> None:
-        """Tell all processes which videos were damaged or padded."""
-        for damaged, padded in gather([self.damaged, self.padded]):
-            self.damaged |= damaged
-            self.padded += [name for name in padded if name not in self.padded]
+        """Tell all processes which videos were damaged, padded or left out."""
+        padded, short = set(self.padded), set(self.short)
+        for found in gather([self.damaged, self.padded, self.short]):
+            self.damaged |= found[0]
+            padded.update(found[1])
+            short.update(found[2])
         names = [video.name for video in self.videos]
         self.damaged = {name: self.damaged[name] for name in names if name in self.damaged}
-        self.padded = [name for name in names if name in self.padded]
+        self.padded = [name for name in names if name in padded]
+        self.short = [name for name in names if name in short]
 
     def _key(self, digest: str, start: int) -> str:
         cut = self.cut
@@ -285,6 +294,7 @@ class VideoClips:
             length = min(length, self._wanted)
         if cache is not None:
             cache.put_note(self._length_note(digest), length)
+        self._tell(video, length)
         return length
 
     def _digest(self, video: Video, cache: FeatureCache | None) -> str | None:
@@ -303,8 +313,9 @@ class VideoClips:
         self.damaged[video.name] = str(error)
 
     def _tell(self, video: Video, length: int) -> None:
-        if length < self.cut.num_frames and video.name not in self.padded:
-            self.padded.append(video.name)
+        told = self.short if self.cut.short == "skip" else self.padded
+        if length < self.cut.num_frames and video.name not in told:
+            told.append(video.name)
 
     def _length_note(self, digest: str) -> str:
         part = f" first {self.cut.num_frames}" if self.cut.window == "first" else ""
@@ -320,6 +331,8 @@ class VideoClips:
 
     def _starts(self, length: int, name: str) -> list[int]:
         """First frames of the windows of a video."""
+        if length < self.cut.num_frames and self.cut.short == "skip":
+            return []
         if self.cut.window == "all":
             return window_starts(length, self.cut.num_frames)
         if self.cut.window == "first":

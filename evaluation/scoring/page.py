@@ -37,6 +37,7 @@ SETTINGS = {
     "cut.shrink_by": "kind of that resize",
     "cut.resize": "pixels kept as",
     "cut.order": "order of the videos",
+    "cut.short": "videos shorter than a clip",
 }
 
 
@@ -132,6 +133,8 @@ def settings_in_words(settings: Mapping[str, Any]) -> list[str]:
         words.append("resized without rounding, the longer side cut off to whole pixels")
     if settings.get("cut.order") == "name":
         words.append("videos in order of their file names")
+    if settings.get("cut.short") == "skip":
+        words.append("videos shorter than a clip left out")
     if settings.get("cut.shrink") is not None:
         words.append(f"first resized to {settings['cut.shrink']} ({settings.get('cut.shrink_by')})")
     if "biased" in settings:

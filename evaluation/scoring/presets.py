@@ -36,10 +36,12 @@ class Preset(Config):
 
 PRESETS: dict[str, Preset] = {
     "larp-ucf": Preset(
-        cut=Cut(window="all", count=10_000, resize="float"), biased=True, network="i3d"
+        cut=Cut(window="all", count=10_000, resize="float", short="skip"),
+        biased=True,
+        network="i3d",
     ),
     "larp-k600": Preset(
-        cut=Cut(window="all", count=50_000, shrink=64, resize="float", order="name"),
+        cut=Cut(window="all", count=50_000, shrink=64, resize="float", order="name", short="skip"),
         biased=True,
         network="i3d",
     ),
@@ -49,7 +51,9 @@ PRESETS: dict[str, Preset] = {
         network="i3d",
     ),
     "tats-2048": Preset(cut=Cut(window="random", count=2048), biased=False, network="i3d-tats"),
-    "styleganv-2048": Preset(cut=Cut(window="random", count=2048), biased=True, network="i3d"),
+    "styleganv-2048": Preset(
+        cut=Cut(window="random", count=2048, short="skip"), biased=True, network="i3d"
+    ),
 }
 
 

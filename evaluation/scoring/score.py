@@ -330,7 +330,8 @@ def score_folders(
     Arguments are those of `VideoClips` and `score_sides`. Beside what `score_sides` returns the
     result has `cut`, `num_frames` and `size` ([H, W]) of what the networks saw, `data` (the
     fingerprint of the real side, where there is a cache), and for both sides `num_files_<side>`,
-    `damaged_<side>` (reasons by name) and `padded_<side>` (videos shorter than a clip).
+    `damaged_<side>` (reasons by name), `padded_<side>` (videos shorter than a clip) and, where the
+    cut leaves these out, `short_<side>`.
     In other processes than the first it is empty.
     """
     cut = cut or Cut()
@@ -355,6 +356,8 @@ def score_folders(
         result[f"num_files_{side}"] = len(clips.videos)
         result[f"damaged_{side}"] = clips.damaged
         result[f"padded_{side}"] = clips.padded
+        if cut.short == "skip":
+            result[f"short_{side}"] = clips.short
     return result
 
 

@@ -254,8 +254,8 @@ def statistics_of(
     """Write the statistics of anyone's videos. Joined processes share the clips.
 
     Returns:
-        JSON-able, in the first process: the file, clips, features, network, and what was damaged
-        or padded. Nothing in the others.
+        JSON-able, in the first process: the file, clips, features, network, and what was damaged,
+        padded or too short. Nothing in the others.
     """
     clips = VideoClips(real, cut)
     (features,) = shared_features(clips, [network], "real", cache).vectors
@@ -270,6 +270,7 @@ def statistics_of(
         "num_files": len(clips.videos),
         "damaged": clips.damaged,
         "padded": clips.padded,
+        "short": clips.short,
     }
 
 
@@ -351,6 +352,8 @@ def score_statistics(
             told[f"num_{side}"] = len(features)
             told[f"num_files_{side}"] = len(clips.videos)
             told |= {f"damaged_{side}": clips.damaged, f"padded_{side}": clips.padded}
+            if cut.short == "skip":
+                told[f"short_{side}"] = clips.short
             data = clips.fingerprint() if side == "real" and not joined_place().rank else ""
         if side == "real":
             told["data"] = data

@@ -86,6 +86,7 @@ class Protocol(Config):
         shrink: side to which both sides are resized first.
         resize: as in `evaluation.scoring.clips.Cut`.
         order: of the videos, as in `video.dataset.ClipSampler.eval_clips`.
+        short: likewise, of videos shorter than a clip.
     """
 
     kind: Kind
@@ -96,6 +97,7 @@ class Protocol(Config):
     shrink: int | None = None
     resize: Resizing = "bytes"
     order: Literal["list", "path", "name"] = "list"
+    short: Literal["repeat", "skip"] = "repeat"
 
 
 UCF = DataSet(name="UCF-101", classes=(101,), videos=9537)
@@ -119,6 +121,7 @@ PROTOCOLS: dict[str, Protocol] = {
         count=10_000,
         resize="float",
         order="path",
+        short="skip",
     ),
     "k600-fp": Protocol(
         kind="fp",
@@ -129,6 +132,7 @@ PROTOCOLS: dict[str, Protocol] = {
         shrink=64,
         resize="float",
         order="name",
+        short="skip",
     ),
     **{
         f"arcade-{kind}": Protocol(kind=kind, data=ARCADE, split="test", window="all")
@@ -282,7 +286,9 @@ def draw(protocol: Protocol, data: DataConfig, count: int | None) -> Drawn:
             f"the protocol is for {protocol.data.told()}; the data has {', '.join(there)}"
         )
     wanted = count or protocol.count
-    windows = sampler.eval_clips(wanted, protocol.window, fitting[0], order=protocol.order)
+    windows = sampler.eval_clips(
+        wanted, protocol.window, fitting[0], order=protocol.order, short=protocol.short
+    )
     if wanted is not None and len(windows) < wanted:
         raise EvatokError(
             f"{names[fitting[0]]} has {len(windows)} clips, not {wanted}: give --count "
@@ -296,6 +302,7 @@ def draw(protocol: Protocol, data: DataConfig, count: int | None) -> Drawn:
         shrink=protocol.shrink,
         resize=protocol.resize,
         order="name" if protocol.order == "name" else "path",
+        short=protocol.short,
     )
     return Drawn(sampler, windows, cut)
 

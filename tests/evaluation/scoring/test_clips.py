@@ -421,6 +421,28 @@ def test_order_of_a_draw(tmp_path: Path) -> None:
     assert preset("larp-ucf").cut.order == "path"
 
 
+@pytest.mark.parametrize("window", ["first", "random", "all"])
+def test_short_videos_are_left_out(folder: Path, tmp_path: Path, window: str) -> None:
+    """And told, with a draw or without, from a cache as from the files."""
+    short = ["more/c.mp4", "more/d.MP4"]
+    for count in (None, 2):
+        with FeatureCache(tmp_path / f"{window}{count}.sqlite") as cache:
+            for used in (None, cache, cache):
+                clips = clips_of(folder, num_frames=9, short="skip", window=window, count=count)
+                names = [item.name for item in clips.walk(lambda key: True, used)]
+                assert [name[0] for name in names] == ["a", "b"]
+                clips.share()
+                assert clips.short == short and not clips.padded
+    with pytest.raises(ValueError, match="has 2 clips, not 3"):
+        list(clips_of(folder, num_frames=9, short="skip", window=window, count=3))
+    cut = CUT.model_copy(update={"num_frames": 9, "short": "skip"})
+    result = score_folders(folder, folder, [Means()], cut=cut)
+    assert result["short_real"] == short and result["cut"]["short"] == "skip"
+    assert {p for p, kept in PRESETS.items() if kept.cut.short == "skip"} == {
+        "larp-ucf", "larp-k600", "styleganv-2048"
+    }  # fmt: skip
+
+
 def test_resizing_of_larp(tmp_path: Path) -> None:
     """The longer side cut off to whole pixels, floats that are never rounded, centre cropped."""
     noise = np.random.default_rng(0).integers(0, 256, (2, 60, 80, 3), np.uint8)

@@ -179,7 +179,12 @@ def test_order_of_kinetics(tmp_path: Path, footage: Path) -> None:
             {"kind": "kinetics", "root": tmp_path, "test_csv": tmp_path / "val.csv"}]}
     )  # fmt: skip
     protocol = PROTOCOLS["k600-fp"].model_copy(update={"data": DataSet(name="any"), "count": None})
+    write_video(tmp_path / "short.mp4", np.zeros((9, 32, 32, 3), np.uint8), 10)
+    with (tmp_path / "val.csv").open("a") as file:
+        file.write("3,short.mp4,ape,1\n")
     drawn = draw(protocol, config, None)
     names = [drawn.sampler.name(window).split("/")[1][0] for window in drawn.windows]
     assert names == sorted(names) and set(names) == {"a", "b", "c"}
-    assert drawn.cut.order == "name"
+    assert drawn.cut.order == "name" and drawn.cut.short == "skip"
+    kept = draw(protocol.model_copy(update={"short": "repeat"}), config, None)
+    assert len(kept.windows) == len(drawn.windows) + 1
