@@ -52,7 +52,10 @@ COUNT = ("num_items", "count", "n")
 SUMS = ("raw_mean", "raw_cov")
 TORCH, PICKLED = (".pt", ".pth"), (".pkl", ".pickle")
 ASYMMETRY = 1e-6  # of the largest entry
-SAME = {"num_frames": "frames", "size": "size", "resize": "resize"}  # of a cut, and their options
+# Of a cut, must be the same on both sides: what makes it so
+SAME = {"num_frames": "--frames {}", "size": "--size {}", "resize": "--resize {}",
+        "shrink": "the --preset that it was made with",
+        "shrink_by": "the --preset that it was made with"}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -114,12 +117,12 @@ class Statistics:
                 "name its network with --features"
             )
         mine = cut.model_dump(mode="json")
-        for key, option in SAME.items():
+        for key, remedy in SAME.items():
             there, here = (c.get(key, getattr(Cut(), key)) for c in (self.cut, mine))
             if self.cut and there != here:
                 raise EvatokError(
-                    f"{self.path} is of clips with {option} {there}, not {here}: "
-                    f"give --{option} {there}"
+                    f"{self.path} is of clips with {key} {there}, not {here}: "
+                    f"give {remedy.format(there)}"
                 )
 
 
@@ -230,14 +233,18 @@ def _float64(path: Path, value: Any) -> Tensor:
     return value.detach().double()
 
 
-def network_of(paths: Sequence[Path]) -> str:
+def network_of(paths: Sequence[Path], otherwise: str = "") -> str:
     """The network that files of statistics name.
 
+    Args:
+        paths: of the files.
+        otherwise: what it is where none of them names one.
+
     Raises:
-        EvatokError: none of them names one.
+        EvatokError: none of them names one, and there is no other.
     """
     names = [statistics.network for statistics in map(read_statistics, paths)]
-    named = next(filter(None, names), "")
+    named = next(filter(None, names), otherwise)
     if not named:
         raise EvatokError(f"{paths[0]} does not name its network: give --features, such as i3d")
     return named

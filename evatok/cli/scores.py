@@ -136,8 +136,8 @@ def fvd_command(
         refuse_overwrite([record], [real, fake, *([cache] if cache else [])])
         check_writable(record)
     files = [side for side in (real, fake) if is_statistics(side)]
-    usual = "nano" if chosen is None else chosen.network
-    names = features or (network_of(files) if files and chosen is None else usual)
+    usual = "" if chosen is None else chosen.network
+    names = features or (network_of(files, usual) if files else usual or "nano")
     networks = feature_networks(names, model, trust, resolve_device(device))
     wanted = [word for word in metrics.split(",") if word]
     if files and (len(networks) != 1 or wanted != ["fvd"]):

@@ -178,7 +178,11 @@ def test_the_commands(
     both = run(["fvd", str(file), str(file), *cut], capsys)
     assert both["fvd[nano]"] == pytest.approx(0, abs=1e-9) and both["num_fake"] == 7
     words = ["fvd", str(file), sets[1]]
-    assert "is of clips with frames 9, not 16: give --frames 9" in refused(words, capsys)
+    assert "is of clips with num_frames 9, not 16: give --frames 9" in refused(words, capsys)
+    preset = [*words, *cut, "--preset", "larp-k600", "--count", "5"]  # of i3d; the file is of nano
+    assert "with resize bytes, not float: give --resize bytes" in refused(preset, capsys)
+    message = refused([*preset, "--resize", "bytes"], capsys)
+    assert "with shrink None, not 64: give the --preset that it was made with" in message
     assert "no other metric than fvd" in refused([*words, *cut, "--metrics", "kvd"], capsys)
     assert "give one network" in refused([*words, *cut, "--features", "nano,nano"], capsys)
 
