@@ -40,6 +40,7 @@ def told(root: Path, processes: int, words: list[str]) -> dict[str, Any]:
     process = launch(root, processes, words)
     out, errors = process.communicate(timeout=240)
     assert process.returncode == 0, errors
+    assert "first process's work" not in errors  # all have a part in it
     (line,) = out.splitlines()
     return json.loads(line)
 
