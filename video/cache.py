@@ -36,7 +36,7 @@ from torch import Tensor
 from evatok.core.errors import EvatokError
 from evatok.core.files import atomic_folder
 from evatok.core.locks import held
-from video.clips import Size, pad_last, sides
+from video.clips import Resizing, Size, pad_last, sides
 from video.decoding.container import VideoError, damaged_allowed
 from video.lists import VideoItem
 from video.reading import READING, read_frames
@@ -204,10 +204,17 @@ class ClipCache(Store):
 
 
 class VideoFiles(Store):
-    """The files themselves: a clip is decoded when it is drawn, and decoded anew the next time."""
+    """The files themselves: a clip is decoded when it is drawn, and decoded anew the next time.
 
-    def __init__(self, folder: Path, items: Sequence[VideoItem]) -> None:
+    Attributes:
+        resizing: of clips, as in `video.clips.fitted`.
+    """
+
+    def __init__(
+        self, folder: Path, items: Sequence[VideoItem], resizing: Resizing = "bytes"
+    ) -> None:
         super().__init__(folder)
+        self.resizing: Resizing = resizing
         paths = {item.id: item.path for item in items}
         unknown = next((name for name in self.ids if name not in paths), None)
         if unknown is not None:
@@ -217,13 +224,14 @@ class VideoFiles(Store):
         self.paths = [paths[name] for name in self.ids]
 
     def clip(self, video: int, start: int, num_frames: int) -> Tensor:
-        """See `Store`.
+        """See `Store`; floats in [0, 1] where `resizing` is "float".
 
         Raises:
             VideoError: the file is damaged there, which its headers did not tell.
         """
         count = min(num_frames, int(self.lengths[video]) - start)
-        return pad_last(read_window(self.paths[video], start, count, self.size), num_frames)
+        frames = read_window(self.paths[video], start, count, self.size, self.resizing)
+        return pad_last(frames, num_frames)
 
     @staticmethod
     def build(
@@ -235,6 +243,7 @@ class VideoFiles(Store):
         max_frames: int | None = None,
         workers: int = 1,
         progress: Progress | None = None,
+        resizing: Resizing = "bytes",
     ) -> VideoFiles:
         """Count the frames of all videos once; see `ClipCache.build`."""
         target = Path(folder) / f"{_fingerprint(items, size, max_frames)}-files"
@@ -247,7 +256,7 @@ class VideoFiles(Store):
             return _each(items, count, int, max_damaged, workers, progress) | {"size": size}
 
         _build(target, fill)
-        return VideoFiles(target, items)
+        return VideoFiles(target, items, resizing)
 
 
 def _fingerprint(items: Sequence[VideoItem], size: Size, max_frames: int | None) -> str:

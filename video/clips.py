@@ -5,11 +5,16 @@ Shape letters: F frames, H W pixels.
 
 from __future__ import annotations
 
+from typing import Literal
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 Size = int | tuple[int, int]  # pixels: the side of a square, or (height, width)
+
+# How a picture gets its size: rounded to bytes again, or as floats, which LARP's code scores
+Resizing = Literal["bytes", "float"]
 
 
 def sides(size: Size) -> tuple[int, int]:
@@ -36,6 +41,38 @@ def resize_crop(frames: Tensor, size: Size) -> Tensor:
     return resize(frames, target)[:, top : top + height, left : left + width].contiguous()
 
 
+def resize_crop_float(frames: Tensor, size: Size) -> Tensor:
+    """Resize and crop as torchvision's `Resize` and `CenterCrop` do it with floats.
+
+    Other than in `resize_crop` the longer side is cut off to whole pixels (320 × 240 becomes
+    170 × 128), an odd rest is cropped as Python rounds its half, and nothing is rounded to bytes.
+
+    Args:
+        frames: (F, H, W, 3) uint8, or floats in [0, 1].
+        size: side of the square, or (height, width); the picture covers it, nothing is stretched.
+
+    Returns:
+        (F, height, width, 3) float32 in [0, 1].
+    """
+    x = frames.float() if frames.is_floating_point() else frames.float() / 255
+    (height, width), (rows, columns) = sides(size), frames.shape[1:3]
+    if (rows, columns) == (height, width):
+        return x
+    if height * columns >= width * rows:
+        target = (height, int(height * columns / rows))
+    else:
+        target = (int(width * rows / columns), width)
+    x = F.interpolate(x.permute(0, 3, 1, 2), target, mode="bilinear", antialias=True)
+    top, left = round((target[0] - height) / 2), round((target[1] - width) / 2)
+    x = x[:, :, top : top + height, left : left + width]
+    return x.permute(0, 2, 3, 1).contiguous()
+
+
+def fitted(frames: Tensor, size: Size, resizing: Resizing) -> Tensor:
+    """Resize and crop (F, H, W, 3): uint8 by `resize_crop`, or floats by `resize_crop_float`."""
+    return (resize_crop if resizing == "bytes" else resize_crop_float)(frames, size)
+
+
 def covering(height: int, width: int, size: Size) -> tuple[int, int]:
     """The smallest (height, width) in proportion to a picture's that covers a size."""
     rows, columns = sides(size)
@@ -54,8 +91,9 @@ def resize(frames: Tensor, size: tuple[int, int]) -> Tensor:
 
 
 def to_clip(frames: Tensor) -> Tensor:
-    """(F, H, W, 3) uint8 → (3, F, H, W) float32 in [−1, 1]."""
-    return frames.permute(3, 0, 1, 2).float().div_(127.5).sub_(1)
+    """(F, H, W, 3) uint8, or float32 in [0, 1] → (3, F, H, W) float32 in [−1, 1]."""
+    clip = frames.permute(3, 0, 1, 2)
+    return (clip * 2 if frames.is_floating_point() else clip.float().div_(127.5)).sub_(1)
 
 
 def to_frames(clip: Tensor) -> Tensor:

@@ -11,8 +11,8 @@ from __future__ import annotations
 import logging
 import random
 from collections.abc import Callable, Sequence
-from functools import lru_cache
-from pathlib import Path
+from functools import lru_cache, partial
+from pathlib import Path, PurePosixPath
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -26,7 +26,8 @@ from evatok.core.config import PictureSize
 from evatok.core.errors import EvatokError
 from video.arcade.live import LiveClips
 from video.cache import ClipCache, Store, VideoFiles, parallel, permutation
-from video.clips import window_starts
+from video.clips import Resizing, to_clip, window_starts
+from video.decoding.container import VideoError
 from video.lists import (
     Split,
     VideoItem,
@@ -35,7 +36,6 @@ from video.lists import (
     read_ucf101,
     read_videos_csv,
 )
-from video.reading import VideoError
 
 log = logging.getLogger(__name__)
 
@@ -136,8 +136,17 @@ class ClipSampler:
         config: DataConfig,
         split: Split,
         progress: Callable[[int, int], None] | None = None,
+        *,
+        resizing: Resizing = "bytes",
     ) -> None:
         """Open the caches of all sources, building what is missing.
+
+        Args:
+            config: of the sources.
+            split: of their lists.
+            progress: called with videos done and their number.
+            resizing: as in `video.clips.fitted`; with "float" clips are read from the files, which
+                hold more than what was decoded ahead.
 
         Raises:
             VideoError: a source is absent and not optional, too much is damaged, nothing is left.
@@ -146,7 +155,9 @@ class ClipSampler:
         self.split = split
         self.sources: list[SourceConfig] = []
         self.caches: list[Store] = []
-        build = ClipCache.build if config.read == "decoded" else VideoFiles.build
+        build, self._is_reading = ClipCache.build, config.read == "files" or resizing == "float"
+        if self._is_reading:
+            build = partial(VideoFiles.build, resizing=resizing)
         for source in config.sources:
             if source.kind == "procgen":
                 live = LiveClips(source.games, split, config.num_frames, config.size, source.clips)
@@ -236,7 +247,7 @@ class ClipSampler:
     @property
     def _threads(self) -> int:
         """Those that decode; what was decoded ahead is only copied."""
-        return self.config.workers if self.config.read == "files" else 1
+        return self.config.workers if self._is_reading else 1
 
     def _draw(self, sample: int, seed: int) -> tuple[Window, np.random.Generator]:
         """Place of a sample, and the generator of what is random in it from there on."""
@@ -273,6 +284,8 @@ class ClipSampler:
         window: Literal["all", "first"] = "first",
         source: int | None = None,
         seed: int = 42,
+        order: Literal["list", "path", "name"] = "list",
+        short: Literal["repeat", "skip"] = "repeat",
     ) -> list[Window]:
         """The fixed clips of an evaluation.
 
@@ -282,12 +295,25 @@ class ClipSampler:
             window: "first" window of every video, or "all" non-overlapping ones.
             source: of one source only.
             seed: of the draw.
+            order: of the videos: of their list; by path, as LARP's code sorts them; or by file
+                name, which is the same where the published list knows no folder of a class.
+            short: whether a video shorter than a clip has one, its last frame repeated, or none.
         """
+        keys: dict[str, Callable[[str], Any]] = {
+            "path": str, "name": lambda name: (PurePosixPath(name).name, name)
+        }  # fmt: skip
+
+        def ordered(cache: Store) -> Sequence[int]:
+            videos = range(len(cache))
+            key = keys.get(order)
+            return videos if key is None else sorted(videos, key=lambda v: key(cache.name(v)))
+
         windows = [
             Window(number, video, start)
             for number, cache in enumerate(self.caches)
             if source in (None, number)
-            for video in range(len(cache))
+            for video in ordered(cache)
+            if short == "repeat" or cache.length(video) >= self.config.num_frames
             for start in (
                 window_starts(int(cache.lengths[video]), self.config.num_frames)
                 if window == "all"
@@ -305,6 +331,8 @@ class ClipSampler:
 
 
 def _stack(clips: list[Tensor]) -> Tensor:
+    if clips[0].is_floating_point():
+        return torch.stack([to_clip(clip) for clip in clips])
     frames = torch.stack(clips).permute(0, 4, 1, 2, 3)  # (B, 3, F, H, W) uint8
     return frames.contiguous().float().div_(127.5).sub_(1)
 

@@ -26,7 +26,7 @@ import torch
 from av.video.stream import VideoStream
 from torch import Tensor
 
-from video.clips import Size, resize_crop
+from video.clips import Resizing, Size, fitted
 from video.decoding.container import (
     Damage,
     Survey,
@@ -319,6 +319,7 @@ def read_frames(
     count: int | None = None,
     size: Size | None = None,
     on_damage: OnDamage | None = None,
+    resizing: Resizing = "bytes",
 ) -> Tensor:
     """Frames of a video.
 
@@ -328,9 +329,10 @@ def read_frames(
         count: how many at most; all the rest if None.
         size: resize to cover this and crop the centre, while reading.
         on_damage: see `iter_frames`; not told of damage behind the frames wanted.
+        resizing: as in `video.clips.fitted`, where a size is given.
 
     Returns:
-        (F, H, W, 3) uint8 RGB; F ≥ 1.
+        (F, H, W, 3) uint8 RGB, or with "float" float32 in [0, 1]; F ≥ 1.
 
     Raises:
         VideoError: see `iter_frames`; also if the video ends before `start`.
@@ -342,7 +344,7 @@ def read_frames(
         if chunk:
             for _, run in groupby(chunk, key=lambda picture: picture.shape):
                 frames = torch.from_numpy(np.stack(list(run)))
-                parts.append(frames if size is None else resize_crop(frames, size))
+                parts.append(frames if size is None else fitted(frames, size, resizing))
                 if parts[-1].shape[1:] != parts[0].shape[1:]:
                     raise VideoError(f"{path}: changes its size on the way; read it with a size")
             chunk.clear()

@@ -16,8 +16,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from video.clips import Size, resize_crop
-from video.decoding.container import VideoError, group_size, open_video
+from video.clips import Resizing, Size, fitted
+from video.decoding.container import VideoError, group_size, open_video, survey
 from video.decoding.picture import to_picture
 from video.decoding.stills import is_animation
 from video.reading import iter_frames, read_frames
@@ -42,24 +42,52 @@ def count_frames(path: Path | str) -> int:
     return sum(1 for _ in iter_frames(path))
 
 
-def read_window(path: Path | str, start: int, count: int, size: Size | None = None) -> Tensor:
-    """The same frames as `read_frames(path, start, count, size)`, sooner where that is safe.
+def known_frames(path: Path | str) -> int | None:
+    """Frames of a video as its container tells them; None where only decoding would.
+
+    MP4, MOV and AVI are believed where what the header declares, the packets and their times agree,
+    and files that were prepared for random access. In other containers a packet may hold a hidden
+    frame, or none. A frame that cannot be decoded is counted: that shows when it is read.
+
+    Raises:
+        VideoError: not a readable video.
+    """
+    path = Path(path)
+    if is_animation(path):
+        return None
+    container, stream = open_video(path)
+    with container:
+        is_marked = group_size(container) is not None
+        declared = stream.frames if {"mov", "avi"} & set(container.format.name.split(",")) else 0
+    seen = survey(path)
+    is_told = is_marked or declared == seen.packets == len(seen.times)
+    return seen.packets if is_told and seen.packets and not seen.reason else None
+
+
+def read_window(
+    path: Path | str,
+    start: int,
+    count: int,
+    size: Size | None = None,
+    resizing: Resizing = "bytes",
+) -> Tensor:
+    """The same as `read_frames(path, start, count, size, resizing=…)`, sooner where it is safe.
 
     Returns:
-        (F, H, W, 3) uint8 RGB, F ≤ count.
+        (F, H, W, 3) as `read_frames`, F ≤ count.
 
     Raises:
         VideoError: not a readable video, damaged before the window's end, or over before `start`.
     """
     path = Path(path)
     if is_animation(path):
-        return read_frames(path, start, count, size)
+        return read_frames(path, start, count, size, resizing=resizing)
     container, stream = open_video(path)
     with container:
         group = group_size(container)
         rate, unit = stream.average_rate, stream.time_base
         if group is None or rate is None or unit is None:
-            return read_frames(path, start, count, size)
+            return read_frames(path, start, count, size, resizing=resizing)
         pictures: list[np.ndarray] = []
         number = start // group * group  # of the group's key frame
         try:
@@ -79,4 +107,4 @@ def read_window(path: Path | str, start: int, count: int, size: Size | None = No
     if not pictures:
         raise VideoError(f"{path}: ends before frame {start}")
     frames = torch.from_numpy(np.stack(pictures))
-    return frames if size is None else resize_crop(frames, size)
+    return frames if size is None else fitted(frames, size, resizing)

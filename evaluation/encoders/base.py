@@ -73,6 +73,29 @@ def resize_frames(clips: Tensor, size: int, *, antialias: bool) -> Tensor:
     return frames.unflatten(0, (clips.shape[0], clips.shape[2])).transpose(1, 2)
 
 
+def legacy_resize(clips: Tensor, size: int) -> Tensor:
+    """Bilinear as TensorFlow 1 did it: target pixel i looks at i · scale, corner to corner.
+
+    Args:
+        clips: (B, 3, F, H, W).
+        size: side of the result.
+
+    Returns:
+        (B, 3, F, size, size).
+    """
+    for axis in (-2, -1):
+        length = clips.shape[axis]
+        place = torch.arange(size, dtype=torch.float64) * (length / size)
+        low = place.floor().long().clamp(max=length - 1)
+        high = (low + 1).clamp(max=length - 1)
+        share = (place - low).to(clips.dtype)
+        if axis == -2:
+            share = share[:, None]
+        first, second = clips.index_select(axis, low), clips.index_select(axis, high)
+        clips = first + (second - first) * share
+    return clips
+
+
 @contextmanager
 def exact_float32(device: torch.device) -> Iterator[None]:
     """Inside, convolutions run in float32 whatever autocast says, without TF32."""

@@ -11,7 +11,7 @@ from evaluation.encoders.encoder import EncoderConfig, VideoEncoder
 from evatok.core.errors import EvatokError
 from evatok.core.suggest import did_you_mean
 
-NETWORKS = ("nano", "i3d", "i3d-torchscript:FILE", "i3d-tats:FILE")
+NETWORKS = ("nano", "i3d", "i3d-torchscript:FILE", "i3d-tats:FILE", "videomae-g:FILE")
 
 
 def load_features(
@@ -25,8 +25,8 @@ def load_features(
 
     Args:
         name: "nano" (shipped, for quick experiments and tests) or "i3d" (the network of the FVD
-            literature, whose weights are fetched once); "i3d-torchscript:FILE" and "i3d-tats:FILE"
-            are read from files of other projects.
+            literature, whose weights are fetched once); "i3d-torchscript:FILE", "i3d-tats:FILE" and
+            "videomae-g:FILE" are read from files of other projects.
         path: weights to use instead of the shipped or cached ones, or of those behind the colon.
         device: where it runs.
         trust: run a TorchScript program whose checksum is not the published one.
@@ -53,6 +53,10 @@ def load_features(
         from evaluation.encoders.i3d.tats import load_i3d_tats
 
         return load_i3d_tats(path, device)
+    if name == "videomae-g":
+        from evaluation.encoders.videomae_g import load_videomae_g
+
+        return load_videomae_g(path, device)
     raise EvatokError(
         f"no feature network {name!r}; there are {', '.join(NETWORKS)}"
         f"{did_you_mean(name, NETWORKS)}"

@@ -32,6 +32,7 @@ from evatok.core.errors import EvatokError
 logger = logging.getLogger(__name__)
 
 TOLERANCE = 1e-9  # of the scale; rounding is some 1e-15 of it
+NEGATIVE = 1e-6  # of the largest eigenvalue: covariances of files went through float32
 
 
 @dataclass(frozen=True)
@@ -39,12 +40,12 @@ class Moments:
     """What a distance needs to know of a set.
 
     Attributes:
-        count: N.
+        count: N; None where it is not known.
         mean: (D,) float64.
         factor: (R, D) float64, R ≤ N, with covariance = factorᵀ · factor.
     """
 
-    count: int
+    count: int | None
     mean: Tensor
     factor: Tensor
 
@@ -74,7 +75,7 @@ def distance_between(x: Moments, y: Moments) -> float:
     """
     x, y = sorted((x, y), key=_bits)
     for moments in (x, y):
-        if moments.count <= len(moments.mean):
+        if moments.count is not None and moments.count <= len(moments.mean):
             logger.warning(
                 "%d vectors of %d features: the covariance is singular and bias dominates the "
                 "distance; compare only equal counts",
@@ -90,7 +91,7 @@ def distance_between(x: Moments, y: Moments) -> float:
 
 
 def _bits(moments: Moments) -> tuple[int, bytes, bytes]:
-    return moments.count, moments.mean.numpy().tobytes(), moments.factor.numpy().tobytes()
+    return moments.count or 0, moments.mean.numpy().tobytes(), moments.factor.numpy().tobytes()
 
 
 def _matrix(x: Tensor | np.ndarray, what: str) -> Tensor:
@@ -113,6 +114,36 @@ def _moments(features: Tensor, biased: bool) -> Moments:
     if n > d:
         factor = torch.linalg.qr(factor, mode="r").R
     return Moments(n, mean + rounding, factor.div_(math.sqrt(n if biased else n - 1)))
+
+
+def moments_of_features(features: Tensor | np.ndarray, biased: bool = True) -> Moments:
+    """Moments of features (N, D); `biased` and errors as in `frechet_distance`."""
+    return _moments(_matrix(features, "the set").clone(), biased)
+
+
+def moments_of(mean: Tensor, covariance: Tensor, count: int | None = None) -> Moments:
+    """Moments of a mean (D,) and a covariance (D, D), float64.
+
+    Eigenvalues that are rounding, D · ε of the largest and below, are left out: a distance loses
+    half of the digits that it has from features where the covariance is singular.
+
+    Args:
+        mean: (D,).
+        covariance: (D, D), symmetric.
+        count: N, if known.
+
+    Raises:
+        EvatokError: the covariance has an eigenvalue that is negative beyond rounding.
+    """
+    values, vectors = torch.linalg.eigh((covariance + covariance.T) / 2)
+    largest = float(values[-1].clamp(min=0))
+    if float(values[0]) < -NEGATIVE * largest:
+        raise EvatokError(
+            f"a covariance with the eigenvalue {float(values[0]):.4g} (the largest is "
+            f"{float(values[-1]):.4g}) is none"
+        )
+    kept = values > len(values) * torch.finfo(torch.float64).eps * largest
+    return Moments(count, mean, (vectors[:, kept] * values[kept].sqrt()).T.contiguous())
 
 
 class StreamingMoments:

@@ -9,28 +9,30 @@ import hashlib
 import logging
 import random
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from functools import partial
 from pathlib import Path, PurePosixPath
-from typing import Literal, NamedTuple, Protocol
+from typing import Any, Literal, NamedTuple, Protocol
 
-import torch
+from pydantic import model_serializer
+from pydantic_core.core_schema import SerializerFunctionWrapHandler
 from torch import Tensor
 
-from evaluation.encoders.base import resize_frames
+from evaluation.encoders.base import legacy_resize, resize_frames
 from evaluation.scoring.feature_cache import FeatureCache
 from evaluation.scoring.readers import Video, find_videos
 from evatok.core.config import Config, PictureSize
 from evatok.core.distributed import Place, gather
 from evatok.core.errors import EvatokError
-from video.clips import pad_last, to_clip, window_starts
+from video.clips import Resizing, pad_last, to_clip, window_starts
 from video.decoding.container import VideoError
 from video.reading import READING
 
 logger = logging.getLogger(__name__)
 
 Window = Literal["first", "random", "all"]
+Order = Literal["path", "name"]
+Short = Literal["repeat", "skip"]
 ALONE = Place()
 AHEAD = 16  # videos of which a first window is decoded before it is asked for
 READERS = 4  # threads that decode them
@@ -42,7 +44,7 @@ class Cut(Config):
     """How clips are cut from videos.
 
     Attributes:
-        num_frames: F; of a shorter video the last frame is repeated.
+        num_frames: F; for shorter videos see `short`.
         size: resized to cover it (antialiased), then the centre cut out; one side, or [height,
             width].
         window: which frames of a video: the first F, F in a row at random, or every run of F
@@ -52,6 +54,12 @@ class Cut(Config):
             protocols do; None: all of them.
         shrink: then resized to this side, as K600's protocols do first.
         shrink_by: "antialias", or "legacy" (TensorFlow 1: no half-pixel centres, aliased).
+        resize: how `size` is reached: "bytes" rounds pixels to bytes, "float" does not, and cuts
+            the longer side off to whole pixels as torchvision does (LARP's code).
+        order: of the videos, from whose windows `count` are drawn: by their path in the folder, or
+            by file "name", as in lists that know no folder of a class (LARP's of Kinetics).
+        short: what becomes of a video shorter than a clip: its last frame is repeated, or it has no
+            window, as in LARP's draws and in StyleGAN-V's sets.
     """
 
     num_frames: int = 16
@@ -61,40 +69,29 @@ class Cut(Config):
     count: int | None = None
     shrink: int | None = None
     shrink_by: Literal["antialias", "legacy"] = "antialias"
+    resize: Resizing = "bytes"
+    order: Order = "path"
+    short: Short = "repeat"
+
+    @model_serializer(mode="wrap")
+    def _without_unset(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Leave out what is usual: records from before it could be set compare."""
+        unset = {"resize": "bytes", "order": "path", "short": "repeat"}
+        return {k: v for k, v in handler(self).items() if unset.get(k) != v}
+
+    def ordered(self, names: Iterable[str]) -> list[str]:
+        """Return names of videos in `order`."""
+        if self.order == "path":
+            return sorted(names)
+        return sorted(names, key=lambda name: (PurePosixPath(name).name, name))
 
     def finish(self, clip: Tensor) -> Tensor:
         """Resize a clip (3, F, H, W) in [−1, 1] as `shrink` says."""
         if self.shrink is None:
             return clip
-        resize = legacy_resize if self.shrink_by == "legacy" else _antialiased
-        return resize(clip[None], self.shrink)[0]
-
-
-def _antialiased(clips: Tensor, size: int) -> Tensor:
-    return resize_frames(clips, size, antialias=True)
-
-
-def legacy_resize(clips: Tensor, size: int) -> Tensor:
-    """Bilinear as TensorFlow 1 did it: target pixel i looks at i · scale, corner to corner.
-
-    Args:
-        clips: (B, 3, F, H, W).
-        size: side of the result.
-
-    Returns:
-        (B, 3, F, size, size).
-    """
-    for axis in (-2, -1):
-        length = clips.shape[axis]
-        place = torch.arange(size, dtype=torch.float64) * (length / size)
-        low = place.floor().long().clamp(max=length - 1)
-        high = (low + 1).clamp(max=length - 1)
-        share = (place - low).to(clips.dtype)
-        if axis == -2:
-            share = share[:, None]
-        first, second = clips.index_select(axis, low), clips.index_select(axis, high)
-        clips = first + (second - first) * share
-    return clips
+        if self.shrink_by == "legacy":
+            return legacy_resize(clip[None], self.shrink)[0]
+        return resize_frames(clip[None], self.shrink, antialias=True)[0]
 
 
 class Item(NamedTuple):
@@ -143,10 +140,11 @@ class VideoClips:
     """Clips of all videos of an input, decoded while they are gone through.
 
     Attributes:
-        videos: all of them, sorted by name.
+        videos: all of them, in the order of the cut.
         damaged: why a video could not be read, by name; filled while the clips are gone through.
             Such a video gives no clip.
         padded: videos shorter than a clip, whose last frame was repeated.
+        short: those that were left out instead.
 
     A clip's name is that of its video without the suffix, and its first frame.
     """
@@ -159,9 +157,11 @@ class VideoClips:
             EvatokError: it has no videos, or no such window.
         """
         self.path, self.cut = Path(path), cut or Cut()
-        self.videos = find_videos(path)
+        found = {video.name: video for video in find_videos(path)}
+        self.videos = [found[name] for name in self.cut.ordered(found)]
         self.damaged: dict[str, str] = {}
         self.padded: list[str] = []
+        self.short: list[str] = []
 
     def __iter__(self) -> Iterator[Tensor]:
         """Clips (3, F, H, W) float32 in [−1, 1], in order of the videos."""
@@ -187,7 +187,7 @@ class VideoClips:
         place: Place = ALONE,
     ) -> Iterator[Item]:
         """See `Source.walk`. A video is decoded only if one of its clips is wanted."""
-        self.damaged, self.padded = {}, []
+        self.damaged, self.padded, self.short = {}, [], []
         drawn = self._drawn(cache, place) if self.cut.count is not None else None
         # While the caller computes, the next videos are decoded.
         ahead = deque[_Taken]()
@@ -219,11 +219,12 @@ class VideoClips:
             digest = self._digest(video, cache)
             if digest is None:
                 continue
-            starts = self._known(video, digest, cache) if drawn is None else drawn[number]
+            known = self._known(video, digest, cache)
+            starts = known if drawn is None else drawn[number]
             if starts is not None and not any(is_wanted(self._key(digest, s)) for s in starts):
                 yield _Taken(number, digest, starts, None)
             else:
-                frames = reader.submit(video.read, self._wanted, self.cut.size)
+                frames = reader.submit(video.read, self._wanted, self.cut.size, self.cut.resize)
                 yield _Taken(number, digest, starts, frames)
 
     def _items(self, taken: _Taken, cache: FeatureCache | None) -> Iterator[Item]:
@@ -246,18 +247,22 @@ class VideoClips:
             yield Item(number * CLIPS + order, name, self._key(digest, start), clip)
 
     def share(self) -> None:
-        """Tell all processes which videos were damaged or padded."""
-        for damaged, padded in gather([self.damaged, self.padded]):
-            self.damaged |= damaged
-            self.padded += [name for name in padded if name not in self.padded]
+        """Tell all processes which videos were damaged, padded or left out."""
+        padded, short = set(self.padded), set(self.short)
+        for found in gather([self.damaged, self.padded, self.short]):
+            self.damaged |= found[0]
+            padded.update(found[1])
+            short.update(found[2])
         names = [video.name for video in self.videos]
         self.damaged = {name: self.damaged[name] for name in names if name in self.damaged}
-        self.padded = [name for name in names if name in self.padded]
+        self.padded = [name for name in names if name in padded]
+        self.short = [name for name in names if name in short]
 
     def _key(self, digest: str, start: int) -> str:
         cut = self.cut
         shrunk = f" {cut.shrink_by} {cut.shrink}" if cut.shrink else ""
-        return f"{digest} {READING} {start}+{cut.num_frames} {cut.size}{shrunk}"
+        exact = " float" if cut.resize == "float" else ""
+        return f"{digest} {READING} {start}+{cut.num_frames} {cut.size}{exact}{shrunk}"
 
     @property
     def _wanted(self) -> int | None:
@@ -278,6 +283,20 @@ class VideoClips:
         self._tell(video, len(frames))
         return frames
 
+    def _counted(self, video: Video, digest: str, cache: FeatureCache | None) -> int | None:
+        """Frames of a video, noted, decoded only where they are not told; None of a damaged one."""
+        try:
+            length = video.count(self._wanted)
+        except (VideoError, OSError) as error:
+            self._skip(video, error)
+            return None
+        if self._wanted is not None:
+            length = min(length, self._wanted)
+        if cache is not None:
+            cache.put_note(self._length_note(digest), length)
+        self._tell(video, length)
+        return length
+
     def _digest(self, video: Video, cache: FeatureCache | None) -> str | None:
         """Return a video's identity in the cache (without one its name); None if it is damaged."""
         if cache is None:
@@ -294,8 +313,9 @@ class VideoClips:
         self.damaged[video.name] = str(error)
 
     def _tell(self, video: Video, length: int) -> None:
-        if length < self.cut.num_frames and video.name not in self.padded:
-            self.padded.append(video.name)
+        told = self.short if self.cut.short == "skip" else self.padded
+        if length < self.cut.num_frames and video.name not in told:
+            told.append(video.name)
 
     def _length_note(self, digest: str) -> str:
         part = f" first {self.cut.num_frames}" if self.cut.window == "first" else ""
@@ -311,6 +331,8 @@ class VideoClips:
 
     def _starts(self, length: int, name: str) -> list[int]:
         """First frames of the windows of a video."""
+        if length < self.cut.num_frames and self.cut.short == "skip":
+            return []
         if self.cut.window == "all":
             return window_starts(length, self.cut.num_frames)
         if self.cut.window == "first":
@@ -330,9 +352,8 @@ class VideoClips:
                 continue
             starts = self._known(video, digest, cache)
             if starts is None:
-                read = partial(video.read, self._wanted, self.cut.size)
-                frames = self._read(video, digest, cache, read)
-                starts = [] if frames is None else self._starts(len(frames), video.name)
+                length = self._counted(video, digest, cache)
+                starts = [] if length is None else self._starts(length, video.name)
             found[number] = starts
         every = sorted(
             (number, starts) for part in _shared(found, place) for number, starts in part

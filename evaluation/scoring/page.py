@@ -35,6 +35,9 @@ SETTINGS = {
     "cut.count": "clips drawn",
     "cut.shrink": "pixels that both sides are first resized to",
     "cut.shrink_by": "kind of that resize",
+    "cut.resize": "pixels kept as",
+    "cut.order": "order of the videos",
+    "cut.short": "videos shorter than a clip",
 }
 
 
@@ -126,6 +129,12 @@ def settings_in_words(settings: Mapping[str, Any]) -> list[str]:
         words.append(f"{settings['cut.window']} windows of the videos")
     if settings.get("cut.count") is not None:
         words.append(f"{settings['cut.count']:,} clips drawn with seed {settings.get('cut.seed')}")
+    if settings.get("cut.resize") == "float":
+        words.append("resized without rounding, the longer side cut off to whole pixels")
+    if settings.get("cut.order") == "name":
+        words.append("videos in order of their file names")
+    if settings.get("cut.short") == "skip":
+        words.append("videos shorter than a clip left out")
     if settings.get("cut.shrink") is not None:
         words.append(f"first resized to {settings['cut.shrink']} ({settings.get('cut.shrink_by')})")
     if "biased" in settings:

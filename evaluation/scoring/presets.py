@@ -5,8 +5,9 @@ networks are named, not loaded: a preset asks for one, and another one may be gi
 
 | preset | from | what is particular |
 | --- | --- | --- |
-| `larp-ucf` | LARP, AdapTok, EVATok | 10 000 of all windows of the train list, seed 42, biased |
-| `larp-k600` | LARP | 50 000 windows of the validation list, resized to 64 first |
+| `larp-ucf` | LARP, AdapTok, EVATok | 10 000 of all windows of the train list, seed 42, biased;
+resized as floats |
+| `larp-k600` | LARP | 50 000 windows of the validation list, as floats, resized to 64 first |
 | `magvit-k600` | MAGVIT | the same, resized to 64 as TensorFlow 1 did; unbiased |
 | `tats-2048` | TATS, OmniTokenizer | 2 048 clips, one random window a video, unbiased |
 | `styleganv-2048` | StyleGAN-V, Latte | 2 048 clips, one random window a video, biased |
@@ -35,15 +36,25 @@ class Preset(Config):
 
 
 PRESETS: dict[str, Preset] = {
-    "larp-ucf": Preset(cut=Cut(window="all", count=10_000), biased=True, network="i3d"),
-    "larp-k600": Preset(cut=Cut(window="all", count=50_000, shrink=64), biased=True, network="i3d"),
+    "larp-ucf": Preset(
+        cut=Cut(window="all", count=10_000, resize="float", short="skip"),
+        biased=True,
+        network="i3d",
+    ),
+    "larp-k600": Preset(
+        cut=Cut(window="all", count=50_000, shrink=64, resize="float", order="name", short="skip"),
+        biased=True,
+        network="i3d",
+    ),
     "magvit-k600": Preset(
-        cut=Cut(window="all", count=50_000, shrink=64, shrink_by="legacy"),
+        cut=Cut(window="all", count=50_000, shrink=64, shrink_by="legacy", order="name"),
         biased=False,
         network="i3d",
     ),
     "tats-2048": Preset(cut=Cut(window="random", count=2048), biased=False, network="i3d-tats"),
-    "styleganv-2048": Preset(cut=Cut(window="random", count=2048), biased=True, network="i3d"),
+    "styleganv-2048": Preset(
+        cut=Cut(window="random", count=2048, short="skip"), biased=True, network="i3d"
+    ),
 }
 
 

@@ -5,6 +5,7 @@
 | a folder | its video files (see `video.folder`); each subfolder of pictures alone as one video |
 | a video file | that video |
 | `.npz` | each of its arrays: uint8 (F, H, W, 3), or (N, F, H, W, 3) for N videos |
+| `.npy` | its array, likewise |
 | `.pt` | a tensor likewise, or (N, 3, F, H, W) of either kind |
 
 Floats are taken as (N, 3, F, H, W) in [−1, 1] only. Nothing is unpickled but plain tensors.
@@ -19,6 +20,7 @@ import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -27,13 +29,14 @@ from torch import Tensor
 
 from evaluation.fetch import file_sha256
 from evatok.core.errors import EvatokError, MissingFileError
-from evatok.core.loading.arrays import iter_npz, read_torch
-from video.clips import Size, resize_crop, to_frames
+from evatok.core.loading.arrays import iter_npz, read_npy, read_torch
+from video.clips import Resizing, Size, fitted, to_clip, to_frames
 from video.decoding.stills import PICTURES, read_picture
 from video.folder import SUFFIXES, files_under, is_video
-from video.reading import read_frames
+from video.reading import iter_frames, read_frames
+from video.seek import known_frames
 
-ARRAYS = (".npz", ".pt")
+ARRAYS = (".npy", ".npz", ".pt")
 
 
 @dataclass(frozen=True)
@@ -42,13 +45,16 @@ class Video:
 
     Attributes:
         name: unique within its input.
-        read: (number of frames or None for all, side) → (F, side, side, 3) uint8; raises
-            `VideoError` or `OSError`.
+        read: (number of frames or None for all, size, resizing) → (F, height, width, 3) uint8, or
+            float32 in [0, 1], as `video.clips.fitted`; raises `VideoError` or `OSError`.
+        count: number of frames; decoded only where they are not told, and then at most so many as
+            are asked for; raises as `read`.
         digest: sha256 in hex of its content, for caches.
     """
 
     name: str
-    read: Callable[[int | None, Size], Tensor]
+    read: Callable[[int | None, Size, Resizing], Tensor]
+    count: Callable[[int | None], int]
     digest: Callable[[], str]
 
 
@@ -102,16 +108,20 @@ def _natural(path: Path) -> list[str | int]:
 
 
 def _of_file(path: Path, name: str) -> Video:
-    def read(count: int | None, size: Size) -> Tensor:
-        return read_frames(path, 0, count, size)
+    def read(count: int | None, size: Size, resizing: Resizing) -> Tensor:
+        return read_frames(path, 0, count, size, resizing=resizing)
 
-    return Video(name, read, partial(file_sha256, path))
+    def count(most: int | None) -> int:
+        known = known_frames(path)
+        return sum(1 for _ in islice(iter_frames(path), most)) if known is None else known
+
+    return Video(name, read, count, partial(file_sha256, path))
 
 
 def _of_pictures(files: list[Path], name: str) -> Video:
-    def read(count: int | None, size: Size) -> Tensor:
+    def read(count: int | None, size: Size, resizing: Resizing) -> Tensor:
         pictures = (torch.from_numpy(np.ascontiguousarray(read_picture(f))) for f in files[:count])
-        return torch.cat([resize_crop(picture[None], size) for picture in pictures])
+        return torch.cat([fitted(picture[None], size, resizing) for picture in pictures])
 
     def digest() -> str:
         whole = hashlib.sha256()
@@ -119,7 +129,7 @@ def _of_pictures(files: list[Path], name: str) -> Video:
             whole.update(file_sha256(file).encode())
         return whole.hexdigest()
 
-    return Video(name, read, digest)
+    return Video(name, read, lambda most: len(files), digest)
 
 
 def _of_arrays(path: Path, name: str) -> Iterator[Video]:
@@ -127,21 +137,42 @@ def _of_arrays(path: Path, name: str) -> Iterator[Video]:
     for key, array in _load(path):
         for number, frames in enumerate(_frames(array, path, key)):
             is_empty = False
-            yield Video(f"{name}/{key}/{number:06d}", _reader(frames), _hasher(frames))
+            yield Video(
+                f"{name}/{key}/{number:06d}",
+                _reader(frames),
+                partial(_length, frames),
+                _hasher(frames),
+            )
     if is_empty:
         raise EvatokError(f"{path} holds no arrays")
 
 
-def _reader(frames: Tensor) -> Callable[[int | None, Size], Tensor]:
-    return lambda count, size: resize_crop(_as_bytes(frames)[:count], size)
+def _reader(frames: Tensor) -> Callable[[int | None, Size, Resizing], Tensor]:
+    def read(count: int | None, size: Size, resizing: Resizing) -> Tensor:
+        if resizing == "float" and frames.is_floating_point():  # (3, F, H, W) in [−1, 1]
+            given = ((frames.permute(1, 2, 3, 0) + 1) / 2).clamp(0, 1)
+        else:
+            given = _as_bytes(frames)
+        return fitted(given[:count], size, resizing)
+
+    return read
+
+
+def _length(frames: Tensor, most: int | None) -> int:
+    return frames.shape[1 if frames.is_floating_point() else 0]
 
 
 def _hasher(frames: Tensor) -> Callable[[], str]:
-    """Of the pixels and their shape."""
+    """Of the pixels and their shape; floats that are bytes are the same as these."""
 
     def digest() -> str:
-        pixels = _as_bytes(frames).contiguous().numpy()
-        return hashlib.sha256(str(pixels.shape).encode() + pixels.tobytes()).hexdigest()
+        pixels = _as_bytes(frames).contiguous()
+        whole = hashlib.sha256(str(tuple(pixels.shape)).encode() + pixels.numpy().tobytes())
+        if frames.is_floating_point() and not torch.allclose(
+            to_clip(pixels), frames, rtol=0, atol=1e-6
+        ):
+            whole.update(frames.contiguous().numpy().tobytes())
+        return whole.hexdigest()
 
     return digest
 
@@ -153,8 +184,9 @@ def _as_bytes(frames: Tensor) -> Tensor:
 
 def _load(path: Path) -> Iterator[tuple[str, Tensor]]:
     """Arrays of a file, by name."""
-    if path.suffix.lower() == ".npz":
-        for key, array in iter_npz(path):
+    suffix = path.suffix.lower()
+    if suffix != ".pt":
+        for key, array in iter_npz(path) if suffix == ".npz" else [("clips", read_npy(path))]:
             if array.dtype.kind not in "uif" or array.dtype.itemsize > 8:
                 raise EvatokError(f"{path}: {key} is {array.dtype}, no array of numbers")
             yield key, torch.from_numpy(array.astype(array.dtype.newbyteorder("="), copy=False))

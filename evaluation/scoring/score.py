@@ -334,7 +334,8 @@ def score_folders(
     Arguments are those of `VideoClips` and `score_sides`. Beside what `score_sides` returns the
     result has `cut`, `num_frames` and `size` ([H, W]) of what the networks saw, `data` (the
     fingerprint of the real side, where there is a cache), and for both sides `num_files_<side>`,
-    `damaged_<side>` (reasons by name) and `padded_<side>` (videos shorter than a clip).
+    `damaged_<side>` (reasons by name), `padded_<side>` (videos shorter than a clip) and, where the
+    cut leaves these out, `short_<side>`.
     In other processes than the first it is empty.
     """
     cut = cut or Cut()
@@ -359,6 +360,8 @@ def score_folders(
         result[f"num_files_{side}"] = len(clips.videos)
         result[f"damaged_{side}"] = clips.damaged
         result[f"padded_{side}"] = clips.padded
+        if cut.short == "skip":
+            result[f"short_{side}"] = clips.short
     return result
 
 
@@ -391,7 +394,7 @@ def records_of(
             interval=result.get(f"interval[{network.name}]") if metric == "fvd" else None,
             network=network.name,
             checksum=network.checksum,
-            num_clips=min(counts.values()),
+            num_clips=min((n for n in counts.values() if n is not None), default=None),
             damaged=damaged,
             settings=settings | counts,
             data=result.get("data", ""),

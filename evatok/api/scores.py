@@ -6,6 +6,7 @@ from pathlib import Path
 
 from evaluation.scoring.clips import Cut, Window
 from evaluation.scoring.score import score_folders
+from evaluation.scoring.statistics import is_statistics, score_statistics
 from evatok.core.devices import resolve_device
 from evatok.core.errors import EvatokError
 from evatok.hub import feature_networks
@@ -29,7 +30,8 @@ def fvd(
     are the same (docs/evaluation.md).
 
     Args:
-        real: folder of videos or of folders of frames, a video, .npz or .pt.
+        real: folder of videos or of folders of frames, a video, .npy, .npz or .pt; or a file of
+            `evatok statistics`.
         fake: likewise.
         features: the network: nano (shipped), i3d (of the literature, fetched once) or
             another of `evaluation.encoders.load.load_features`.
@@ -42,11 +44,14 @@ def fvd(
 
     Raises:
         EvatokError: not one network.
-        EvatokError: fewer than two clips on a side.
+        EvatokError: fewer than two clips on a side, or statistics of another network or cut.
     """
     networks = feature_networks(features, "nano", device=resolve_device(device))
     if len(networks) != 1:
         raise EvatokError(f"features {features!r}: give one network, such as 'i3d'")
     cut = Cut(num_frames=num_frames, size=size, window=window, count=count, seed=seed)
-    result = score_folders(real, fake, networks, cut=cut)
+    if is_statistics(Path(real)) or is_statistics(Path(fake)):
+        result = score_statistics(Path(real), Path(fake), networks[0], cut=cut)
+    else:
+        result = score_folders(real, fake, networks, cut=cut)
     return result[f"fvd[{networks[0].name}]"]

@@ -50,7 +50,12 @@ from evatok.cli.process import (
     open_standard_streams,
     stoppable,
 )
-from evatok.cli.scores import compare_command, evaluate_command, fvd_command
+from evatok.cli.scores import (
+    compare_command,
+    evaluate_command,
+    fvd_command,
+    statistics_command,
+)
 from evatok.cli.text import text_app
 from evatok.cli.token_file import (
     Fit,
@@ -67,7 +72,7 @@ from evatok.cli.weights import weights_command
 
 COMPLETE = "_EVATOK_COMPLETE"  # set by the lines of `evatok --show-completion`
 # What several processes do together.
-SHARED = ("train", "search", "tokens", "sample", "evaluate", "fvd")
+SHARED = ("train", "search", "tokens", "sample", "evaluate", "fvd", "compare", "statistics")
 
 app = typer.Typer(name="evatok", rich_markup_mode=None, pretty_exceptions_enable=False)
 
@@ -354,6 +359,7 @@ app.command("export")(export_command)
 app.command("app")(app_command)
 app.command("fvd")(fvd_command)
 app.command("compare")(compare_command)
+app.command("statistics")(statistics_command)
 app.command("evaluate")(evaluate_command)
 app.command("encode")(encode_command)
 app.command("decode")(decode_command)

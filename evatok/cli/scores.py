@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, get_args
 
 import typer
 
@@ -14,7 +14,9 @@ from evatok.cli.output import show
 from evatok.core.errors import EvatokError
 
 if TYPE_CHECKING:
+    from evaluation.scoring.clips import Cut
     from evaluation.scoring.feature_cache import FeatureCache
+    from evaluation.scoring.presets import Preset
 
 Metrics = Annotated[
     str, typer.Option(help="fvd, fvd-infinity, kvd, jedi, precision, recall, density, coverage")
@@ -27,6 +29,41 @@ CacheFile = Annotated[
     Path | None, typer.Option("--cache", help="Of features. Default: ~/.cache/evatok.")
 ]
 NoCache = Annotated[bool, typer.Option("--no-cache", help="Make every feature anew; keep none.")]
+
+
+Features = Annotated[
+    str, typer.Option(help="As nano,i3d or i3d-tats:FILE. Default: the preset's, or nano.")
+]
+PresetName = Annotated[
+    str,
+    typer.Option("--preset", help="larp-ucf, larp-k600, magvit-k600, tats-2048 or styleganv-2048."),
+]
+Frames = Annotated[int | None, typer.Option(min=1, help="Of a clip. Default: 16.")]
+Size = Annotated[
+    int | None, typer.Option(min=1, help="Pixels to which both sides are cut. Default: 128.")
+]
+Windows = Annotated[
+    str | None, typer.Option(help="first, random or all windows of a video. Default: first.")
+]
+Count = Annotated[int | None, typer.Option(min=2, help="Clips drawn on each side. Default: all.")]
+DrawSeed = Annotated[int | None, typer.Option(min=0, help="Of the draw. Default: 42.")]
+Resize = Annotated[
+    str | None,
+    typer.Option(help="bytes, or float as LARP: not rounded. Default: the preset's, or bytes."),
+]
+
+
+def cut_of(preset: Preset | None, **given: int | str | None) -> Cut:
+    """The cut of a preset, or the usual one, with what the options say instead."""
+    from evaluation.scoring.clips import WINDOWS, Cut
+    from video.clips import Resizing
+
+    for name, choices in (("window", WINDOWS), ("resize", get_args(Resizing))):
+        if given[name] not in (None, *choices):
+            raise EvatokError(f"{name} {given[name]!r} is none of {', '.join(choices)}")
+    base = Cut() if preset is None else preset.cut
+    said = {key: value for key, value in given.items() if value is not None}
+    return Cut.model_validate(base.model_dump() | said)
 
 
 def open_cache(path: Path | None, without: bool) -> AbstractContextManager[FeatureCache | None]:
@@ -45,26 +82,18 @@ def open_cache(path: Path | None, without: bool) -> AbstractContextManager[Featu
 
 
 def fvd_command(
-    real: Annotated[Path, typer.Argument(help="Folder of videos or frames, video, .npz or .pt.")],
+    real: Annotated[
+        Path, typer.Argument(help="Folder of videos or frames, video, array, or statistics.")
+    ],
     fake: Annotated[Path, typer.Argument(help="Likewise.")],
-    features: Annotated[
-        str, typer.Option(help="As nano,i3d or i3d-tats:FILE. Default: the preset's, or nano.")
-    ] = "",
-    preset: Annotated[
-        str,
-        typer.Option(help="larp-ucf, larp-k600, magvit-k600, tats-2048 or styleganv-2048."),
-    ] = "",
-    frames: Annotated[int | None, typer.Option(min=1, help="Of a clip. Default: 16.")] = None,
-    size: Annotated[
-        int | None, typer.Option(min=1, help="Pixels to which both sides are cut. Default: 128.")
-    ] = None,
-    window: Annotated[
-        str | None, typer.Option(help="first, random or all windows of a video. Default: first.")
-    ] = None,
-    count: Annotated[
-        int | None, typer.Option(min=2, help="Clips drawn on each side. Default: all.")
-    ] = None,
-    seed: Annotated[int | None, typer.Option(min=0, help="Of the draw. Default: 42.")] = None,
+    features: Features = "",
+    preset: PresetName = "",
+    frames: Frames = None,
+    size: Size = None,
+    window: Windows = None,
+    count: Count = None,
+    seed: DrawSeed = None,
+    resize: Resize = None,
     model: Model = "nano",
     unbiased: Annotated[
         bool, typer.Option("--unbiased", help="Covariance by n − 1, not n.")
@@ -88,10 +117,10 @@ def fvd_command(
 
     import torch
 
-    from evaluation.scoring.clips import WINDOWS, Cut
     from evaluation.scoring.presets import preset as preset_of
     from evaluation.scoring.records import write_records
     from evaluation.scoring.score import records_of, score_folders
+    from evaluation.scoring.statistics import is_statistics, network_of, score_statistics
     from evatok.core.devices import resolve_device
     from evatok.core.distributed import joined
     from evatok.core.files import check_writable
@@ -99,32 +128,38 @@ def fvd_command(
     from evatok.hub import feature_networks
 
     started = time.monotonic()
-    if window not in (None, *WINDOWS):
-        raise EvatokError(f"window {window!r} is none of {', '.join(WINDOWS)}")
     chosen = preset_of(preset) if preset else None
-    given: dict[str, Any] = {"num_frames": frames, "size": size, "window": window}
-    given |= {"count": count, "seed": seed}
-    base = Cut() if chosen is None else chosen.cut
-    cut = Cut.model_validate(
-        base.model_dump() | {key: value for key, value in given.items() if value is not None}
+    cut = cut_of(
+        chosen, num_frames=frames, size=size, window=window, count=count, seed=seed, resize=resize
     )
     if record is not None:
         refuse_overwrite([record], [real, fake, *([cache] if cache else [])])
         check_writable(record)
-    names = features or ("nano" if chosen is None else chosen.network)
+    files = [side for side in (real, fake) if is_statistics(side)]
+    usual = "" if chosen is None else chosen.network
+    names = features or (network_of(files, usual) if files else usual or "nano")
     networks = feature_networks(names, model, trust, resolve_device(device))
+    wanted = [word for word in metrics.split(",") if word]
+    if files and (len(networks) != 1 or wanted != ["fvd"]):
+        raise EvatokError(
+            f"{files[0]} is the mean and covariance of one network's features: "
+            "give one network, and no other metric than fvd"
+        )
     biased = not unbiased and (chosen is None or chosen.biased)
     with joined(torch.device("cpu")) as place, open_cache(cache, no_cache) as opened:
-        result = score_folders(
-            real,
-            fake,
-            networks,
-            cut=cut,
-            biased=biased,
-            metrics=[word for word in metrics.split(",") if word],
-            cache=opened,
-            with_interval=record is not None,
-        )
+        if files:
+            result = score_statistics(real, fake, networks[0], cut=cut, biased=biased, cache=opened)
+        else:
+            result = score_folders(
+                real,
+                fake,
+                networks,
+                cut=cut,
+                biased=biased,
+                metrics=wanted,
+                cache=opened,
+                with_interval=record is not None,
+            )
     if place.rank:
         return
     if record is not None:
@@ -132,6 +167,58 @@ def fvd_command(
         rows = records_of(result, networks, name or fake.name, preset or "folder", seconds=seconds)
         write_records(record, rows)
     show(result, as_json)
+
+
+def statistics_command(
+    real: Annotated[Path, typer.Argument(help="Folder of videos or frames, video, or array.")],
+    output: Annotated[Path, typer.Option("-o", "--output", help="File: .npz, or .pt of torch.")],
+    features: Features = "",
+    preset: PresetName = "",
+    frames: Frames = None,
+    size: Size = None,
+    window: Windows = None,
+    count: Count = None,
+    seed: DrawSeed = None,
+    resize: Resize = None,
+    model: Model = "nano",
+    cache: CacheFile = None,
+    no_cache: NoCache = False,
+    trust: Trust = False,
+    device: Device = "auto",
+    as_json: AsJson = False,
+) -> None:
+    """Mean and covariance of a set's features, a side for `evatok fvd`; torchrun shares it.
+
+    \b
+    Example:
+        evatok statistics data/real -o real.npz --features i3d
+        evatok fvd real.npz out/samples
+    """
+    import torch
+
+    from evaluation.scoring.presets import preset as preset_of
+    from evaluation.scoring.statistics import check_suffix, statistics_of
+    from evatok.core.devices import resolve_device
+    from evatok.core.distributed import joined
+    from evatok.core.files import check_writable
+    from evatok.core.paths import refuse_overwrite
+    from evatok.hub import feature_networks
+
+    check_suffix(output)
+    refuse_overwrite([output], [real, *([cache] if cache else [])])
+    check_writable(output)
+    chosen = preset_of(preset) if preset else None
+    cut = cut_of(
+        chosen, num_frames=frames, size=size, window=window, count=count, seed=seed, resize=resize
+    )
+    names = features or ("nano" if chosen is None else chosen.network)
+    networks = feature_networks(names, model, trust, resolve_device(device))
+    if len(networks) != 1:
+        raise EvatokError(f"a file holds statistics of one network, not {names}: name one")
+    with joined(torch.device("cpu")) as place, open_cache(cache, no_cache) as opened:
+        result = statistics_of(real, output, networks[0], cut=cut, cache=opened)
+    if place.rank == 0:
+        show(result, as_json)
 
 
 def compare_command(
@@ -148,7 +235,7 @@ def compare_command(
     device: Device = "auto",
     as_json: AsJson = False,
 ) -> None:
-    """Which of several sets is nearest to the real one, and whether that is more than chance.
+    """Which of several sets is nearest the real one, and is it chance; torchrun shares it.
 
     \b
     Example:

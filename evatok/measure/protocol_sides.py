@@ -35,6 +35,7 @@ from generator.inference.engine import SamplingConfig
 from tokenizer.search.candidates import model_hash
 from tokenizer.tokens import Tokens
 from video.arcade.recorder import Source, class_name, games_of
+from video.clips import Resizing
 from video.dataset import ClipSampler, DataConfig, Split, Window
 
 Kind = Literal["rfvd", "gfvd", "fp"]
@@ -84,6 +85,9 @@ class Protocol(Config):
         window: "first" of each video, or "all" of them, of which `count` are drawn.
         count: clips; None: all.
         shrink: side to which both sides are resized first.
+        resize: as in `evaluation.scoring.clips.Cut`.
+        order: of the videos, as in `video.dataset.ClipSampler.eval_clips`.
+        short: likewise, of videos shorter than a clip.
     """
 
     kind: Kind
@@ -92,15 +96,45 @@ class Protocol(Config):
     window: Literal["first", "all"]
     count: int | None = None
     shrink: int | None = None
+    resize: Resizing = "bytes"
+    order: Literal["list", "path", "name"] = "list"
+    short: Literal["repeat", "skip"] = "repeat"
 
 
 UCF = DataSet(name="UCF-101", classes=(101,), videos=9537)
 K600 = DataSet(name="Kinetics-600", classes=(599, 600))  # the public list lacks a class
 ARCADE = DataSet(name="arcade footage", games=True)
 PROTOCOLS: dict[str, Protocol] = {
-    "ucf101-rfvd": Protocol(kind="rfvd", data=UCF, split="train", window="first", count=9537),
-    "ucf101-gfvd": Protocol(kind="gfvd", data=UCF, split="train", window="all", count=10_000),
-    "k600-fp": Protocol(kind="fp", data=K600, split="test", window="all", count=50_000, shrink=64),
+    "ucf101-rfvd": Protocol(
+        kind="rfvd",
+        data=UCF,
+        split="train",
+        window="first",
+        count=9537,
+        resize="float",
+        order="path",
+    ),
+    "ucf101-gfvd": Protocol(
+        kind="gfvd",
+        data=UCF,
+        split="train",
+        window="all",
+        count=10_000,
+        resize="float",
+        order="path",
+        short="skip",
+    ),
+    "k600-fp": Protocol(
+        kind="fp",
+        data=K600,
+        split="test",
+        window="all",
+        count=50_000,
+        shrink=64,
+        resize="float",
+        order="name",
+        short="skip",
+    ),
     **{
         f"arcade-{kind}": Protocol(kind=kind, data=ARCADE, split="test", window="all")
         for kind in ("rfvd", "gfvd", "fp")
@@ -163,7 +197,7 @@ class Drawn:
             for number, clip in zip(chunk, self.load(chunk.start), strict=True):
                 digest = hashlib.sha256(to_bytes(clip[None]).numpy().tobytes()).hexdigest()
                 self.digests[number] = digest
-                key = f"pixels {digest}{_shrunk(self.cut)}"
+                key = f"pixels {digest}{_changed(self.cut)}"
                 wanted = self.cut.finish(clip) if is_wanted(key) else None
                 yield Item(number, str(number), key, wanted)
 
@@ -182,8 +216,10 @@ class Drawn:
         return hashlib.sha256("\n".join(self.digests.values()).encode()).hexdigest()
 
 
-def _shrunk(cut: Cut) -> str:
-    return f" {cut.shrink_by} {cut.shrink}" if cut.shrink else ""
+def _changed(cut: Cut) -> str:
+    """What was made of a clip beside the bytes that its digest is of."""
+    exact = " float" if cut.resize == "float" else ""
+    return f"{exact} {cut.shrink_by} {cut.shrink}" if cut.shrink else exact
 
 
 @dataclass
@@ -212,7 +248,7 @@ class Made:
         self.notes = {}
         for chunk in self.real.chunks(place):
             keys = [
-                f"{self.origin} {number} {self.real.digests[number]}{_shrunk(self.real.cut)}"
+                f"{self.origin} {number} {self.real.digests[number]}{_changed(self.real.cut)}"
                 for number in chunk
             ]
             noted = [] if cache is None else [cache.note(key) for key in keys]
@@ -239,7 +275,7 @@ class Made:
 
 def draw(protocol: Protocol, data: DataConfig, count: int | None) -> Drawn:
     """The clips of a protocol."""
-    sampler = ClipSampler(data, protocol.split)
+    sampler = ClipSampler(data, protocol.split, resizing=protocol.resize)
     names = [source.root.name for source in sampler.sources]
     counts = [len(cache) + len(cache.damaged) for cache in sampler.caches]
     classes = [cache.class_names for cache in sampler.caches]
@@ -251,7 +287,9 @@ def draw(protocol: Protocol, data: DataConfig, count: int | None) -> Drawn:
             f"the protocol is for {protocol.data.told()}; the data has {', '.join(there)}"
         )
     wanted = count or protocol.count
-    windows = sampler.eval_clips(wanted, protocol.window, fitting[0])
+    windows = sampler.eval_clips(
+        wanted, protocol.window, fitting[0], order=protocol.order, short=protocol.short
+    )
     if wanted is not None and len(windows) < wanted:
         raise EvatokError(
             f"{names[fitting[0]]} has {len(windows)} clips, not {wanted}: give --count "
@@ -263,6 +301,9 @@ def draw(protocol: Protocol, data: DataConfig, count: int | None) -> Drawn:
         window=protocol.window,
         count=wanted,
         shrink=protocol.shrink,
+        resize=protocol.resize,
+        order="name" if protocol.order == "name" else "path",
+        short=protocol.short,
     )
     return Drawn(sampler, windows, cut)
 

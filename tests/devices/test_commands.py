@@ -200,7 +200,7 @@ def test_every_command_with_a_model_has_the_option() -> None:
             seen.add(command.name)
     assert seen == {
         "train", "search", "tokens", "curves", "pipeline", "reconstruct", "fvd", "evaluate",
-        "sample", "predict", "demo", "encode", "decode", "compare", "app",
+        "sample", "predict", "demo", "encode", "decode", "compare", "statistics", "app",
     }  # fmt: skip
 
 

@@ -1,4 +1,4 @@
-"""`evatok fvd` and `evatok evaluate` under torchrun: processes share clips; the bits stay."""
+"""`evatok fvd`, `compare` and `evaluate` under torchrun: processes share clips; the bits stay."""
 
 from __future__ import annotations
 
@@ -40,6 +40,7 @@ def told(root: Path, processes: int, words: list[str]) -> dict[str, Any]:
     process = launch(root, processes, words)
     out, errors = process.communicate(timeout=240)
     assert process.returncode == 0, errors
+    assert "first process's work" not in errors  # all have a part in it
     (line,) = out.splitlines()
     return json.loads(line)
 
@@ -87,6 +88,30 @@ def test_fvd_of_two_and_three_processes(
     assert first.interval is not None and first.num_clips == 6
 
 
+def test_statistics_of_two_processes(sides: list[str], tmp_path: Path, root: Path) -> None:
+    """The first process writes the file, of the same bytes as one alone."""
+    words = ["statistics", sides[0], "--size", "32", "--frames", "9", "--no-cache", "--json"]
+    one, two = tmp_path / "1.npz", tmp_path / "2.npz"
+    assert main([*words, "-o", str(one)]) == 0
+    result = told(root, 2, [*words, "-o", str(two)])
+    assert result["num_clips"] == 7 and list(result["damaged"]) == ["broken.mp4"]
+    assert one.read_bytes() == two.read_bytes()
+
+
+def kill_one(root: Path, words: list[str], cache: Path) -> dict[str, bytes]:
+    """Kill one of two processes after it has filed features, and return what was filed."""
+    process = launch(root, 2, [*words, "--cache", str(cache)])
+    deadline = time.monotonic() + 200
+    while not _filed(cache):
+        assert process.poll() is None and time.monotonic() < deadline
+        time.sleep(0.01)
+    os.kill(children(process.pid)[1], signal.SIGKILL)
+    assert process.wait(timeout=120) != 0
+    out, _ = process.communicate()
+    assert not out
+    return _filed(cache)
+
+
 def test_killed_and_shared_anew(
     sides: list[str], tmp_path: Path, root: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -97,20 +122,35 @@ def test_killed_and_shared_anew(
         videos = rng.integers(0, 255, (60, 16, 48, 48, 3), np.uint8)
         np.savez(Path(side) / "more.npz", x=videos)
     words = ["fvd", *sides, "--size", "32", "--frames", "16", "--json"]
-    cached = [*words, "--cache", str(cache)]
-    process = launch(root, 2, cached)
-    deadline = time.monotonic() + 200
-    while not _filed(cache):
-        assert process.poll() is None and time.monotonic() < deadline
-        time.sleep(0.01)
-    os.kill(children(process.pid)[1], signal.SIGKILL)
-    assert process.wait(timeout=120) != 0
-    process.communicate()
-    filed = _filed(cache)
+    filed = kill_one(root, words, cache)
     assert 0 < len(filed) < 132
+    cached = [*words, "--cache", str(cache)]
     assert told(root, 3, cached) == alone([*words, "--no-cache"], capsys)
     again = _filed(cache)
     assert filed.items() <= again.items() and len(again) == 132  # two videos are one
+
+
+def test_compare_of_two_processes(
+    sides: list[str], tmp_path: Path, root: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Tables of one, two and three processes; killed, it goes on with what was filed."""
+    rng = np.random.default_rng(1)
+    for number in range(4):  # a third set, of unequal videos
+        film(tmp_path / "b" / f"{number}.mp4", 40 + number, 30)
+    for side in (*sides, str(tmp_path / "b")):  # enough work to be caught at
+        videos = rng.integers(0, 255, (30, 9, 48, 48, 3), np.uint8)
+        np.savez(Path(side) / "more.npz", x=videos)
+    words = ["compare", *sides, str(tmp_path / "b"), "--size", "32", "--frames", "9", "--json"]
+    one = alone([*words, "--no-cache"], capsys)
+    assert [row["clips"] for row in one["compared"]] == [34, 34] and one["num_real"] == 37
+    assert list(one["damaged"]["real"]) == ["broken.mp4"]
+    assert told(root, 2, [*words, "--no-cache"]) == one
+    cache = tmp_path / "compared.sqlite"
+    filed = kill_one(root, words, cache)
+    assert 0 < len(filed) < 106
+    assert told(root, 3, [*words, "--cache", str(cache)]) == one
+    again = _filed(cache)
+    assert filed.items() <= again.items() and len(again) == 106  # two videos are one
 
 
 def _filed(path: Path) -> dict[str, bytes]:

@@ -5,14 +5,16 @@ from __future__ import annotations
 from pathlib import Path
 
 import av
+import numpy as np
 import pytest
 import torch
 from PIL import Image
 from torch import Tensor
 
+from video.clips import Resizing
 from video.decoding.container import VideoError
-from video.reading import read_frames
-from video.seek import count_frames, read_window
+from video.reading import iter_frames, read_frames
+from video.seek import count_frames, known_frames, read_window
 from video.writing import write_video
 
 
@@ -78,3 +80,33 @@ def test_damage_is_told(tmp_path: Path) -> None:
     with pytest.raises(VideoError, match=r"bad\.mp4"):
         for frame in range(0, 64, 16):
             read_window(tmp_path / "bad.mp4", frame, 16)
+
+
+def test_known_frames(assets: Path, tmp_path: Path) -> None:
+    """What a container tells is what is decoded; unsure or damaged, it tells nothing."""
+    known = {}
+    for path in sorted((assets / "odd").iterdir()):
+        if path.suffix in (".csv", ".m4a"):
+            continue
+        known[path.name] = known_frames(path)
+        if known[path.name] is not None:
+            assert known[path.name] == sum(1 for _ in iter_frames(path))
+    assert {name for name, told in known.items() if told is not None} == {"sar2.mp4", "vfr.mp4"}
+    film = np.random.default_rng(0).integers(0, 255, (9, 32, 32, 3), np.uint8)
+    for suffix, told in (("mp4", 9), ("avi", 9), ("mov", 9), ("mkv", None)):
+        write_video(tmp_path / f"plain.{suffix}", film, 10)
+        assert known_frames(tmp_path / f"plain.{suffix}") == told
+    (tmp_path / "none.mp4").write_bytes(b"no video")
+    with pytest.raises(VideoError, match="not readable as video"):
+        known_frames(tmp_path / "none.mp4")
+
+
+@pytest.mark.parametrize("resizing", ["bytes", "float"])
+def test_windows_of_either_resizing(tmp_path: Path, resizing: Resizing) -> None:
+    """The same from the nearest key frame as from the start of the file."""
+    film = np.random.default_rng(0).integers(0, 255, (20, 6, 8, 3), np.uint8)
+    path = tmp_path / "film.mp4"
+    write_video(path, film.repeat(8, 1).repeat(8, 2), 10, keyframe_every=4)
+    whole = read_frames(path, size=32, resizing=resizing)
+    assert whole.is_floating_point() == (resizing == "float")
+    assert torch.equal(read_window(path, 6, 5, 32, resizing), whole[6:11])

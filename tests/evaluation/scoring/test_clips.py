@@ -8,9 +8,10 @@ import logging
 import shutil
 import sqlite3
 import time
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import av
 import numpy as np
@@ -19,14 +20,16 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from evaluation.encoders.base import legacy_resize
 from evaluation.scoring import clips as clips_module
-from evaluation.scoring.clips import Cut, VideoClips, legacy_resize
+from evaluation.scoring import readers as readers_module
+from evaluation.scoring.clips import Cut, VideoClips
 from evaluation.scoring.feature_cache import FeatureCache
 from evaluation.scoring.presets import PRESETS, preset
 from evaluation.scoring.readers import Video
 from evaluation.scoring.score import score_folders
 from evatok.cli.app import main
-from video.clips import Size, sides
+from video.clips import Resizing, Size, sides
 from video.decoding.stills import read_picture
 from video.writing import write_video
 
@@ -334,14 +337,14 @@ def test_videos_are_read_ahead_and_no_further(monkeypatch: pytest.MonkeyPatch) -
     """While the first clip is looked at the next are decoded; nothing after the walk is closed."""
     read: list[int] = []
 
-    def reader(number: int) -> Callable[[int | None, Size], Tensor]:
-        def frames(count: int | None, size: Size) -> Tensor:
+    def reader(number: int) -> Callable[[int | None, Size, Resizing], Tensor]:
+        def frames(count: int | None, size: Size, resizing: Resizing) -> Tensor:
             read.append(number)
             return torch.full((4, *sides(size), 3), number, dtype=torch.uint8)
 
         return frames
 
-    videos = [Video(f"{n:02d}.mp4", reader(n), lambda: "") for n in range(60)]
+    videos = [Video(f"{n:02d}.mp4", reader(n), lambda most: 4, lambda: "") for n in range(60)]
     monkeypatch.setattr(clips_module, "find_videos", lambda path: videos)
     walk = clips_of(Path("x")).walk(lambda key: True, None)
     assert next(walk).name == "00#0"
@@ -355,3 +358,133 @@ def test_videos_are_read_ahead_and_no_further(monkeypatch: pytest.MonkeyPatch) -
     assert len(read) <= clips_module.AHEAD + 2
     names = [item.name for item in clips_of(Path("x")).walk(lambda key: True, None)]
     assert names == [f"{n:02d}#0" for n in range(60)]
+
+
+def test_a_draw_decodes_what_is_drawn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Containers tell how long videos are; one that does not is decoded to be counted."""
+    root = tmp_path / "set"
+    for number in range(8):
+        film(root / f"{number}.mp4", number, 8)
+    pictures, *rest = pixels(3, 8)
+    pictures.save(root / "w.webp", save_all=True, append_images=rest, lossless=True)
+    np.savez(root / "x.npz", x=np.zeros((2, 9, 16, 16, 3), np.uint8))
+    read: list[str] = []
+    counted: list[str] = []
+    decode, frames = readers_module.read_frames, readers_module.iter_frames
+
+    def read_frames(path: Path, *more: Any, **options: Any) -> Tensor:
+        read.append(path.name)
+        return decode(path, *more, **options)
+
+    def iter_frames(path: Path) -> Iterator[np.ndarray]:
+        counted.append(path.name)
+        return frames(path)
+
+    cut = {"window": "all", "num_frames": 4, "count": 5}
+    every = {item.name for item in clips_of(root, window="all").walk(lambda key: True, None)}
+    assert len(every) == 22
+    monkeypatch.setattr(readers_module, "read_frames", read_frames)
+    monkeypatch.setattr(readers_module, "iter_frames", iter_frames)
+    drawn = [item.name for item in clips_of(root, **cut).walk(lambda key: True, None)]
+    files = {name.split("#")[0] + ".mp4" for name in drawn if name[0].isdigit()}
+    assert len(drawn) == 5 and set(drawn) <= every
+    assert sorted(read) == sorted(files) and counted == ["w.webp"]
+    with FeatureCache(tmp_path / "features.sqlite") as cache:  # which remembers the counts
+        for _ in range(2):
+            walk = clips_of(root, **cut).walk(lambda key: False, cache)
+            assert [item.name for item in walk] == drawn
+    assert sorted(read) == sorted(files) and counted == ["w.webp"] * 2
+
+
+def test_short_videos_of_a_draw_are_told_again(folder: Path, tmp_path: Path) -> None:
+    """Also when all of their features lie in the cache."""
+    cut = CUT.model_copy(update={"num_frames": 9, "count": 4})
+    cache = FeatureCache(tmp_path / "features.sqlite")
+    first, again = (
+        score_folders(folder, folder, [Means()], cut=cut, cache=cache) for _ in range(2)
+    )
+    assert first == again and first["padded_real"] == ["more/c.mp4", "more/d.MP4"]
+
+
+def test_a_drawn_video_that_cannot_be_decoded(tmp_path: Path) -> None:
+    """Its container counted it: the clip is lost and told, and no other takes its place."""
+    film(tmp_path / "a.mp4", 1, 8)
+    torn = bytearray((tmp_path / "a.mp4").read_bytes())
+    end = torn.index(b"moov") - 4
+    torn[end - 300 : end] = bytes(300)  # of the last frames
+    (tmp_path / "b.mp4").write_bytes(bytes(torn))
+    clips = clips_of(tmp_path, window="all", count=4)
+    assert [item.name for item in clips.walk(lambda key: True, None)] == ["a#0", "a#4"]
+    assert list(clips.damaged) == ["b.mp4"]
+
+
+def test_order_of_a_draw(tmp_path: Path) -> None:
+    """By path as lists name it, or by file name where a list knows no folder of a class."""
+    names = ("Basketball/v_b.mp4", "BasketballDunk/v_a.mp4", "a/z.mp4", "b/m.mp4")
+    for number, name in enumerate(names):
+        film(tmp_path / name, number, 4)
+    found = clips_of(tmp_path).videos
+    assert tuple(video.name for video in found) == names  # "/" comes before letters
+    found = clips_of(tmp_path, order="name").videos
+    assert [video.name[-5] for video in found] == ["m", "a", "b", "z"]
+    assert preset("larp-k600").cut.order == preset("magvit-k600").cut.order == "name"
+    assert preset("larp-ucf").cut.order == "path"
+
+
+@pytest.mark.parametrize("window", ["first", "random", "all"])
+def test_short_videos_are_left_out(folder: Path, tmp_path: Path, window: str) -> None:
+    """And told, with a draw or without, from a cache as from the files."""
+    short = ["more/c.mp4", "more/d.MP4"]
+    for count in (None, 2):
+        with FeatureCache(tmp_path / f"{window}{count}.sqlite") as cache:
+            for used in (None, cache, cache):
+                clips = clips_of(folder, num_frames=9, short="skip", window=window, count=count)
+                names = [item.name for item in clips.walk(lambda key: True, used)]
+                assert [name[0] for name in names] == ["a", "b"]
+                clips.share()
+                assert clips.short == short and not clips.padded
+    with pytest.raises(ValueError, match="has 2 clips, not 3"):
+        list(clips_of(folder, num_frames=9, short="skip", window=window, count=3))
+    cut = CUT.model_copy(update={"num_frames": 9, "short": "skip"})
+    result = score_folders(folder, folder, [Means()], cut=cut)
+    assert result["short_real"] == short and result["cut"]["short"] == "skip"
+    assert {p for p, kept in PRESETS.items() if kept.cut.short == "skip"} == {
+        "larp-ucf", "larp-k600", "styleganv-2048"
+    }  # fmt: skip
+
+
+def test_resizing_of_larp(tmp_path: Path) -> None:
+    """The longer side cut off to whole pixels, floats that are never rounded, centre cropped."""
+    noise = np.random.default_rng(0).integers(0, 256, (2, 60, 80, 3), np.uint8)
+    np.savez(tmp_path / "x.npz", x=noise)
+    (clip,) = list(clips_of(tmp_path / "x.npz", num_frames=2, resize="float"))
+    pictures = torch.from_numpy(noise).permute(0, 3, 1, 2).float() / 255
+    resized = torch.nn.functional.interpolate(
+        pictures, (32, 42), mode="bilinear", align_corners=False, antialias=True
+    )  # 32 · 80 / 60 = 42.67
+    assert torch.equal(clip, (resized[:, :, :, 5:37] * 2 - 1).transpose(0, 1))
+    (ours,) = list(clips_of(tmp_path / "x.npz", num_frames=2))
+    as_bytes = (ours + 1) * 127.5
+    assert torch.allclose(as_bytes, as_bytes.round(), atol=1e-4)  # as it was
+    assert 0.01 < float((ours - clip).abs().mean()) < 0.3
+    keys = [
+        next(iter(clips_of(tmp_path / "x.npz", resize=way).walk(lambda key: True, None))).key
+        for way in ("bytes", "float")
+    ]
+    assert keys[0] != keys[1] and "float" not in keys[0]
+    prints = {clips_of(tmp_path / "x.npz", resize=way).fingerprint() for way in ("bytes", "float")}
+    assert len(prints) == 2
+    assert Cut(resize="float").model_dump()["resize"] == "float"
+    assert "resize" not in Cut().model_dump() and "order" not in Cut().model_dump()
+    for name in ("larp-ucf", "larp-k600"):
+        assert preset(name).cut.resize == "float"
+
+
+def test_floats_are_not_rounded_where_floats_are_scored(tmp_path: Path) -> None:
+    clips = torch.rand(2, 3, 4, 16, 16) * 2 - 1
+    torch.save(clips, tmp_path / "made.pt")
+    got = list(clips_of(tmp_path / "made.pt", size=16, resize="float"))
+    assert torch.allclose(torch.stack(got), clips, atol=1e-6)
+    torch.save(clips + 1e-4 * (clips < 0), tmp_path / "near.pt")  # the same bytes, other floats
+    digests = {clips_of(tmp_path / f"{n}.pt").videos[0].digest() for n in ("made", "near")}
+    assert len(digests) == 2

@@ -36,8 +36,8 @@ def test_the_same_pixels_however_they_come(tmp_path: Path) -> None:
     for name in ("frames", "single.npz", "several.npz", "bytes.pt", "floats.pt"):
         videos = find_videos(tmp_path / name)
         assert len(videos) == (2 if name == "several.npz" else 1)
-        assert torch.equal(videos[-1].read(None, 16), torch.from_numpy(frames))
-        assert len(videos[-1].read(3, 8)) == 3
+        assert torch.equal(videos[-1].read(None, 16, "bytes"), torch.from_numpy(frames))
+        assert len(videos[-1].read(3, 8, "bytes")) == 3
     digests = {
         find_videos(tmp_path / f"{n}")[0].digest() for n in ("single.npz", "bytes.pt", "floats.pt")
     }
@@ -73,7 +73,7 @@ def test_refusals(tmp_path: Path) -> None:
     (tmp_path / "frames").mkdir()
     (tmp_path / "frames" / "0.png").write_bytes(b"no picture")
     with pytest.raises(VideoError, match=r"0\.png: no readable picture"):
-        find_videos(tmp_path / "frames")[0].read(None, 8)
+        find_videos(tmp_path / "frames")[0].read(None, 8, "bytes")
 
 
 def npy(header: str, body: bytes = b"") -> bytes:
@@ -124,6 +124,10 @@ DAMAGED = {
     "text.npz": zipped("readme.txt", b"no array"),
     "nonsense.npz": b"\x93NUMPY" + b"\xff" * 50,
     "cut.npz": arrays(videos=np.zeros((1, 4, 8, 8, 3), np.uint8))[:-200],
+    "cut.npy": npy("{'descr': '|u1', 'fortran_order': False, 'shape': (1, 4, 8, 8, 3)}", b"\0" * 9),
+    "objects.npy": npy(
+        "{'descr': '|O', 'fortran_order': False, 'shape': (1,)}", pickle.dumps([print])
+    ),
     "mixed.pt": saved({"a": CLIP, 3: CLIP, ("b", 1): "text"}),
     "list.pt": saved([CLIP, CLIP]),
     "sparse.pt": saved(torch.eye(3).to_sparse()),
@@ -154,4 +158,6 @@ def test_compressed_and_legacy_arrays_are_read(tmp_path: Path) -> None:
     np.savez_compressed(tmp_path / "black.npz", videos=black)
     torch.save(CLIP, tmp_path / "old.pt", _use_new_zipfile_serialization=False)
     assert len(find_videos(tmp_path / "black.npz")) == 2
-    assert torch.equal(find_videos(tmp_path / "old.pt")[0].read(None, 8), torch.zeros(4, 8, 8, 3))
+    assert torch.equal(
+        find_videos(tmp_path / "old.pt")[0].read(None, 8, "bytes"), torch.zeros(4, 8, 8, 3)
+    )

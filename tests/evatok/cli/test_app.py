@@ -40,7 +40,8 @@ def test_the_commands() -> None:
         "evaluate",
         "export", "export-llama", "fvd", "import-llama", "info", "init", "leaderboard add",
         "leaderboard show",
-        "pipeline", "plan", "predict", "reconstruct", "sample", "search", "show", "text train",
+        "pipeline", "plan", "predict", "reconstruct", "sample", "search", "show", "statistics",
+        "text train",
         "tokens", "train", "weights",
     ]  # fmt: skip
 

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import json
+import random
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
 from torch import Tensor
+from torch.nn.functional import interpolate
 
 from evaluation.scoring.feature_cache import FeatureCache
 from evaluation.scoring.records import read_records
@@ -17,6 +21,9 @@ from evatok.measure import evaluate as face
 from evatok.measure import protocol_sides as module
 from evatok.measure.evaluate import DataFile, evaluate
 from evatok.measure.protocol_sides import PROTOCOLS, DataSet, Settings, draw
+from video.dataset import DataConfig
+from video.reading import read_frames
+from video.writing import write_video
 
 
 class Means:
@@ -146,3 +153,61 @@ def test_the_protocols_of_the_papers() -> None:
         "ucf101-gfvd": ("train", "all", 10_000, None),
         "k600-fp": ("test", "all", 50_000, 64),
     }
+
+
+def test_windows_of_larp(tmp_path: Path, footage: Path) -> None:
+    """Videos by path, not as listed; floats of a longer side that is cut off."""
+    rng = np.random.default_rng(0)
+    listed = ("Late/v_Late_g01_c01.mp4", "Early/v_Early_g02_c01.mp4", "Early/v_Early_g01_c01.mp4")
+    for name in listed:
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        noise = rng.integers(0, 255, (36, 6, 8, 3), np.uint8).repeat(10, 1).repeat(10, 2)
+        write_video(tmp_path / name, noise, 10)
+    (tmp_path / "classInd.txt").write_text("1 Early\n2 Late\n")
+    (tmp_path / "trainlist01.txt").write_text("".join(f"{name} 1\n" for name in listed))
+    config = DataConfig.model_validate(
+        {"size": 32, "cache_dir": tmp_path / "cache", "sources": [
+            {"kind": "ucf101", "root": tmp_path}]}
+    )  # fmt: skip
+    protocol = PROTOCOLS["ucf101-gfvd"].model_copy(update={"data": DataSet(name="any")})
+    drawn = draw(protocol, config, 4)
+    every = [f"{name}#{start}" for name in sorted(listed) for start in (0, 16)]
+    expected = [every[i] for i in random.Random(42).sample(range(6), 4)]
+    assert [drawn.sampler.name(window) for window in drawn.windows] == expected
+    name, start = expected[0].split("#")
+    frames = read_frames(tmp_path / name, int(start), 16).permute(0, 3, 1, 2).float() / 255
+    resized = interpolate(frames, (32, 42), mode="bilinear", antialias=True)
+    clip = (resized[..., 5:37] * 2 - 1).transpose(0, 1)
+    assert torch.equal(drawn.load(0)[0], clip)
+    assert drawn.cut.resize == "float" and drawn.cut.model_dump()["resize"] == "float"
+    item = next(drawn.walk(lambda key: True, None))
+    assert " float" in item.key and item.clip is not None and torch.equal(item.clip, clip)
+    ours = draw(protocol.model_copy(update={"resize": "bytes", "order": "list"}), config, 4)
+    assert next(ours.walk(lambda key: True, None)).key != item.key
+    assert [drawn.sampler.name(w) for w in ours.windows] != expected
+
+
+def test_order_of_kinetics(tmp_path: Path, footage: Path) -> None:
+    """The published list has one flat folder; files may lie in folders of their classes."""
+    films = sorted(footage.glob("*/*.mp4"))[:4]
+    listed = ("zebra/a_000001_000011.mp4", "ape/c_000001_000011.mp4", "bear/b_000001_000011.mp4")
+    rows = []
+    for number, name in enumerate(listed):
+        (tmp_path / name).parent.mkdir()
+        (tmp_path / name).write_bytes(films[number].read_bytes())
+        rows.append(f"{number},{name},{name.split('/')[0]},{number}")
+    (tmp_path / "val.csv").write_text("\n".join(["id,path,action,label", *rows]) + "\n")
+    config = DataConfig.model_validate(
+        {"size": 32, "cache_dir": tmp_path / "cache", "sources": [
+            {"kind": "kinetics", "root": tmp_path, "test_csv": tmp_path / "val.csv"}]}
+    )  # fmt: skip
+    protocol = PROTOCOLS["k600-fp"].model_copy(update={"data": DataSet(name="any"), "count": None})
+    write_video(tmp_path / "short.mp4", np.zeros((9, 32, 32, 3), np.uint8), 10)
+    with (tmp_path / "val.csv").open("a") as file:
+        file.write("3,short.mp4,ape,1\n")
+    drawn = draw(protocol, config, None)
+    names = [drawn.sampler.name(window).split("/")[1][0] for window in drawn.windows]
+    assert names == sorted(names) and set(names) == {"a", "b", "c"}
+    assert drawn.cut.order == "name" and drawn.cut.short == "skip"
+    kept = draw(protocol.model_copy(update={"short": "repeat"}), config, None)
+    assert len(kept.windows) == len(drawn.windows) + 1
