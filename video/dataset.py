@@ -281,7 +281,7 @@ class ClipSampler:
     def eval_clips(
         self,
         limit: int | None = None,
-        window: Literal["all", "first"] = "first",
+        window: Literal["all", "first", "random"] = "first",
         source: int | None = None,
         seed: int = 42,
         order: Literal["list", "path", "name"] = "list",
@@ -292,7 +292,8 @@ class ClipSampler:
         Args:
             limit: how many at most, drawn with `random.Random(seed).sample` as the published
                 protocols do.
-            window: "first" window of every video, or "all" non-overlapping ones.
+            window: "first" window of every video, "all" non-overlapping ones, or one whose first
+                frame is drawn at "random" (`random.Random(seed).randint`, video after video).
             source: of one source only.
             seed: of the draw.
             order: of the videos: of their list; by path, as LARP's code sorts them; or by file
@@ -308,17 +309,23 @@ class ClipSampler:
             key = keys.get(order)
             return videos if key is None else sorted(videos, key=lambda v: key(cache.name(v)))
 
+        draw = random.Random(seed)
+
+        def starts(cache: Store, video: int) -> Sequence[int]:
+            if window == "first":
+                return [0]  # without counting the frames
+            length = cache.length(video)
+            if window == "all":
+                return window_starts(length, self.config.num_frames)
+            return [draw.randint(0, max(0, length - self.config.num_frames))]
+
         windows = [
             Window(number, video, start)
             for number, cache in enumerate(self.caches)
             if source in (None, number)
             for video in ordered(cache)
             if short == "repeat" or cache.length(video) >= self.config.num_frames
-            for start in (
-                window_starts(int(cache.lengths[video]), self.config.num_frames)
-                if window == "all"
-                else [0]
-            )
+            for start in starts(cache, video)
         ]
         if limit is None or limit >= len(windows):
             return windows

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, get_args
+from typing import TYPE_CHECKING, Annotated, Literal, get_args
 
 import typer
 
@@ -274,6 +274,10 @@ def evaluate_command(
     count: Annotated[
         int | None, typer.Option(min=2, help="Clips, drawn as papers do. Default: the protocol's.")
     ] = None,
+    window: Annotated[
+        Literal["first", "random", "all"] | None,
+        typer.Option(help="rfvd: of each video, instead of the protocol's (LARP draws at random)."),
+    ] = None,
     assignment: Annotated[
         str, typer.Option(help="rfvd: router, router:1.65, uniform:32, 32,16,8,8 …")
     ] = "router",
@@ -307,6 +311,7 @@ def evaluate_command(
         data=data,
         model=model,
         count=count,
+        window=window,
         assignment=assignment,
         guidance=guidance,
         seed=seed,

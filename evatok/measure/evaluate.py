@@ -96,7 +96,11 @@ def evaluate(
         check_writable(record)
     if protocol.kind == "gfvd":
         settings = replace(settings, guidance=guidance_of(models, settings.guidance))
-    real = draw(protocol, data, settings.count)
+    if settings.window is not None and protocol.kind != "rfvd":
+        raise EvatokError(
+            f"--window is for reconstructions; {settings.protocol} has windows of its own"
+        )
+    real = draw(protocol, data, settings.count, settings.window)
     made = making(protocol.kind, models, real, settings)
 
     place = joined_place()
@@ -121,6 +125,9 @@ def evaluate(
     config = models.final.config
     pixels = config.num_frames * math.prod(sides(config.size))
     quality = summary(list(made.notes.values()), config.codebook_size, len(config.levels), pixels)
+    if protocol.kind == "rfvd" and "lpips" not in quality:
+        quality["lpips"] = "absent"
+        say("no LPIPS: its weights are not here, `evatok weights` tells where they go")
     result |= {"protocol": settings.protocol, "cut": real.cut.model_dump(mode="json")}
     result |= {"split": protocol.split, "num_frames": real.cut.num_frames}
     result |= {"size": list(sides(real.cut.shrink or real.cut.size)), "data": real.fingerprint()}
@@ -169,10 +176,10 @@ def summary(
     Returns:
         `mean_tokens`, what `tokenizer.coding.rate.Rate` tells, and as far as the notes tell `psnr`
         (mean of the clips'), `psnr_pooled` (of the mean error), `moving_psnr` (of the clips in
-        which something moves), `ssim`, `psnr_predicted`.
+        which something moves), `ssim`, `lpips`, `psnr_predicted`.
     """
     means = {}
-    for key in ("psnr", "moving_psnr", "ssim", "mse", "psnr_predicted"):
+    for key in ("psnr", "moving_psnr", "ssim", "lpips", "mse", "psnr_predicted"):
         values = [note[key] for note in notes if note.get(key) is not None]
         if values:
             means[key] = sum(values) / len(values)

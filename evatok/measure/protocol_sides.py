@@ -16,11 +16,14 @@ import torch
 from torch import Tensor
 
 from evaluation.metrics.quality import moving_psnr, psnr, ssim
+from evaluation.perceptual.distance import PerceptualDistance
+from evaluation.perceptual.load import load_perceptual
 from evaluation.scoring.clips import ALONE, Cut, Item
+from evaluation.scoring.clips import Window as Windows
 from evaluation.scoring.feature_cache import FeatureCache
 from evatok.core.config import Config
 from evatok.core.distributed import Place, gather
-from evatok.core.errors import EvatokError
+from evatok.core.errors import EvatokError, MissingFileError
 from evatok.generate.samples import (
     frame_condition,
     guidance_of,
@@ -93,7 +96,7 @@ class Protocol(Config):
     kind: Kind
     data: DataSet
     split: Split
-    window: Literal["first", "all"]
+    window: Windows
     count: int | None = None
     shrink: int | None = None
     resize: Resizing = "bytes"
@@ -151,6 +154,7 @@ class Settings:
         data: settings file with `data`.
         model: name or folder.
         count: clips, instead of the protocol's.
+        window: of reconstructions: "first", "random" or "all", instead of the protocol's.
         assignment: of reconstructions.
         guidance: of samples; None: the model's.
         seed: of samples and predictions.
@@ -161,6 +165,7 @@ class Settings:
     data: Path
     model: str = "nano"
     count: int | None = None
+    window: Windows | None = None
     assignment: str = "router"
     guidance: float | None = None
     seed: int = 0
@@ -273,8 +278,11 @@ class Made:
         self.notes = {number: note for number, note in sorted(every, key=lambda pair: pair[0])}
 
 
-def draw(protocol: Protocol, data: DataConfig, count: int | None) -> Drawn:
-    """The clips of a protocol."""
+def draw(
+    protocol: Protocol, data: DataConfig, count: int | None, window: Windows | None = None
+) -> Drawn:
+    """The clips of a protocol, at other windows than its own if some are named."""
+    window = window or protocol.window
     sampler = ClipSampler(data, protocol.split, resizing=protocol.resize)
     names = [source.root.name for source in sampler.sources]
     counts = [len(cache) + len(cache.damaged) for cache in sampler.caches]
@@ -288,7 +296,7 @@ def draw(protocol: Protocol, data: DataConfig, count: int | None) -> Drawn:
         )
     wanted = count or protocol.count
     windows = sampler.eval_clips(
-        wanted, protocol.window, fitting[0], order=protocol.order, short=protocol.short
+        wanted, window, fitting[0], order=protocol.order, short=protocol.short
     )
     if wanted is not None and len(windows) < wanted:
         raise EvatokError(
@@ -298,7 +306,7 @@ def draw(protocol: Protocol, data: DataConfig, count: int | None) -> Drawn:
     cut = Cut(
         num_frames=data.num_frames,
         size=data.size,
-        window=protocol.window,
+        window=window,
         count=wanted,
         shrink=protocol.shrink,
         resize=protocol.resize,
@@ -308,10 +316,19 @@ def draw(protocol: Protocol, data: DataConfig, count: int | None) -> Drawn:
     return Drawn(sampler, windows, cut)
 
 
+def lpips_at_hand() -> PerceptualDistance | None:
+    """LPIPS, None where the weights of its VGG16 are not here."""
+    try:
+        return load_perceptual("lpips")
+    except MissingFileError:
+        return None
+
+
 def making(kind: Kind, models: Models, real: Drawn, settings: Settings) -> Made:
     """The fake side of a protocol."""
     if kind == "rfvd":
         assigner = models.assigner(settings.assignment)
+        lpips = lpips_at_hand()
 
         @torch.no_grad()
         def reconstruct(start: int, clips: Tensor) -> tuple[Tensor, Tokens, list[dict[str, Any]]]:
@@ -326,6 +343,8 @@ def making(kind: Kind, models: Models, real: Drawn, settings: Settings) -> Made:
                 "ssim": ssim(out, clips).tolist(),
                 "mse": mse.tolist(),
             }
+            if lpips is not None:
+                columns["lpips"] = lpips(out, clips).tolist()
             rows = zip(*columns.values(), strict=True)
             return out, tokens, [dict(zip(columns, row, strict=True)) for row in rows]
 
@@ -333,6 +352,8 @@ def making(kind: Kind, models: Models, real: Drawn, settings: Settings) -> Made:
         if settings.assignment.split(":")[0] in ("router", "best"):
             parts = (models.final, models.router, models.steerable)
         origin = {"assignment": settings.assignment}
+        if lpips is not None:
+            origin["lpips"] = lpips.checksum
         return Made(real, reconstruct, _origin(kind, parts, origin))
     scale = guidance_of(models, settings.guidance) if kind == "gfvd" else 1.0
     chosen = SamplingConfig(guidance=scale)

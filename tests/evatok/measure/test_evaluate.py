@@ -108,6 +108,70 @@ def test_guidance_is_the_models_own(
         assert json.loads(capsys.readouterr().out.splitlines()[-1])["guidance"] == told
 
 
+class Distance:
+    """Stands for LPIPS: the mean absolute difference."""
+
+    name, checksum = "lpips", "of its weights"
+
+    def __call__(self, x: Tensor, y: Tensor) -> Tensor:
+        return (x - y).abs().mean((1, 2, 3, 4))
+
+
+def test_lpips_is_in_the_record_or_told_absent(
+    data: Path, toy_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where the clips were noted before its weights came."""
+    settings = Settings("arcade-rfvd", data, model=str(toy_dir), count=4)
+    said: list[str] = []
+    values = []
+    for distance in (None, Distance()):
+        monkeypatch.setattr(module, "lpips_at_hand", lambda distance=distance: distance)
+        with FeatureCache(tmp_path / "features.sqlite") as cache:
+            record = tmp_path / f"{distance is None}.json"
+            evaluate(settings, [Means()], cache=cache, record=record, say=said.append)
+        (row,) = read_records(record)
+        values.append(row.extra["lpips"])
+        for key in ("psnr", "moving_psnr", "ssim", "mean_tokens", "bits_per_pixel"):
+            assert isinstance(row.extra[key], float), key
+    assert values[0] == "absent" and float(values[1]) > 0
+    assert any("no LPIPS: its weights are not here" in line for line in said)
+
+
+def test_windows_can_be_named(data: Path, toy_dir: Path, footage: Path, tmp_path: Path) -> None:
+    """Of each video the first (AdapTok), one at random (LARP), or all; records tell them apart."""
+    config = DataConfig.model_validate(
+        {
+            "size": 32,
+            "num_frames": 8,
+            "cache_dir": tmp_path / "cache",
+            "sources": [{"kind": "ucf101", "root": footage}],
+        }
+    )
+    protocol = PROTOCOLS["arcade-rfvd"].model_copy(update={"data": DataSet(name="squares")})
+    starts = {
+        window: [(w.video, w.start) for w in draw(protocol, config, None, window).windows]
+        for window in ("first", "random", "all")
+    }
+    videos = sorted({video for video, _ in starts["all"]})
+    assert starts["first"] == [(video, 0) for video in videos]
+    rng = random.Random(42)
+    lengths = {video: max(start for v, start in starts["all"] if v == video) for video in videos}
+    assert [video for video, _ in starts["random"]] == videos
+    assert [start for _, start in starts["random"]] == [
+        rng.randint(0, lengths[video]) for video in videos
+    ]
+    words = ["evaluate", "arcade-gfvd", "--data", str(data), "--model", str(toy_dir)]
+    assert main([*words, "--window", "random"]) == 2
+    marks = set()
+    for window in ("first", "random"):
+        record = tmp_path / f"{window}.json"
+        words[1] = "arcade-rfvd"
+        assert main([*words, "--window", window, "--no-cache", "--record", str(record)]) == 0
+        (row,) = read_records(record)
+        marks.add(json.dumps(row.settings, sort_keys=True))
+    assert len(marks) == 2
+
+
 def test_the_command(
     data: Path, toy_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
