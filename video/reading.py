@@ -188,7 +188,7 @@ def first_time(path: Path | str) -> Fraction:
             tells = container.format.name != "avi"
             if tells and stream.start_time is not None and stream.time_base is not None:
                 return Fraction(stream.start_time * stream.time_base)
-    return next(iter_timed(path))[0]
+    return next(iter_timed(path, on_damage=lambda damage: None))[0]  # the reader tells it
 
 
 def _timed(

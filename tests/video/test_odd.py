@@ -287,3 +287,7 @@ def test_b_frames_in_avi_ascend(tmp_path: Path) -> None:
     likeness = [[psnr(torch.from_numpy(got), want) for want in pictures] for got in whole]
     assert np.argmax(likeness, 1).tolist() == list(range(23))
     assert first_time(path) == next(iter_timed(path))[0]
+
+
+def test_a_damaged_avi_begins_where_it_begins(assets: Path) -> None:
+    assert first_time(assets / "odd" / "trunc.avi") == 0
