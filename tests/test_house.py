@@ -222,3 +222,13 @@ def test_python_examples_import() -> None:
                     module = importlib.import_module(node.module or "")
                     for alias in node.names:
                         assert hasattr(module, alias.name), f"{page.name}: {alias.name}"
+
+
+def test_the_table_of_stages_is_the_pipelines() -> None:
+    from evatok.workflows.pipeline import Pipeline
+
+    steps = {step.name for step in Pipeline(ROOT / "configs" / "nano").steps()}
+    table = (ROOT / "docs" / "training.md").read_text().split("## The pipeline")[1].split("\n\n")
+    rows = next(part for part in table if part.startswith("| stage"))
+    told = set(re.findall(r"configs/nano/([\w-]+)\.yaml", rows)) | {"arcade", "gate"}
+    assert told == steps - {"export", "report"}

@@ -19,7 +19,7 @@ from torch import nn
 from evatok.core.config import TrainConfig, find_settings, load_config, read_yaml
 from evatok.core.errors import EvatokError, MissingFileError
 from evatok.plan import flops as costs
-from evatok.plan.training_networks import training_only, training_only_flops
+from evatok.plan.training_networks import perceptual_flops, training_only, training_only_flops
 from evatok.plan.untrained import model_of
 from evatok.workflows.search import SearchConfig
 from evatok.workflows.train import KINDS, load_training
@@ -30,6 +30,7 @@ from generator.train import GeneratorConfig
 from tokenizer.model import TokenizerConfig, VideoTokenizer
 from tokenizer.router import Router, RouterConfig
 from tokenizer.training.tokenizer_stage import FinalConfig, ProxyConfig
+from video.clips import sides
 
 ROUTED = (512, 128, 64, 64)  # 768 tokens, near the paper's 721 and 774: what a router may choose
 MFU = 0.35  # share of the peak that a training reaches, unless the caller knows better
@@ -265,7 +266,11 @@ def _bytes(config: Any, model: nn.Module) -> dict[str, Any]:
 
 
 def _search(path: Path, num_gpus: int, gpu: str, mfu: float) -> dict[str, Any]:
-    """Stage 2 with the proxy beside the file."""
+    """Stage 2 with the proxy beside the file, perceptual columns included.
+
+    Such a network sees each real block once, and each block that the tree decodes; by brute force
+    the blocks of all candidates.
+    """
     config = load_config(SearchConfig, path)
     beside = path.parent / "proxy.yaml"
     proxy: Any = load_training(beside)
@@ -280,6 +285,18 @@ def _search(path: Path, num_gpus: int, gpu: str, mfu: float) -> dict[str, Any]:
         for name, value in costs.clip_flops(model, row).items()
         if name.startswith("forward/")
     )
+    depths = range(1, model.num_blocks + 1)
+    seen = {
+        "tree": model.num_blocks + sum(len(model.levels.values) ** depth for depth in depths),
+        "brute": model.num_blocks * (1 + len(candidates)),
+    }
+    measures = {
+        name: perceptual_flops(name, proxy.model.patch[0], sides(proxy.model.size))
+        for name in config.quality
+        if name != "moving_mse"
+    }
+    tree += seen["tree"] * sum(measures.values())
+    brute += seen["brute"] * sum(measures.values())
     clips = config.clips + (config.held_out_clips or 0)
     each = tree if config.method == "tree" else brute
     hours = clips * each / (num_gpus * GPUS[gpu].peak * mfu) / 3600
@@ -287,9 +304,12 @@ def _search(path: Path, num_gpus: int, gpu: str, mfu: float) -> dict[str, Any]:
         "stage": "search",
         "clips": clips,
         "flops_a_clip": {"tree": tree, "brute": brute, "ratio": round(tree / brute, 3)},
+        "perceptual_flops_a_clip": {
+            name: seen[config.method] * value for name, value in measures.items()
+        },
         "hours": round(hours, 2),
         "gpu_hours": round(hours * num_gpus, 1),
-        "bytes": {"table": clips * len(candidates) * 4},
+        "bytes": {"table": clips * len(candidates) * 4 * (1 + len(config.quality))},
     }
 
 

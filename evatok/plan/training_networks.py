@@ -85,9 +85,7 @@ def training_only_flops(config: TokenizerTraining) -> dict[str, int]:
     perceptual = config.loss.perceptual
     if perceptual.weight:
         frames = min(perceptual.frames or model.num_frames, model.num_frames)
-        with torch.device("meta"):
-            net = VGG16() if perceptual.network == "lpips" else EfficientNetLite0()
-        once = _counted(net, torch.zeros(frames, 3, *sides(model.size), device="meta"))
+        once = perceptual_flops(perceptual.network, frames, sides(model.size))
         out[perceptual.network] = 3 * once  # both sides forward, one backward
     if config.alignment.weight:
         encoder = encoder_of(config.alignment)
@@ -114,6 +112,13 @@ def training_only_flops(config: TokenizerTraining) -> dict[str, int]:
                 shape = torch.zeros(1, encoder.width(layer), tokens, device="meta")
                 out["discriminator"] += 8 * _counted(head_, shape)
     return out
+
+
+def perceptual_flops(network: str, num_frames: int, size: Sequence[int]) -> int:
+    """Forward operations of a perceptual network on frames of a size [height, width]."""
+    with torch.device("meta"):
+        net = VGG16() if network == "lpips" else EfficientNetLite0()
+    return _counted(net, torch.zeros(num_frames, 3, *size, device="meta"))
 
 
 def _counted(net: nn.Module, x: Tensor) -> int:

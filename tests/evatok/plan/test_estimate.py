@@ -78,6 +78,20 @@ def test_a_search_walks_the_tree() -> None:
     assert result["clips"] == 101_024
 
 
+def test_a_search_counts_its_perceptual_network() -> None:
+    """5 + 25 + 125 + 625 blocks of the tree and the 4 real ones through VGG16, and its column."""
+    result = plan(ROOT / "webvid/search.yaml")
+    places, channels, frame = 128 * 128, 3, 0
+    for group in ((64, 64), (128, 128), (256, 256, 256), (512, 512, 512), (512, 512, 512)):
+        for width in group:
+            frame += 2 * places * 9 * channels * width
+            channels = width
+        places //= 4
+    assert result["perceptual_flops_a_clip"] == {"lpips": 784 * 4 * frame}
+    assert result["flops_a_clip"]["tree"] > 784 * 4 * frame
+    assert result["bytes"]["table"] == 101_024 * 625 * 2 * 4
+
+
 def test_refusals(tmp_path: Path) -> None:
     path = ROOT / "webvid/router.yaml"
     with pytest.raises(ValueError, match="'gtx' is not one of h100"):
