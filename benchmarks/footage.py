@@ -9,7 +9,7 @@ import argparse
 from pathlib import Path
 
 from video.arcade.footage import pack
-from video.io import VideoError
+from video.decoding.container import VideoError
 
 # Those of which a person can say what moves.
 CLASSES = (

@@ -38,7 +38,8 @@ from evaluation.encoders.load import load_features
 from evaluation.encoders.nano import NanoFeatures
 from evaluation.scoring.clips import Cut
 from evaluation.scoring.score import score_folders
-from video.io import read_frames, write_video
+from video.reading import read_frames
+from video.writing import write_video
 
 BATCH = 16
 FRAMES, PIXELS = 20, 64  # of a video; 16 frames of it are scored

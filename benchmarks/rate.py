@@ -42,8 +42,8 @@ from tokenizer.evt.codec import ChunkDecoder
 from tokenizer.evt.pictures import to_coded
 from tokenizer.evt.reader import EvtReader
 from video.clips import to_clip
-from video.io import read_frames
 from video.lists import videos_under
+from video.reading import read_frames
 from video.timed import write_timed
 
 RATES = (0.0, 0.5, 1.0, 1.5, 2.0)  # w_q

@@ -28,7 +28,7 @@ from tokenizer.evt.pictures import Fit
 from tokenizer.evt.reader import EvtReader
 from video.decoding.container import VideoError
 from video.folder import videos_under
-from video.io import iter_timed
+from video.reading import iter_timed
 
 TORN = 5  # bytes cut from the end of a broken-off file
 

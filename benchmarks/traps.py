@@ -32,7 +32,8 @@ from evaluation.scoring.corruptions import blur, noise
 from evatok.cli.options import note
 from evatok.hub import feature_networks
 from video.clips import to_clip, to_frames
-from video.io import read_frames, write_video
+from video.reading import read_frames
+from video.writing import write_video
 
 SMALL = 64  # pixels
 CRFS = (18, 28, 38)

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from video.io import write_video
+from video.writing import write_video
 
 SMALLER = {
     '["Frogger"] * 8': '["Frogger"]',

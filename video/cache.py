@@ -38,8 +38,8 @@ from evatok.core.files import atomic_folder
 from evatok.core.locks import held
 from video.clips import Size, pad_last, sides
 from video.decoding.container import VideoError, damaged_allowed
-from video.io import READING, read_frames
 from video.lists import VideoItem
+from video.reading import READING, read_frames
 from video.seek import count_frames, read_window
 
 log = logging.getLogger(__name__)

@@ -27,7 +27,7 @@ from evatok.core.errors import EvatokError
 from video.arcade.live import LiveClips
 from video.cache import ClipCache, Store, VideoFiles, parallel, permutation
 from video.clips import window_starts
-from video.io import VideoError
+from video.decoding.container import VideoError
 from video.lists import (
     Split,
     VideoItem,

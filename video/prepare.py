@@ -29,8 +29,9 @@ from evatok.core.pools import in_processes
 from video.cache import parallel
 from video.clips import covering, resize
 from video.decoding.container import VideoError, damaged_allowed
-from video.io import exact_rate, frame_times, iter_timed, probe, write_video
+from video.reading import frame_times, iter_timed, probe
 from video.seek import count_frames
+from video.writing import exact_rate, write_video
 
 log = logging.getLogger(__name__)
 

@@ -20,7 +20,7 @@ from video.clips import Size, resize_crop
 from video.decoding.container import VideoError, group_size, open_video
 from video.decoding.picture import to_picture
 from video.decoding.stills import is_animation
-from video.io import iter_frames, read_frames
+from video.reading import iter_frames, read_frames
 
 
 def count_frames(path: Path | str) -> int:

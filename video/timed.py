@@ -17,7 +17,7 @@ from av.audio.stream import AudioStream
 
 from evatok.core.files import atomic_file
 from video.decoding.container import VideoError, open_video
-from video.io import REPEATABLE, check_gap
+from video.writing import REPEATABLE, check_gap
 
 SUFFIXES = (".mp4", ".mov", ".mkv")
 SOUND_FORMAT = "matroska"  # takes every codec

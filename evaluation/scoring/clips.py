@@ -26,7 +26,7 @@ from evatok.core.distributed import Place, gather
 from evatok.core.errors import EvatokError
 from video.clips import pad_last, to_clip, window_starts
 from video.decoding.container import VideoError
-from video.io import READING
+from video.reading import READING
 
 logger = logging.getLogger(__name__)
 

@@ -31,7 +31,7 @@ from evatok.core.loading.arrays import iter_npz, read_torch
 from video.clips import Size, resize_crop, to_frames
 from video.decoding.stills import PICTURES, read_picture
 from video.folder import SUFFIXES, files_under, is_video
-from video.io import read_frames
+from video.reading import read_frames
 
 ARRAYS = (".npz", ".pt")
 

@@ -18,7 +18,8 @@ from torch import Tensor
 
 from evatok.core.errors import EvatokError
 from video.decoding.container import VideoError
-from video.io import OnDamage, exact_rate, iter_timed, write_video
+from video.reading import OnDamage, iter_timed
+from video.writing import exact_rate, write_video
 
 LARGEST_UNIT = 1 << 24  # parts of a second that a tick may be
 COMMON_TICK = Fraction(1, 90_000)  # where times have no unit so coarse

@@ -31,7 +31,7 @@ from generator.budget import BudgetConfig
 from generator.inference.engine import Request, SamplingConfig, class_requests, text_requests
 from generator.inference.streaming import stream_frames
 from video.clips import resize, resize_crop, sides, to_clip
-from video.io import iter_timed
+from video.reading import iter_timed
 
 MAX_FRAMES = 160  # of an uploaded video: more are left out
 MAX_SIDE = 192  # pixels: larger pictures are scaled down

@@ -45,7 +45,7 @@ from tokenizer.search.reward import psnr_of_mse
 from tokenizer.tokens import Tokens
 from video.clips import resize, resize_crop, to_clip
 from video.decoding.container import Damage, VideoError
-from video.io import OnDamage, probe
+from video.reading import OnDamage, probe
 from video.timed import copy_sound, write_timed
 
 logger = logging.getLogger(__name__)

@@ -38,7 +38,7 @@ from evatok.report.drawing import Panel, compose
 from generator.inference.engine import SamplingConfig
 from tokenizer.search.candidates import model_hash
 from video.clips import to_frames
-from video.io import write_video
+from video.writing import write_video
 
 log = logging.getLogger(__name__)
 

@@ -25,7 +25,8 @@ from tokenizer.model import VideoTokenizer
 from tokenizer.tokens import Tokens
 from video.clips import to_clip, to_frames
 from video.decoding.container import Damage
-from video.io import damage_of, probe, read_frames, write_video
+from video.reading import damage_of, probe, read_frames
+from video.writing import write_video
 
 BATCH = 32
 

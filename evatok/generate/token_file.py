@@ -41,8 +41,9 @@ from tokenizer.evt.reader import EvtReader
 from tokenizer.evt.writer import EvtWriter
 from tokenizer.search.candidates import model_hash
 from video.clips import sides
-from video.io import OnDamage, first_time, iter_timed, probe, write_video
+from video.reading import OnDamage, first_time, iter_timed, probe
 from video.timed import SOUND_FORMAT, copy_sound, time_base_of, write_timed
+from video.writing import write_video
 
 IMAGES = (".png", ".jpg", ".jpeg", ".bmp", ".webp")
 ROUNDING = 1e-6  # seconds by which a time written as a decimal may be off

@@ -41,8 +41,8 @@ from generator.inference.engine import SamplingConfig
 from video.arcade import atari, recorder
 from video.clips import sides, to_frames
 from video.dataset import DataConfig, SourceConfig
-from video.io import write_video
 from video.lists import read_folder
+from video.writing import write_video
 
 Say = Callable[[str], None]
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from benchmarks import traps
 from benchmarks.damage import curves, draw, verdicts, write
 from evaluation.scoring.corruptions import DAMAGES
-from video.io import write_video
+from video.writing import write_video
 
 
 class Means:

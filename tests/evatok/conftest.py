@@ -20,7 +20,7 @@ from generator.grammar import Vocabulary
 from tokenizer.model import TokenizerConfig, VideoTokenizer
 from tokenizer.qformer import QFormerConfig
 from tokenizer.router import Router, RouterConfig
-from video.io import write_video
+from video.writing import write_video
 
 SIZE, FRAMES, LEVELS = 32, 16, (1, 2, 4)
 CLASSES = ("Left", "Right")

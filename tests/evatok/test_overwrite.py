@@ -15,7 +15,7 @@ from evatok.cli.app import main
 from evatok.core.config import load_config
 from evatok.core.paths import paths_in
 from evatok.report.demo import MANIFEST
-from video.io import write_video
+from video.writing import write_video
 
 Square = Callable[[int, int, int, int], np.ndarray]
 

@@ -22,7 +22,7 @@ from torch import Tensor
 from evaluation.perceptual.lpips import VGG16
 from evatok.core.config import read_yaml
 from tokenizer.router import Router, RouterConfig
-from video.io import write_video
+from video.writing import write_video
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 LIMIT = 20 * 1024**3  # bytes

@@ -142,7 +142,8 @@ def test_evaluate_of_three_processes(
 
 def _arcade(footage: Path, tmp_path: Path) -> Path:
     """The squares as two games, with five windows in each of the held-out files' copies."""
-    from video.io import read_frames, write_video
+    from video.reading import read_frames
+    from video.writing import write_video
 
     root, names = tmp_path / "games", ("Boxing", "Frogger")
     lists: dict[str, list[str]] = {"train": [], "test": []}

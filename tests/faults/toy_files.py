@@ -89,7 +89,7 @@ def _footage(
     root: Path, square: Any, names: tuple[str, str] = ("Left", "Right"), train: int = 3
 ) -> None:
     """Two classes of four short videos in the layout of UCF-101."""
-    from video.io import write_video
+    from video.writing import write_video
 
     lists: dict[str, list[str]] = {"trainlist01.txt": [], "testlist01.txt": []}
     for label, name in enumerate(names):
@@ -107,7 +107,7 @@ def _footage(
 
 def _videos(root: Path, square: Any) -> None:
     """One short clip in every container, and pictures as frames."""
-    from video.io import write_video
+    from video.writing import write_video
 
     root.mkdir()
     frames = square(16, 32, 32, 7)

@@ -16,7 +16,7 @@ import tokenizer.losses.semantic_discriminator
 from evatok.core.distributed import joined
 from tokenizer.training.tokenizer_stage import ProxyConfig, TokenizerStage
 from training.loop import train
-from video.io import write_video
+from video.writing import write_video
 
 SEMANTIC = {"kind": "semantic", "layers": [1, 3], "width": 8, "groups": 2, "kernel": 5}
 PATCH = {"kind": "patch", "width": 24, "layers": 1, "heads": 2}

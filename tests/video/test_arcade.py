@@ -16,7 +16,8 @@ import pytest
 from video.arcade.atari import GAMES
 from video.arcade.processes import in_workers
 from video.arcade.recorder import _encode, class_name, record
-from video.io import VideoError, read_frames
+from video.decoding.container import VideoError
+from video.reading import read_frames
 
 TINY: dict[str, Any] = {"train_clips": 2, "test_clips": 2, "num_frames": 8, "size": 32, "seed": 3}
 PAIR = ("boxing", "yars_revenge")

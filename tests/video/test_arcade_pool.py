@@ -15,8 +15,9 @@ from video.arcade import doom, procgen
 from video.arcade.footage import pack
 from video.arcade.recorder import class_name, games_of, record
 from video.dataset import ClipSampler, DataConfig
-from video.io import VideoError, read_frames
+from video.decoding.container import VideoError
 from video.lists import read_ucf101
+from video.reading import read_frames
 
 TINY: dict[str, Any] = {"train_clips": 2, "test_clips": 2, "num_frames": 8, "seed": 3}
 

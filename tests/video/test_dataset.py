@@ -18,8 +18,8 @@ import video.cache
 from video.cache import ClipCache
 from video.dataset import ClipSampler, DataConfig, SourceConfig
 from video.decoding.container import VideoError
-from video.io import write_video
 from video.lists import read_folder, read_kinetics_csv, read_ucf101
+from video.writing import write_video
 
 
 def picture(value: int, frames: int) -> torch.Tensor:

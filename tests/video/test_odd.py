@@ -15,7 +15,8 @@ from PIL import Image
 
 from video.decoding.container import Damage, VideoError, open_video, survey
 from video.decoding.picture import turned
-from video.io import frame_times, probe, read_frames, write_video
+from video.reading import frame_times, probe, read_frames
+from video.writing import write_video
 
 RED, GREEN = (255, 0, 0), (0, 255, 0)
 

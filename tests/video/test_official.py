@@ -14,9 +14,9 @@ import pytest
 
 from evatok.cli.app import main
 from video.decoding.container import VideoError
-from video.io import write_video
 from video.lists import read_kinetics_csv, read_ucf101
 from video.official import survey
+from video.writing import write_video
 
 
 def video(path: Path, frames: int = 4) -> None:

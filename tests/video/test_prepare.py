@@ -19,9 +19,10 @@ import torch
 from evaluation.metrics.quality import psnr
 from video.clips import covering, to_clip
 from video.decoding.container import VideoError
-from video.io import frame_times, probe, read_frames, write_video
 from video.prepare import JOURNAL, Recipe, prepare, prepared_name, resampled, rewrite
+from video.reading import frame_times, probe, read_frames
 from video.seek import read_window
+from video.writing import write_video
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 

@@ -11,8 +11,9 @@ from PIL import Image
 from torch import Tensor
 
 from video.decoding.container import VideoError
-from video.io import read_frames, write_video
+from video.reading import read_frames
 from video.seek import count_frames, read_window
+from video.writing import write_video
 
 
 def moving(frames: int, seed: int = 0) -> Tensor:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from video.arcade.player import KEEP_ACTION, Player, shrink
-from video.io import VideoError
+from video.decoding.container import VideoError
 
 if TYPE_CHECKING:
     from ale_py import ALEInterface

@@ -7,8 +7,10 @@ import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
-from video.io import VideoError, read_frames, write_video
+from video.decoding.container import VideoError
 from video.lists import read_ucf101
+from video.reading import read_frames
+from video.writing import write_video
 
 LICENCES = """Pictures of the games Procgen, https://github.com/openai/procgen (code: OpenAI, MIT).
 

@@ -7,7 +7,7 @@ from abc import ABC, abstractmethod
 import numpy as np
 from PIL import Image
 
-from video.io import VideoError
+from video.decoding.container import VideoError
 
 WINDOW = 16  # frames, about; each run of so many must move
 KEEP_ACTION = 0.85  # chance to hold the last action, about 7 frames on average

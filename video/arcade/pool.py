@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from video.arcade.player import CHANGE, KEEP_ACTION, Player, shrink
-from video.io import VideoError
+from video.decoding.container import VideoError
 
 _MAX_STEPS = 40  # frames looked at for each frame of a clip; games that end soon need many
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from evatok.core.pools import end_with_parent
-from video.io import VideoError
+from video.decoding.container import VideoError
 
 Task = TypeVar("Task")
 Result = TypeVar("Result")

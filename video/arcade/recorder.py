@@ -27,7 +27,7 @@ import numpy as np
 from video.arcade import atari, doom, procgen
 from video.arcade.player import WINDOW, Player
 from video.arcade.processes import alone, in_workers
-from video.io import VideoError
+from video.decoding.container import VideoError
 
 Source = Literal["atari", "procgen", "doom"]
 _SOURCES = {"atari": atari, "procgen": procgen, "doom": doom}

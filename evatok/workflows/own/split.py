@@ -18,8 +18,9 @@ from evatok.core.files import write_text
 from evatok.workflows.own.settings import OwnConfig, Preset, check_shape, default_levels
 from evatok.workflows.own.sources import look
 from video.clips import Size
-from video.io import VideoError, frame_times, probe
+from video.decoding.container import VideoError
 from video.lists import Split
+from video.reading import frame_times, probe
 
 
 def init(

@@ -24,7 +24,8 @@ from tokenizer.model import VideoTokenizer
 from tokenizer.router import Router
 from training.trainee import Player
 from video.clips import sides
-from video.io import VideoError, read_frames
+from video.decoding.container import VideoError
+from video.reading import read_frames
 
 ROWS = 4  # of a timed pass
 COMPILING = 60.0  # seconds before the first step of what is compiled

@@ -20,7 +20,7 @@ from evatok.hub import save_model
 from evatok.plan.info import describe
 from evatok.workflows.train import train_config
 from training.loop import train
-from video.io import write_video
+from video.writing import write_video
 
 
 @pytest.fixture

@@ -24,7 +24,7 @@ from evaluation.metrics.frechet import frechet_distance
 from evatok.core.config import OptimizerConfig, TrainConfig, load_config
 from training.loop import train
 from video.dataset import DataConfig, SourceConfig
-from video.io import write_video
+from video.writing import write_video
 
 
 def moving_squares(count: int, seed: int = 0, size: int = 64) -> Tensor:

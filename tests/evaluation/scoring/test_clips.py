@@ -28,7 +28,7 @@ from evaluation.scoring.score import score_folders
 from evatok.cli.app import main
 from video.clips import Size, sides
 from video.decoding.stills import read_picture
-from video.io import write_video
+from video.writing import write_video
 
 
 class Means:

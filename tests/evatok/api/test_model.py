@@ -17,7 +17,8 @@ from torch.utils.data import DataLoader
 import evatok
 from evatok.generate.token_file import EncodeSettings, decode_file, encode_file
 from tokenizer.evt.format import EvtError
-from video.io import iter_timed, read_frames, write_video
+from video.reading import iter_timed, read_frames
+from video.writing import write_video
 
 Square = Callable[[int, int, int, int], np.ndarray]
 

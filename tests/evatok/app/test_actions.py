@@ -17,7 +17,8 @@ from evatok.app import actions, page
 from evatok.app.pictures import animation, card, facts, note, tokens_chart
 from evatok.cli.app import main
 from evatok.core.errors import EvatokError
-from video.io import read_frames, write_video
+from video.reading import read_frames
+from video.writing import write_video
 
 Square = Callable[[int, int, int, int], np.ndarray]
 

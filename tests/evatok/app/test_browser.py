@@ -20,7 +20,7 @@ from urllib.parse import urlsplit
 import numpy as np
 import pytest
 
-from video.io import write_video
+from video.writing import write_video
 
 pytestmark = pytest.mark.slow
 WAIT = 90  # seconds for a result

@@ -15,7 +15,7 @@ import pytest
 from typer.main import get_command
 
 from evatok.cli.app import app, main
-from video.io import write_video
+from video.writing import write_video
 
 Square = Callable[[int, int, int, int], np.ndarray]
 GROUP: Any = get_command(app)

@@ -144,7 +144,7 @@ import resource, signal, sys
 from pathlib import Path
 import numpy as np, pyarrow as pa, pyarrow.parquet as pq, torch
 from safetensors.torch import save_file
-from video.io import write_video
+from video.writing import write_video
 from evatok.core.files import atomic_file, write_text
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, (3000, 3000))

@@ -19,7 +19,7 @@ from evatok.measure.text_alignment import _carried, interval, text_rows
 from evatok.workflows.captions import Thresholds
 from evatok.workflows.text import save_text
 from generator.inference.engine import SamplingConfig
-from video.io import read_frames
+from video.reading import read_frames
 
 GUIDED = SamplingConfig(guidance=2.0)
 

@@ -21,7 +21,8 @@ from evatok.generate.token_rate import Rate
 from evatok.hub import Models
 from video.clips import resize_crop, to_clip
 from video.decoding.container import VideoError
-from video.io import frame_times, probe, read_frames, write_video
+from video.reading import frame_times, probe, read_frames
+from video.writing import write_video
 
 Square = Callable[[int, int, int, int], np.ndarray]
 

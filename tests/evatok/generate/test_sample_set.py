@@ -20,7 +20,7 @@ from evatok.core.distributed import Place
 from evatok.generate.sample_set import sample_set
 from evatok.hub import Models
 from generator.inference.engine import SamplingConfig
-from video.io import read_frames
+from video.reading import read_frames
 
 GUIDED = SamplingConfig(guidance=2.0)
 ROOT = Path(__file__).resolve().parents[3]

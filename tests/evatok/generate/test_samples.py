@@ -22,7 +22,8 @@ from evatok.hub import Models
 from generator.inference.engine import SamplingConfig
 from tokenizer.tokens import Tokens
 from video.decoding.container import VideoError
-from video.io import read_frames, write_video
+from video.reading import read_frames
+from video.writing import write_video
 
 Square = Callable[[int, int, int, int], np.ndarray]
 GUIDED = SamplingConfig(guidance=2.0)

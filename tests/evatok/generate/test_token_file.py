@@ -22,8 +22,9 @@ from evatok.hub import Models, load, save_model
 from tokenizer.evt.format import EvtError
 from tokenizer.evt.reader import EvtReader
 from tokenizer.router import Router, RouterConfig
-from video.io import iter_timed, read_frames, write_video
+from video.reading import iter_timed, read_frames
 from video.timed import write_timed
+from video.writing import write_video
 
 Square = Callable[[int, int, int, int], np.ndarray]
 

@@ -11,7 +11,7 @@ import pytest
 from evatok.core.config import find_settings, load_config
 from evatok.core.loading.records import RecordError
 from evatok.report.demo import DemoConfig, report_of, run_demo
-from video.io import read_frames
+from video.reading import read_frames
 
 
 @pytest.mark.parametrize("name", ["nano/demo", "nano/demo-short"])

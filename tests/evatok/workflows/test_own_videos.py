@@ -16,7 +16,7 @@ from evatok.cli.app import main
 from evatok.hub import load
 from evatok.workflows.own.time_estimate import Clock, in_words, time_of
 from evatok.workflows.pipeline import Pipeline
-from video.io import write_video
+from video.writing import write_video
 
 
 @pytest.fixture

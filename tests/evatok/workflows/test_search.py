@@ -16,7 +16,7 @@ from evatok.workflows.search import Pace, SearchConfig, run_search, search_confi
 from tokenizer.model import TokenizerConfig, VideoTokenizer
 from tokenizer.qformer import QFormerConfig
 from tokenizer.search.table import read_table
-from video.io import write_video
+from video.writing import write_video
 
 
 @pytest.fixture

@@ -28,7 +28,7 @@ from tokenizer.training.tokenizer_stage import ProxyConfig, TokenizerStage
 from training.checkpoint import latest, load
 from training.loop import Adversarial, train
 from training.trainee import Player
-from video.io import write_video
+from video.writing import write_video
 
 REAL, FAKE = torch.tensor([[2.0], [-0.5]]), torch.tensor([[-3.0], [0.25]])
 SMALL = {"width": 24, "layers": 1, "heads": 2}

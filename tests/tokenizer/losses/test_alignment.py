@@ -30,7 +30,7 @@ from tokenizer.model import VideoTokenizer
 from tokenizer.training.tokenizer_stage import ProxyConfig, TokenizerStage
 from training import checkpoint
 from training.loop import train
-from video.io import write_video
+from video.writing import write_video
 
 spec = importlib.util.spec_from_file_location("frozen", Path(__file__).parents[1] / "frozen.py")
 assert spec is not None and spec.loader is not None

@@ -19,7 +19,7 @@ from tokenizer.training.router_stage import RouterStage, RouterTraining
 from tokenizer.training.tokenizer_stage import FinalConfig, ProxyConfig, TokenizerStage
 from training.loop import train
 from video.dataset import ClipSampler, DataConfig, Window
-from video.io import write_video
+from video.writing import write_video
 
 
 @pytest.fixture

@@ -10,8 +10,9 @@ import pytest
 import torch
 
 from video.decoding.container import VideoError
-from video.io import exact_rate, frame_times, iter_timed, probe, read_frames, write_video
+from video.reading import frame_times, iter_timed, probe, read_frames
 from video.timed import write_timed
+from video.writing import exact_rate, write_video
 
 
 def moving(frames: int, height: int, width: int) -> torch.Tensor:
