@@ -185,9 +185,9 @@ def first_time(path: Path | str) -> Fraction:
     if not is_picture(path):
         container, stream = open_video(path)
         with container:
-            tells = container.format.name != "avi" and stream.time_base is not None
-            if tells and stream.start_time is not None:
-                return Fraction(stream.start_time * stream.time_base)
+            begin, unit = stream.start_time, stream.time_base
+            if container.format.name != "avi" and begin is not None and unit is not None:
+                return Fraction(begin * unit)
     # whoever reads the frames is told of damage
     return next(iter_timed(path, on_damage=lambda _: None))[0]
 
