@@ -144,7 +144,7 @@ def main() -> None:
         chosen = files[:: max(1, len(files) // arguments.files)][: arguments.files]
         found: dict[str, list[dict[str, float]]] = {way: [] for way in ways}
         for file in chosen:
-            frames = read_frames(file, count=arguments.frames, allow_damaged=True)
+            frames = read_frames(file, count=arguments.frames, on_damage=lambda _: None)
             frames = to_coded(frames, arguments.fit, size)
             for way, code in ways.items():
                 found[way].append(measured(code(frames), frames, distance, size))

@@ -1,9 +1,9 @@
-"""Video files to frames.
+"""Read video files: frames, their times, damage.
 
-Decoding is PyAV's (animated WebP: Pillow's), in presentation order; `video.decoding.picture` says
-how a frame becomes a picture. Frames are uint8 (F, H, W, 3) RGB. Damage is never silent: a file
-that has lost frames raises `VideoError`, or is read as far as it can be and its losses told to the
-caller.
+Decoding is PyAV's (pictures and animated WebP: Pillow's), in presentation order;
+`video.decoding.picture` says how a frame becomes a picture. Frames are uint8 (F, H, W, 3) RGB.
+Damage is never silent: a file that has lost frames raises `VideoError`, or is read as far as it can
+be and its losses told to the caller.
 
 Shape letters: F frames, H W pixels.
 """
@@ -11,7 +11,7 @@ Shape letters: F frames, H W pixels.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from fractions import Fraction
 from heapq import heappop, heappush
@@ -37,13 +37,13 @@ from video.decoding.container import (
     survey,
 )
 from video.decoding.picture import progressive, to_picture
-from video.decoding.stills import is_animation, iter_animation, survey_animation
+from video.decoding.stills import is_picture, iter_animation, survey_animation
 
 READING = 2  # changes when a file gives other pixels than before: part of what caches go by
 CHUNK = 32  # frames resized together: bounds the memory of large videos
 WITH_ALPHA = {"vp8": "libvpx", "vp9": "libvpx-vp9"}  # decoders
+REORDERED = 16  # frames within which the guessed times of an AVI are put in order
 LEAD = 5.0  # seconds that are decoded before a wanted frame: its key frame may refer to others
-MOST_REORDERED = 16  # frames, as many as any codec in AVI may hold back
 OnDamage = Callable[[Damage], None]
 
 
@@ -66,7 +66,7 @@ def probe(path: Path | str) -> VideoInfo:
         VideoError: not a readable video.
     """
     path = Path(path)
-    if is_animation(path):
+    if is_picture(path):
         seen, picture = survey_animation(path), next(iter_animation(path))[1]
         return VideoInfo(path, picture.shape[1], picture.shape[0], seen.mean_rate, seen.packets, 0)
     container, stream = open_video(path)
@@ -90,7 +90,7 @@ def frame_times(path: Path | str) -> Survey:
         VideoError: not a readable video.
     """
     path = Path(path)
-    return survey_animation(path) if is_animation(path) else survey(path)
+    return survey_animation(path) if is_picture(path) else survey(path)
 
 
 def iter_frames(path: Path | str, on_damage: OnDamage | None = None) -> Iterator[np.ndarray]:
@@ -122,10 +122,10 @@ def iter_timed(
             lies before is neither read nor looked through for damage.
     """
     path = Path(path)
-    if start > LEAD and not is_animation(path):
+    if start > LEAD and not is_picture(path):
         yield from _iter_from(path, start - LEAD, on_damage)
         return
-    if is_animation(path):
+    if is_picture(path):
         yield from iter_animation(path)
         return
     seen = survey(path)
@@ -135,8 +135,7 @@ def iter_timed(
     container, stream = open_video(path)
     with container:
         shape, rate = pixel_shape(path, stream), frame_rate(stream)
-        decoded = _decoded(container, stream, errors, on_damage is not None)
-        for frame in progressive(_timed(container, decoded), stream):
+        for frame in _presented(container, stream, errors, on_damage is not None):
             if errors.reason and on_damage is None:
                 break
             pts, unit = frame.pts, frame.time_base
@@ -167,8 +166,7 @@ def _iter_from(
         except av.error.FFmpegError as error:
             raise VideoError(f"{path}: cannot be read from {start:g} s on ({error})") from error
         shape = pixel_shape(path, stream)
-        decoded = _decoded(container, stream, errors, on_damage is not None)
-        for frame in progressive(_timed(container, decoded), stream):
+        for frame in _presented(container, stream, errors, on_damage is not None, late=True):
             if errors.reason and on_damage is None:
                 raise VideoError(f"{path}: damaged after {start:g} s ({errors.reason})")
             if frame.pts is not None:
@@ -179,44 +177,19 @@ def _iter_from(
 
 
 def first_time(path: Path | str) -> Fraction:
-    """Time of a video's first frame in seconds, without decoding it where the container tells."""
+    """Time of a video's first frame in seconds, without decoding it where the container tells.
+
+    An AVI tells when its data begin, not its first frame.
+    """
     path = Path(path)
-    if not is_animation(path):
+    if not is_picture(path):
         container, stream = open_video(path)
         with container:
-            # AVI's start is no frame's time: with B-frames the first one comes later
-            tells = container.format.name != "avi"
-            if tells and stream.start_time is not None and stream.time_base is not None:
-                return Fraction(stream.start_time * stream.time_base)
-    return next(iter_timed(path, on_damage=lambda damage: None))[0]  # the reader tells it
-
-
-def _timed(
-    container: av.container.InputContainer, frames: Iterator[av.VideoFrame]
-) -> Iterator[av.VideoFrame]:
-    """Frames in their order with times that ascend.
-
-    AVI tells no times, and what FFmpeg takes for them with B-frames (MPEG-4 as in UCF-101) goes
-    1, 2, 4, 3, 5, 7, 6 although the frames come in order: frame i gets the i-th smallest of them.
-    """
-    if container.format.name != "avi":
-        yield from frames
-        return
-    held, times = deque[av.VideoFrame](), list[int]()
-
-    def first() -> av.VideoFrame:
-        frame = held.popleft()
-        frame.pts = heappop(times) if times else None
-        return frame
-
-    for frame in frames:
-        held.append(frame)
-        if frame.pts is not None:
-            heappush(times, frame.pts)
-        if len(held) > MOST_REORDERED:
-            yield first()
-    while held:
-        yield first()
+            begin, unit = stream.start_time, stream.time_base
+            if container.format.name != "avi" and begin is not None and unit is not None:
+                return Fraction(begin * unit)
+    # whoever reads the frames is told of damage
+    return next(iter_timed(path, on_damage=lambda _: None))[0]
 
 
 @dataclass
@@ -237,8 +210,51 @@ class _Errors:
         return ", ".join(part for part in parts if part)
 
 
+def _presented(
+    container: av.container.InputContainer,
+    stream: VideoStream,
+    errors: _Errors,
+    one_by_one: bool,
+    late: bool = False,
+) -> Iterator[av.VideoFrame]:
+    """Whole pictures with ascending times; arguments as of `_decoded`."""
+    frames = _decoded(container, stream, errors, one_by_one, late)
+    if container.format.name == "avi":
+        frames = _ascending(frames)
+    return progressive(frames, stream)
+
+
+def _ascending(frames: Iterable[av.VideoFrame]) -> Iterator[av.VideoFrame]:
+    """Give the i-th frame the i-th smallest time.
+
+    AVI keeps no times. FFmpeg guesses them from the order of packets, and guesses wrong where two
+    frames share a packet (XviD, DivX): 1, 2, 4, 3, 5, 7, 6. The frames themselves are in order.
+    """
+    waiting: deque[av.VideoFrame] = deque()
+    times: list[int] = []
+
+    def first() -> av.VideoFrame:
+        frame = waiting.popleft()
+        if frame.pts is not None:
+            frame.pts = heappop(times)
+        return frame
+
+    for frame in frames:
+        waiting.append(frame)
+        if frame.pts is not None:
+            heappush(times, frame.pts)
+        if len(waiting) > REORDERED:
+            yield first()
+    while waiting:
+        yield first()
+
+
 def _decoded(
-    container: av.container.InputContainer, stream: VideoStream, errors: _Errors, one_by_one: bool
+    container: av.container.InputContainer,
+    stream: VideoStream,
+    errors: _Errors,
+    one_by_one: bool,
+    late: bool = False,
 ) -> Iterator[av.VideoFrame]:
     """Every frame that can be decoded; what cannot be is counted.
 
@@ -248,7 +264,9 @@ def _decoded(
         errors: is filled.
         one_by_one: decode with one thread: with more a damaged file loses more frames, and not
             always the same.
+        late: decoding begins in the middle.
     """
+    begun = False
     decoder: av.VideoCodecContext = stream.codec_context
     if stream.metadata.get("alpha_mode") == "1" and decoder.name in WITH_ALPHA:
         # FFmpeg's own decoders leave alpha out.
@@ -277,6 +295,9 @@ def _decoded(
             continue
         for frame in frames:
             assert isinstance(frame, av.VideoFrame)
+            if late and not begun:  # what came before it refers to frames before the start
+                errors.packets = 0
+            begun = True
             errors.patched += frame.is_corrupt
             if frame.time_base is None and stream.time_base is not None:
                 frame.time_base = stream.time_base
@@ -306,7 +327,7 @@ def damage_of(path: Path | str) -> Damage | None:
         VideoError: not a readable video.
     """
     path = Path(path)
-    if is_animation(path):
+    if is_picture(path):
         survey_animation(path)
         return None
     damage = _damage(path, survey(path))

@@ -17,6 +17,7 @@ from av.audio.stream import AudioStream
 
 from evatok.core.files import atomic_file
 from video.decoding.container import VideoError, open_video
+from video.decoding.stills import is_picture
 from video.writing import REPEATABLE, check_gap
 
 SUFFIXES = (".mp4", ".mov", ".mkv")
@@ -24,7 +25,9 @@ SOUND_FORMAT = "matroska"  # takes every codec
 
 
 def time_base_of(path: Path | str) -> Fraction:
-    """Seconds of one tick of a video's frame times."""
+    """Seconds of one tick of a video's frame times; of a picture, a millisecond."""
+    if is_picture(Path(path)):
+        return Fraction(1, 1000)
     container, stream = open_video(Path(path))
     with container:
         return stream.time_base or Fraction(1, 90_000)
@@ -36,6 +39,8 @@ def copy_sound(source: Path, target: Path) -> bool:
     Returns:
         Whether there is one.
     """
+    if is_picture(source):
+        return False
     with av.open(str(source)) as container:
         if not container.streams.audio:
             return False

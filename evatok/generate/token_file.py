@@ -34,6 +34,7 @@ from tokenizer.evt.codec import (
     ChunkEncoder,
     Timed,
     runs,
+    shape_of,
 )
 from tokenizer.evt.format import Chunk, EvtError, Header
 from tokenizer.evt.pictures import Fit, coded_size, shown_size
@@ -212,11 +213,7 @@ def header_of(
     return Header(
         model=models.directory.name,
         weights=model_hash(model),
-        levels=tuple(model.levels.values),
-        codebook_size=config.codebook_size,
-        num_frames=config.num_frames,
-        frames_per_block=config.patch[0],
-        size=size,
+        **shape_of(model),
         overlap=min(sides(size)) // 8 if settings.overlap is None else settings.overlap,
         height=coded_height,
         width=coded_width,

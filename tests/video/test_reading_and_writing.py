@@ -6,12 +6,15 @@ import wave
 from fractions import Fraction
 from pathlib import Path
 
+import av
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from video.decoding.container import VideoError
-from video.reading import frame_times, iter_timed, probe, read_frames
-from video.timed import write_timed
+from video.reading import first_time, frame_times, iter_timed, probe, read_frames
+from video.timed import copy_sound, write_timed
 from video.writing import exact_rate, write_video
 
 
@@ -125,3 +128,97 @@ def test_times_that_cannot_be_written_are_refused(tmp_path: Path, suffix: str) -
         with pytest.raises(VideoError, match="one rate"):
             write_timed(tmp_path / f"a.{suffix}", frames, Fraction(86_400))
     assert not list(tmp_path.iterdir())
+
+
+VOP = b"\0\0\1\xb6"  # begins a frame of MPEG-4
+B_FRAME = 2  # the two bits behind it
+
+
+def write_packed(path: Path, pictures: np.ndarray, group: int) -> None:
+    """Write an AVI as XviD does: a frame shares a packet with the B frame that is shown before it.
+
+    An empty frame keeps the place of each that was moved.
+    """
+    encoder = av.CodecContext.create("mpeg4", "w")
+    assert isinstance(encoder, av.VideoCodecContext)
+    encoder.height, encoder.width, encoder.pix_fmt = *pictures.shape[1:3], "yuv420p"
+    encoder.time_base, encoder.bit_rate, encoder.thread_count = Fraction(1, 25), 4_000_000, 1
+    encoder.options = {"bf": "2", "g": str(group), "sc_threshold": "1000000000"}
+    frames = [av.VideoFrame.from_ndarray(picture, format="rgb24") for picture in pictures]
+    for number, frame in enumerate(frames):
+        frame.pts = number
+    coded = [bytes(packet) for frame in [*frames, None] for packet in encoder.encode(frame)]
+    kinds = [data[data.index(VOP) + 4] >> 6 for data in coded]
+    packets: list[bytes] = []
+    empty = VOP + b"\x50\x6f"
+    for data, kind, before in zip(coded, kinds, [0, *kinds], strict=False):
+        if kind != B_FRAME:
+            if before == B_FRAME:
+                packets.append(empty)
+            place = data.index(VOP)
+            mark = b"\0\0\1\xb2DivX503b1393p" if kind == 0 else b""
+            packets.append(data[:place] + mark + data[place:])
+        elif before != B_FRAME:
+            packets[-1] += data
+        else:
+            packets.append(data)
+    if kinds[-1] == B_FRAME:
+        packets.append(empty)
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("mpeg4", rate=25)
+        stream.height, stream.width, stream.pix_fmt = *pictures.shape[1:3], "yuv420p"
+        stream.codec_context.codec_tag = "XVID"
+        for number, data in enumerate(packets):
+            packet = av.Packet(data)
+            packet.pts = packet.dts = number
+            packet.time_base, packet.stream = Fraction(1, 25), stream
+            packet.is_keyframe = data[data.index(VOP) + 4] >> 6 == 0
+            container.mux(packet)
+
+
+def test_guessed_times_of_an_avi_are_put_in_order(tmp_path: Path) -> None:
+    """Where two frames share a packet, FFmpeg tells 1, 2, 4, 3, 5, 7, 6 of frames in order."""
+    path = tmp_path / "packed.avi"
+    pictures = np.full((250, 32, 64, 3), 60, np.uint8)
+    for number, picture in enumerate(pictures):
+        picture[:, : 1 + number % 60] = 200
+    write_packed(path, pictures, group=24)
+    with av.open(str(path)) as container:
+        guessed = [frame.pts for frame in container.decode(video=0) if frame.pts is not None]
+    assert guessed != sorted(guessed)
+    whole = list(iter_timed(path))
+    times = [time for time, _ in whole]
+    assert times == [first_time(path) + Fraction(n, 25) for n in range(250)]
+    assert times == list(frame_times(path).times)
+    for (_, picture), original in zip(whole, pictures, strict=True):
+        assert np.abs(picture.astype(int) - original).mean() < 8
+    # a late start meets B frames of the group before, which are no damage
+    late = [pair for pair in iter_timed(path, start=8.0) if pair[0] >= 8]
+    wanted = [pair for pair in whole if pair[0] >= 8]
+    assert [time for time, _ in late] == [time for time, _ in wanted]
+    assert all(np.array_equal(a, b) for (_, a), (_, b) in zip(late, wanted, strict=True))
+
+
+@pytest.mark.parametrize("suffix", [".png", ".jpg", ".webp"])
+def test_pictures_are_videos_of_one_frame(tmp_path: Path, suffix: str) -> None:
+    """Turned as EXIF asks; FFmpeg tells of EXIF in a way that PyAV cannot read."""
+    path, upright = tmp_path / f"photo{suffix}", moving(1, 40, 60)[0].numpy()
+    exif = Image.Exif()
+    exif[0x112] = 6  # stored lying on its left side
+    lossless = {"lossless": True} if suffix == ".webp" else {"quality": 98}
+    Image.fromarray(np.ascontiguousarray(np.rot90(upright))).save(path, exif=exif, **lossless)
+    ((time, picture),) = iter_timed(path)
+    assert time == first_time(path) == 0 and picture.shape == (40, 60, 3)
+    assert np.abs(picture.astype(int) - upright).mean() < (8 if suffix == ".jpg" else 0.01)
+    info = probe(path)
+    assert (info.width, info.height, info.num_frames) == (60, 40, 1)
+    assert not copy_sound(path, tmp_path / "sound.mka")
+
+
+def test_alpha_of_a_picture_lies_over_black(tmp_path: Path) -> None:
+    pixels = np.full((8, 8, 4), 200, np.uint8)
+    pixels[:4, :, 3] = 0
+    for name in ("a.png", "a.webp"):
+        Image.fromarray(pixels).save(tmp_path / name, lossless=True)
+        (picture,) = read_frames(tmp_path / name).numpy()
+        assert (picture[:4] == 0).all() and (picture[4:] == 157).all()  # 200 · 200 / 255

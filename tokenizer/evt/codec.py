@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from fractions import Fraction
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -57,6 +57,18 @@ def clips_of_chunk(frames: Tensor, header: Header) -> list[Tensor]:
     return out
 
 
+def shape_of(model: VideoTokenizer) -> dict[str, Any]:
+    """The fields of a header that follow from the tokenizer."""
+    config = model.config
+    return {
+        "levels": tuple(model.levels.values),
+        "codebook_size": config.codebook_size,
+        "num_frames": config.num_frames,
+        "frames_per_block": config.patch[0],
+        "size": config.size,
+    }
+
+
 class ChunkEncoder:
     """Encodes runs of frames, many tiles at once."""
 
@@ -103,7 +115,7 @@ class ChunkDecoder:
         """Take the model if it is the file's.
 
         Raises:
-            EvtError: it is another one.
+            EvtError: it is another one, or the header tells other sizes than the model has.
         """
         found = model_hash(model)
         if found != header.weights:
@@ -111,6 +123,12 @@ class ChunkDecoder:
                 f"the file was encoded with {header.model!r}, weights {header.weights}; "
                 f"this model has weights {found}: give the file's own by --model"
             )
+        for name, value in shape_of(model).items():
+            if getattr(header, name) != value:
+                raise EvtError(
+                    f"the header tells {name} {getattr(header, name)}, and the model that it names "
+                    f"has {value}: it is damaged: encode the video again"
+                )
         self.header, self.model, self.batch_size = header, model, batch_size
 
     @torch.no_grad()

@@ -40,6 +40,7 @@ VIDEO, SOUND, INDEX = 1, 2, 3
 MAX_HEADER = 1 << 20
 MAX_PAYLOAD = (1 << 24) - 1
 MAX_SIDE = 1 << 15
+MAX_TICK = 1 << 53
 
 Count = Annotated[int, Field(ge=1, le=1 << 24)]
 
@@ -190,6 +191,8 @@ def parse_video(header: Header, first: int, payload: bytes) -> Chunk:
         (step,), position = read_varints(payload, position, 1)
         steps = [step] * (frames - 1)
     times = (start, *(start + total for total in np.cumsum(steps, dtype=object).tolist()))
+    if min(steps, default=1) < 1 or max(abs(times[0]), abs(times[-1])) > MAX_TICK:
+        raise EvatokError("times that do not ascend, or are beyond any video's")
     tiles, blocks = len(header.grid), header.blocks(frames)
     fields = tiles * sum(blocks)
     bits = np.unpackbits(np.frombuffer(payload, np.uint8, offset=position))

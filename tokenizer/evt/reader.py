@@ -120,6 +120,9 @@ class EvtReader:
 
     def _next_chunk(self, start: int) -> Raw | None:
         """The first intact chunk at or after a byte."""
+        raw = self._chunk_at(start)
+        if raw is not None:  # nothing but the chunk is read
+            return raw
         while start < self.size:
             self.file.seek(start)
             window = self.file.read(WINDOW)
@@ -159,6 +162,7 @@ class EvtReader:
         Damaged ones are passed over and described in `damage`.
         """
         expected = first // self.header.frames_per_chunk * self.header.frames_per_chunk
+        last_tick: int | None = None
         for raw in self._raw_chunks(self._start_of(first)):
             if raw.kind != VIDEO:
                 break
@@ -171,9 +175,12 @@ class EvtReader:
             except ValueError as error:
                 self.damage.append(f"frames from {raw.number} on: {error}")
                 continue
+            if last_tick is not None and chunk.times[0] <= last_tick:
+                self.damage.append(f"frames from {raw.number} on: times of frames before them")
+                continue
             if raw.number > expected:
                 self.damage.append(f"frames {expected} to {raw.number - 1} are damaged")
-            expected = raw.number + len(chunk.times)
+            expected, last_tick = raw.number + len(chunk.times), chunk.times[-1]
             yield chunk
         if self._index is None:
             self.damage.append(f"the file breaks off before frame {expected}")

@@ -54,8 +54,13 @@ def is_animation(path: Path) -> bool:
     return head[:4] == b"RIFF" and head[8:16] == b"WEBPVP8X" and bool(head[20:21][0] & 2)
 
 
+def is_picture(path: Path) -> bool:
+    """Whether a file is read by Pillow, not as video: a picture by its suffix, moving or not."""
+    return path.suffix.lower() in PICTURES and path.is_file() and path.stat().st_size > 0
+
+
 def iter_animation(path: Path) -> Iterator[tuple[Fraction, np.ndarray]]:
-    """Frames (H, W, 3) uint8 RGB of an animated picture, each with its time in seconds.
+    """Frames (H, W, 3) uint8 RGB of a picture, each with its time in seconds; one of a still.
 
     Raises:
         VideoError: it is damaged, or no picture.
@@ -64,7 +69,7 @@ def iter_animation(path: Path) -> Iterator[tuple[Fraction, np.ndarray]]:
     try:
         with Image.open(path) as image:
             for frame in ImageSequence.Iterator(image):
-                yield Fraction(time, 1000), _rgb(frame.copy())
+                yield Fraction(time, 1000), _rgb(ImageOps.exif_transpose(frame.copy()))
                 time += _duration(frame)
                 count += 1
     except UNREADABLE as error:
@@ -73,7 +78,7 @@ def iter_animation(path: Path) -> Iterator[tuple[Fraction, np.ndarray]]:
 
 
 def survey_animation(path: Path) -> Survey:
-    """The times of an animation's frames, and the end of the last.
+    """The times of a picture's frames, one of a still, and the end of the last.
 
     Raises:
         VideoError: it is damaged, or no picture.

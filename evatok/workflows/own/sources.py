@@ -20,9 +20,9 @@ from typing import Any
 
 from evatok.core.files import atomic_folder
 from evatok.core.paths import safe_names
+from video.decoding.container import VideoError
 from video.folder import SUFFIXES, is_video, videos_under
 from video.lists import Split, read_list, read_table
-from video.reading import VideoError
 
 ONE_CLASS = "video"  # of videos that no folder and no list gives a class
 INDEX = "index.json"

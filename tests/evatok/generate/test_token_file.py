@@ -19,7 +19,7 @@ from evatok.generate.reconstruct import reconstruct_files
 from evatok.generate.token_file import EncodeSettings, decode_file, encode_file, show_file, targets
 from evatok.generate.token_rate import Rate
 from evatok.hub import Models, load, save_model
-from tokenizer.evt.format import EvtError
+from tokenizer.evt.format import EvtError, write_header
 from tokenizer.evt.reader import EvtReader
 from tokenizer.router import Router, RouterConfig
 from video.reading import iter_timed, read_frames
@@ -199,6 +199,22 @@ def test_another_model_is_refused_by_name_and_weights(
     with pytest.raises(EvtError, match=r"encoded with .* weights [0-9a-f]{16}.*--model"):
         decode_file(load("nano"), tmp_path / "a.evt", tmp_path / "b.mp4")
     assert not (tmp_path / "b.mp4").exists()
+
+
+def test_a_header_that_does_not_fit_its_model_is_refused(
+    toy: Models, video: Path, tmp_path: Path
+) -> None:
+    """Its checksum is right and its weights are the model's: still no error of shapes."""
+    encode_file(toy, video, tmp_path / "a.evt")
+    with EvtReader(tmp_path / "a.evt") as reader:
+        header, rest = reader.header, (tmp_path / "a.evt").read_bytes()[reader.header_end :]
+    for name, value in {"num_frames": 32, "size": 16, "codebook_size": 9, "levels": (1, 2)}.items():
+        with open(tmp_path / "b.evt", "wb") as file:
+            write_header(file, header.model_copy(update={name: value}))
+            file.write(rest)
+        with pytest.raises(EvtError, match=rf"the header tells {name} .*encode the video again"):
+            decode_file(toy, tmp_path / "b.evt", tmp_path / "b.mp4", allow_damaged=True)
+        assert not (tmp_path / "b.mp4").exists()
 
 
 def test_damage_is_refused_or_told(toy: Models, video: Path, tmp_path: Path) -> None:

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import importlib.util
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from evatok.core.errors import EvatokError
 from tokenizer.evt.bits import pack_fields, read_varints, unpack_fields, write_varints
 from tokenizer.evt.format import Chunk, EvtError, Header, parse_video, video_payload
 from tokenizer.evt.reader import EvtReader
@@ -106,6 +108,44 @@ def test_reader_gives_back_every_chunk(tmp_path: Path) -> None:
         assert all(same(a, b) for a, b in zip(read, chunks, strict=True)) and not reader.damage
         assert [part.first for part in reader.chunks(40, 60)] == [32, 48]
         assert reader.frame_at(float(50 * 40 * Fraction(1, 1000))) == 48
+
+
+def test_a_chunk_from_the_middle_is_read_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A reader that looks for the next chunk in a window of 64 KB would read most of the file."""
+    write(tmp_path / "a.evt", 16 * 40)
+    with EvtReader(tmp_path / "a.evt") as reader:
+        read, ranges = reader.file.read, []
+
+        def counted(size: int = -1) -> bytes:
+            ranges.append(size)
+            return read(size)
+
+        seen = SimpleNamespace(seek=reader.file.seek, read=counted, close=reader.file.close)
+        monkeypatch.setattr(reader, "file", seen)
+        (found,) = reader.chunks(320, 336)
+    assert found.first == 320 and sum(ranges) < (tmp_path / "a.evt").stat().st_size / 10
+
+
+@pytest.mark.parametrize("damaged", [(0, 40, 30, 80), (0, 1 << 60), (-(1 << 60), 0)])
+def test_times_that_cannot_be_are_refused(damaged: tuple[int, ...]) -> None:
+    head = header()
+    made = chunk(head, 0, len(damaged))
+    with pytest.raises(EvatokError, match="do not ascend, or are beyond"):
+        parse_video(head, 0, video_payload(head, replace(made, times=damaged)))
+
+
+def test_a_chunk_with_times_before_the_last_is_damage(tmp_path: Path) -> None:
+    head = header()
+    first, second = chunk(head, 0, 16), chunk(head, 16, 16)
+    with EvtWriter(tmp_path / "a.evt", head) as writer:
+        writer.write(first)
+        writer.write(replace(second, times=first.times))
+        writer.close(complete=True)
+    with EvtReader(tmp_path / "a.evt") as reader:
+        assert [found.first for found in reader.chunks()] == [0]
+        assert "times of frames before them" in reader.damage[0]
 
 
 def test_independent_reader_agrees(tmp_path: Path) -> None:
