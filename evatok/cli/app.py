@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 from evatok.core.errors import EvatokError
+from evatok.core.renamed import renamed_option
 
 # Before torch is imported: waiting threads must not spin on a machine that others use.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
@@ -432,7 +433,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 sys.stdout.flush()
             return status
     except TyperException as error:
-        note(f"evatok: {' '.join(error.format_message().split())}")
+        told = renamed_option(words) or error.format_message()
+        note(f"evatok: {' '.join(told.split())}")
         return 2
     except (typer.Abort, KeyboardInterrupt):
         note(STOPPED.rstrip())

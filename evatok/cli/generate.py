@@ -45,7 +45,7 @@ def sample_command(
     top_p: TopP = 1.0,
     max_tokens: MaxTokens = None,
     lengths: Lengths = "",
-    quality: LengthBias = 0.0,
+    length_bias: LengthBias = 0.0,
     model: Model = "nano",
     weights: Annotated[
         str, typer.Option(help="float32, bfloat16 or int8: rounded weights are faster to read.")
@@ -85,7 +85,7 @@ def sample_command(
         temperature=temperature,
         top_k=top_k,
         top_p=top_p,
-        budget=budget_of(max_tokens, lengths, quality),
+        budget=budget_of(max_tokens, lengths, length_bias),
     )
     place = place_from_environment()
     models = load(model, resolve_device(device))
@@ -130,7 +130,7 @@ def predict_command(
     top_p: TopP = 1.0,
     max_tokens: MaxTokens = None,
     lengths: Lengths = "",
-    quality: LengthBias = 0.0,
+    length_bias: LengthBias = 0.0,
     model: Model = "nano",
     device: Device = "auto",
     plain: Plain = False,
@@ -155,7 +155,7 @@ def predict_command(
         temperature=temperature,
         top_k=top_k,
         top_p=top_p,
-        budget=budget_of(max_tokens, lengths, quality),
+        budget=budget_of(max_tokens, lengths, length_bias),
     )
     with Bar("predicting") as bar:
         result = predict_file(

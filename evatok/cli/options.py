@@ -29,7 +29,7 @@ Lengths = Annotated[
     str, typer.Option("--lengths", help="Of each generated block: 64,16,8,8; default: its choice.")
 ]
 LengthBias = Annotated[
-    float, typer.Option("--quality", help="Above 0 for longer blocks, below for shorter.")
+    float, typer.Option("--length-bias", help="Above 0 for longer blocks, below for shorter.")
 ]
 Trust = Annotated[
     bool, typer.Option("--trust", help="Run a TorchScript file that is not the published one.")

@@ -27,6 +27,7 @@ from pydantic import (
 from evatok.core.errors import EvatokError, MissingFileError
 from evatok.core.files import write_text
 from evatok.core.loading.yaml_text import LARGEST_FILE, ConfigError, parse_yaml
+from evatok.core.renamed import KEYS
 
 T = TypeVar("T", bound="Config")
 
@@ -362,8 +363,11 @@ def _describe(schema: type[Config], item: Any, layers: Sequence[Layer], path: Pa
     dotted = ".".join(map(str, keys)) or "the whole"
     where = next((name for name, data in reversed(layers) if _holds(data, keys)), str(path))
     if item["type"] == "extra_forbidden":
-        near = difflib.get_close_matches(str(keys[-1]), _names(schema, keys[:-1]), n=1)
+        names, key = _names(schema, keys[:-1]), str(keys[-1])
+        near = difflib.get_close_matches(key, names, n=1)
         what = "unknown key" + (f", did you mean {near[0]!r}?" if near else "")
+        if KEYS.get(key) in names:
+            what = f"is now called {KEYS[key]}"
     elif item["type"] == "missing":
         what = "is missing"
     else:

@@ -25,7 +25,7 @@ from evatok.core.errors import EvatokError, MissingFileError
 from evatok.core.extras import extra
 from evatok.core.paths import paths_in, refuse_overwrite
 from evatok.core.pools import end_with_parent
-from evatok.core.precision import fast_float32
+from evatok.core.precision import fast_float32_matmul
 from evatok.hub import load_model
 from tokenizer.model import VideoTokenizer
 from tokenizer.search.candidates import Method
@@ -151,7 +151,7 @@ def _curate(
         clips, names = batch(number)
         return clips.to(device), names
 
-    with fast_float32(device):
+    with fast_float32_matmul(device):
         yield from curate(
             model,
             moved,

@@ -127,7 +127,7 @@ MODULES = {
         ("sample --guidance inf -o {out} --model {toy}", "--guidance inf"),
         ("sample --temperature inf -o {out} --model {toy}", "--temperature inf"),
         ("sample --temperature nan -o {out} --model {toy}", "'--temperature'"),
-        ("sample --quality nan -o {out} --model {toy}", "--quality nan"),
+        ("sample --length-bias nan -o {out} --model {toy}", "--length-bias nan"),
         ("sample --top-p nan -o {out} --model {toy}", "'--top-p'"),
         ("sample -n 1000000000 -o {out} --model {toy}", "--count 1000000000 is beyond"),
         ("sample -n 1e9 -o {out} --model {toy}", "valid integer"),
