@@ -31,7 +31,7 @@ def tensors(run_dir: Path) -> dict[str, Tensor]:
 
 
 @pytest.fixture
-def shard(monkeypatch: pytest.MonkeyPatch) -> Any:
+def sharded(monkeypatch: pytest.MonkeyPatch) -> Any:
     """The module sharded.py."""
     monkeypatch.syspath_prepend(str(HERE))
     return importlib.import_module("sharded")
