@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from evatok.core.config import load_config
-from evatok.core.precision import fast_float32
+from evatok.core.precision import fast_float32_matmul
 from evatok.hub import load_model
 from tokenizer.model import VideoTokenizer
 from tokenizer.search.beam import beam_search
@@ -56,7 +56,7 @@ def main() -> int:
     parts = [windows[i : i + options.batch] for i in range(0, len(windows), options.batch)]
     batches = [sampler.load(part)[0] for part in parts]
     random_times, errors = [], []
-    with fast_float32(torch.device("cpu")):
+    with fast_float32_matmul(torch.device("cpu")):
         for done, clips in enumerate(batches, 1):
             start = time.perf_counter()
             errors.append(PrefixTree(model, clips, only=only).measure()["mse"][:, only])

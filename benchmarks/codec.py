@@ -22,7 +22,7 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
-from evatok.core.precision import fast_float32
+from evatok.core.precision import fast_float32_matmul
 from tokenizer.model import TokenizerConfig, VideoTokenizer
 from tokenizer.qformer import QFormerConfig
 from tokenizer.quantizer import VectorQuantizer
@@ -131,7 +131,7 @@ def measure(device: torch.device, repeats: int) -> dict[str, object]:
         "tokens": sum(ASSIGNMENT),
         "repeats": repeats,
     }
-    with fast_float32(device):
+    with fast_float32_matmul(device):
         for name in ("fp32", "bf16"):
             times: dict[str, list[float]] = {key: [] for key in calls}
             with torch.autocast(device.type, torch.bfloat16, enabled=name == "bf16"):

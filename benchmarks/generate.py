@@ -39,7 +39,7 @@ from generator.budget import BudgetConfig
 from generator.gpt import GPT, GPTConfig
 from generator.grammar import Vocabulary
 from generator.inference.engine import Request, SamplingConfig, class_requests, sample
-from generator.inference.optimize import for_sampling
+from generator.inference.optimize import prepare_for_inference
 
 LEVELS = (32, 64, 128, 256, 512)
 
@@ -152,8 +152,8 @@ def main() -> None:
     torch.set_num_threads(2)
     plain = paper_gpt(torch.float32)
     theirs = transformers_of(plain)
-    gpt, small = for_sampling(plain, "bfloat16"), for_sampling(plain, "int8")
-    in_torch = for_sampling(plain, "bfloat16", compiled=False)
+    gpt, small = prepare_for_inference(plain, "bfloat16"), prepare_for_inference(plain, "int8")
+    in_torch = prepare_for_inference(plain, "bfloat16", compiled=False)
     one, eight = ((32,) * 4, 128) if arguments.quick else ((64,) * 4, 256), 8
     plan, tokens = one
     long_plan = (32,) * 4 if arguments.quick else (256,) * 4
@@ -198,7 +198,7 @@ def main() -> None:
         result["b8x1024_ms_a_step"] = 1000 * many["ours"] / (long_tokens + 4)
         print(result, flush=True)
         plans = nano_lengths(8 if arguments.quick else 64)
-        gpt = for_sampling(paper_gpt(torch.float32, (8, 16, 32, 64, 128)), "bfloat16")
+        gpt = prepare_for_inference(paper_gpt(torch.float32, (8, 16, 32, 64, 128)), "bfloat16")
         requests = requests_of(gpt, plans)
         groups = [requests[i : i + 8] for i in range(0, len(requests), 8)]
         longest = [max(plans[i : i + 8], key=sum) for i in range(0, len(plans), 8)]

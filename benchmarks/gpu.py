@@ -38,7 +38,7 @@ from generator.conditions import Condition
 from generator.data.packing import PackedBatch, pack
 from generator.gpt import GPT
 from generator.inference.engine import sample
-from generator.inference.optimize import for_sampling
+from generator.inference.optimize import prepare_for_inference
 from tokenizer.losses.reconstruction import PerceptualConfig, tokenizer_loss
 from tokenizer.model import VideoTokenizer
 from tokenizer.router import Router
@@ -61,7 +61,7 @@ class RandomStage(StageBase):
         self.config, self.model, self.length = config, model, length
 
     def batch(self, step: int, rank: int, world: int) -> Any:
-        """Rows of the kind that the model takes."""
+        """DecodeBatch of the kind that the model takes."""
         rows, model = self.config.train.batch_size, self.model
         if isinstance(model, GPT):
             ids = torch.randint(model.vocabulary.codebook_size, (rows, self.length + 1))
@@ -83,7 +83,7 @@ class RandomStage(StageBase):
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """The loss of the stage, without frozen networks."""
         if isinstance(batch, PackedBatch):
-            logits = model(batch.ids, batch.cu_seqlens, batch.places).float()
+            logits = model(batch.ids, batch.cu_seqlens, batch.target_positions).float()
             return F.cross_entropy(logits, batch.targets), {}
         if isinstance(self.model, Router):
             return F.cross_entropy(model(batch[0]).float(), batch[1]), {}
@@ -112,7 +112,7 @@ def steps(path: Path, gpus: int, rows: int | None, count: int, gpu: str, device:
         torch.cuda.reset_peak_memory_stats()
     with tempfile.TemporaryDirectory() as folder:
         run = Run(RandomStage(config, model, length), train, Path(folder), train)
-        run.player.prepare(lambda module: module, train.compile)
+        run.trainee.prepare(lambda module: module, train.compile)
         seconds = []
         for _ in range(count + 2):
             batch = run.stage.batch(run.step, 0, 1)
@@ -142,9 +142,9 @@ def sampling(device: str, batches: tuple[int, ...], tokens: int, repeats: int) -
     plain = paper_gpt(torch.float32)
     theirs = transformers_of(plain).to(place)
     plain = plain.to(place)
-    forms = {"ours": for_sampling(plain, "bfloat16")}
+    forms = {"ours": prepare_for_inference(plain, "bfloat16")}
     if place.type == "cuda":
-        forms["graphs"] = for_sampling(plain, "bfloat16", graphs=True)
+        forms["graphs"] = prepare_for_inference(plain, "bfloat16", graphs=True)
     result: dict[str, Any] = versions(place)
     with torch.inference_mode():
         for batch in batches:

@@ -51,10 +51,10 @@ X264 = (51, 47, 43, 38, 33, 28)  # crf
 AV1 = (63, 60, 55, 48, 40, 32)
 
 # bytes, frames, seconds of encoding, seconds of decoding
-Coded = tuple[int, Tensor, float, float]
+CodecResult = tuple[int, Tensor, float, float]
 
 
-def coded_by(codec: str, crf: int, frames: Tensor) -> Coded:
+def coded_by(codec: str, crf: int, frames: Tensor) -> CodecResult:
     """Frames (F, H, W, 3) uint8 through a video codec."""
     even = frames[:, : frames.shape[1] // 2 * 2, : frames.shape[2] // 2 * 2].numpy()
     options = {"crf": str(crf), "preset": "veryslow" if codec == "libx264" else "4"}
@@ -81,7 +81,7 @@ def coded_by(codec: str, crf: int, frames: Tensor) -> Coded:
     return size, out, middle - start, time.perf_counter() - middle
 
 
-def coded_by_tokens(models: Models, w_q: float, frames: Tensor) -> Coded:
+def coded_by_tokens(models: Models, w_q: float, frames: Tensor) -> CodecResult:
     """Frames (F, H, W, 3) uint8 through a token file."""
     with tempfile.TemporaryDirectory() as folder:
         source, target = Path(folder) / "in.mkv", Path(folder) / "out.evt"
@@ -99,7 +99,7 @@ def coded_by_tokens(models: Models, w_q: float, frames: Tensor) -> Coded:
 
 
 def measured(
-    coded: Coded, frames: Tensor, distance: PerceptualDistance, size: int
+    coded: CodecResult, frames: Tensor, distance: PerceptualDistance, size: int
 ) -> dict[str, float]:
     """One row of numbers."""
     count, made, encode, decode = coded
@@ -131,7 +131,7 @@ def main() -> None:
     arguments = parser.parse_args()
     models, distance = load(arguments.model), load_perceptual(arguments.perceptual)
     size = models.final.config.size
-    ways: dict[str, Callable[[Tensor], Coded]] = {}
+    ways: dict[str, Callable[[Tensor], CodecResult]] = {}
     for w_q in RATES:
         ways[f"tokens w_q {w_q}"] = lambda x, w_q=w_q: coded_by_tokens(models, w_q, x)
     for crf in X264:

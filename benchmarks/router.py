@@ -19,7 +19,7 @@ from pathlib import Path
 import torch
 
 from evatok.core.config import read_yaml
-from evatok.core.precision import fast_float32
+from evatok.core.precision import fast_float32_matmul
 from tokenizer.model import TokenizerConfig, VideoTokenizer
 from tokenizer.router import Router, RouterConfig
 
@@ -57,7 +57,7 @@ def main() -> int:
         "whole_mean": lambda: model(clips, mean),
     }
     times: dict[str, list[float]] = {name: [] for name in works}
-    with fast_float32(torch.device("cpu")):
+    with fast_float32_matmul(torch.device("cpu")):
         for work in works.values():
             work()  # warm up
         for _ in range(options.repeats):

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from evatok.core.config import load_config
-from evatok.core.precision import fast_float32
+from evatok.core.precision import fast_float32_matmul
 from evatok.hub import load
 from evatok.workflows.search import SearchConfig
 from tokenizer.search.candidates import Method, candidate_errors
@@ -50,7 +50,7 @@ def main() -> int:
     windows = sampler.eval_clips(options.clips, "all")
     times: dict[Method, list[float]] = {"tree": [], "brute": []}
     errors: dict[Method, list[Tensor]] = {"tree": [], "brute": []}
-    with fast_float32(torch.device("cpu")):
+    with fast_float32_matmul(torch.device("cpu")):
         for number, start in enumerate(range(0, len(windows), options.batch)):
             clips, _ = sampler.load(windows[start : start + options.batch])
             if not number:

@@ -50,8 +50,8 @@ def padded(batch: PackedBatch) -> PackedBatch:
     ids = torch.zeros(len(lengths), longest, dtype=batch.ids.dtype)
     for row, (start, length) in enumerate(zip(ends, lengths.tolist(), strict=False)):
         ids[row, :length] = batch.ids[start : start + length]
-    owner = torch.searchsorted(batch.cu_seqlens[1:].long(), batch.places, right=True)
-    places = owner * longest + batch.places - batch.cu_seqlens[:-1].long()[owner]
+    owner = torch.searchsorted(batch.cu_seqlens[1:].long(), batch.target_positions, right=True)
+    places = owner * longest + batch.target_positions - batch.cu_seqlens[:-1].long()[owner]
     bounds = torch.arange(0, (len(lengths) + 1) * longest, longest, dtype=torch.int32)
     return PackedBatch(ids.flatten(), bounds, places, batch.targets, batch.conditions)
 
@@ -63,7 +63,7 @@ def step_of(gpt: GPT, batch: PackedBatch, backend: str) -> Callable[[], float]:
         gpt.zero_grad(set_to_none=True)
         gpt.backend = backend
         with torch.autocast("cpu", dtype=torch.bfloat16):
-            logits = gpt(batch.ids, batch.cu_seqlens, batch.places)
+            logits = gpt(batch.ids, batch.cu_seqlens, batch.target_positions)
         loss = F.cross_entropy(logits.float(), batch.targets)
         loss.backward()
         return float(loss.detach())

@@ -33,7 +33,7 @@ from evatok.model_folders import (
 )
 from evatok.workflows.text import Captioner, copy_text
 from generator.gpt import GPT
-from generator.inference.optimize import Weights, for_sampling
+from generator.inference.optimize import Weights, prepare_for_inference
 from tokenizer.model import VideoTokenizer
 from tokenizer.router import Router
 from tokenizer.search.assigners import Assigner, make_assigner
@@ -103,11 +103,11 @@ class Models:
     @cached_property
     def generator(self) -> GPT:
         """Class, text or frames → tokens; with compiled steps where they can be had."""
-        return for_sampling(self._load("generator", GPT))
+        return prepare_for_inference(self._load("generator", GPT))
 
     def sample_with(self, weights: Weights, graphs: bool) -> None:
-        """Load the generator anew for these decode steps; see `optimize.for_sampling`."""
-        self.generator = for_sampling(self._load("generator", GPT), weights, graphs=graphs)
+        """Load the generator anew for these decode steps; see `optimize.prepare_for_inference`."""
+        self.generator = prepare_for_inference(self._load("generator", GPT), weights, graphs=graphs)
 
     @cached_property
     def text(self) -> Captioner:

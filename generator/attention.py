@@ -45,7 +45,7 @@ class Sequences:
     lengths: tuple[int, ...]
 
     @staticmethod
-    def of(cu_seqlens: Tensor, device: torch.device | None = None) -> Sequences:
+    def from_cu_seqlens(cu_seqlens: Tensor, device: torch.device | None = None) -> Sequences:
         """Read the lengths once for all layers, from where they are, before they move."""
         return Sequences(cu_seqlens.to(device), tuple(cu_seqlens.diff().tolist()))
 
@@ -96,7 +96,7 @@ def default_backend(device: str, dtype: torch.dtype) -> str:
 
 
 @contextmanager
-def exact_matmul() -> Iterator[None]:
+def highest_matmul_precision() -> Iterator[None]:
     """Inside, float32 products take PyTorch's default path.
 
     "medium" speeds up large linear layers on some CPUs but makes the many tiny products of a

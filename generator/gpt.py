@@ -19,12 +19,12 @@ from torch import Tensor, nn
 from evatok.core.config import Config, Depth, Heads, Width, check_parameters
 from evatok.core.errors import EvatokError
 from evatok.core.loading.pretrained import Pretrained
-from generator.attention import Sequences, attend, exact_matmul
+from generator.attention import Sequences, attend, highest_matmul_precision
 from generator.conditions import FrameCondition, TextCondition, check_text, longest_sequence
 from generator.grammar import Vocabulary
-from generator.inference.batching import Rows, Waves
-from generator.inference.cpu_kernels import Steps
-from generator.inference.cuda_graph import StaticRows
+from generator.inference.batching import Cohorts, DecodeBatch
+from generator.inference.cpu_kernels import CpuDecoder
+from generator.inference.cuda_graph import GraphBatch
 from generator.inference.kv_cache import KVCache
 
 Rotary = tuple[Tensor, Tensor]
@@ -127,7 +127,7 @@ class GPT(
         guidance: scale that its training's settings sample with; None where they tell none.
         max_tokens: longest sequence.
         backend: attention backend; by device if None.
-        compiled: the weights as compiled decode steps read them, see `decoding.for_sampling`.
+        compiled: the decoder of `optimize.prepare_for_inference`, with packed weights.
         graphs: whether decode steps are replayed as CUDA graphs.
         weights: how decode steps have them, a name out of `decoding.Weights`.
     """
@@ -154,7 +154,7 @@ class GPT(
         self.guidance = guidance
         self.max_tokens = longest_sequence(vocabulary, frames, text)
         self.backend: str | None = None
-        self.compiled: Steps | None = None
+        self.compiled: CpuDecoder | None = None
         self.graphs, self.weights = False, "float32"
         self.embedding = nn.Embedding(vocabulary.size, size.width)
         self.layers = nn.ModuleList(GPTLayer(size) for _ in range(size.layers))
@@ -192,13 +192,15 @@ class GPT(
             x = layer(x, rotary, mix(index))
         return self.norm(x)
 
-    def forward(self, ids: Tensor, cu_seqlens: Tensor, places: Tensor | None = None) -> Tensor:
+    def forward(
+        self, ids: Tensor, cu_seqlens: Tensor, target_positions: Tensor | None = None
+    ) -> Tensor:
         """Logits of the token after each token.
 
         Args:
             ids: (L,) int64 in [0, V), sequences packed.
             cu_seqlens: (N + 1,) int32, where each sequence begins; the last entry is L.
-            places: (P,) int64 in [0, L), where logits are wanted; everywhere if None.
+            target_positions: (P,) int64 in [0, L), where logits are wanted; everywhere if None.
 
         Returns:
             (L, V) or (P, V).
@@ -206,7 +208,7 @@ class GPT(
         Raises:
             EvatokError: a sequence longer than the model holds.
         """
-        sequences = Sequences.of(cu_seqlens)
+        sequences = Sequences.from_cu_seqlens(cu_seqlens)
         if sequences.max_seqlen > self.max_tokens:
             raise EvatokError(
                 f"a sequence of {sequences.max_seqlen} tokens; the model holds {self.max_tokens}"
@@ -216,29 +218,29 @@ class GPT(
             sequences.positions(),
             lambda _: lambda q, k, v: attend(q, k, v, sequences, self.backend),
         )
-        return self.head(x if places is None else x[places])
+        return self.head(x if target_positions is None else x[target_positions])
 
     @property
     def device(self) -> torch.device:
         """Where the weights are."""
         return self.embedding.weight.device
 
-    def new_rows(self, rows: int, places: int) -> Rows:
+    def new_batch(self, rows: int, max_len: int) -> DecodeBatch:
         """Room for so many rows of at most so many tokens, for the engine."""
         if self.compiled is not None and self.device.type == "cpu":
-            return self.compiled.new_rows(rows, places)
+            return self.compiled.new_batch(rows, max_len)
         if self.graphs:
-            return StaticRows(self, rows, places, record=True)
-        return Waves(self, rows, places)
+            return GraphBatch(self, rows, max_len, record=True)
+        return Cohorts(self, rows, max_len)
 
-    def new_cache(self, rows: int, places: int) -> KVCache:
+    def new_cache(self, rows: int, max_len: int) -> KVCache:
         """An empty cache for so many rows of at most so many tokens."""
         weight, size = self.embedding.weight, self.size
         return KVCache(
             size.layers,
             rows,
             size.heads,
-            places,
+            max_len,
             size.width // size.heads,
             weight.device,
             weight.dtype,
@@ -253,7 +255,7 @@ class GPT(
             cache: where keys and values go.
             rows: (N,) int64, the row of each prompt; likewise.
         """
-        sequences = Sequences.of(cu_seqlens, self.device)
+        sequences = Sequences.from_cu_seqlens(cu_seqlens, self.device)
         there = rows.to(self.device)
 
         def mix(layer: int) -> Mix:
@@ -285,7 +287,7 @@ class GPT(
 
             return look
 
-        with exact_matmul():
+        with highest_matmul_precision():
             x = self._run(ids, torch.cat([cache.positions for cache in caches]), mix)
             logits = self.head(x)
         for cache in caches:

@@ -175,7 +175,7 @@ class GeneratorStage(StageBase):
         self, model: nn.Module, batch: PackedBatch, generator: torch.Generator
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """Mean cross-entropy of the targets, in nats."""
-        logits = model(batch.ids, batch.cu_seqlens, batch.places)  # (P, V)
+        logits = model(batch.ids, batch.cu_seqlens, batch.target_positions)  # (P, V)
         loss = F.cross_entropy(logits.float(), batch.targets)
         return loss, {"cross_entropy": loss.detach()}
 
@@ -207,7 +207,7 @@ class GeneratorStage(StageBase):
             batch = pack(sequences, ends, [condition] * len(sequences))
             is_length.append(kinds[batch.targets] == LENGTH)
             batch = batch.to(model.head.weight.device)
-            logits = model(batch.ids, batch.cu_seqlens, batch.places).float()
+            logits = model(batch.ids, batch.cu_seqlens, batch.target_positions).float()
             losses.append(F.cross_entropy(logits, batch.targets, reduction="none").cpu())
         loss, lengths = torch.cat(losses), torch.cat(is_length)
         name = condition.name.lower()

@@ -61,7 +61,7 @@ class Reconstruction:
         tokens: ids and assignment.
         quantized: codes, ids and losses of the quantizer, rows sorted by assignment.
         units: (L, D) what was quantized, `quantized.unit` in the order of the tokens; no gradient.
-        features: (B, T, H, W, D) of the tapped decoder layer, cells of the patch grid; None
+        features: (B, T, H, W, D) of the decoder layer asked for, cells of the patch grid; None
             where none was asked for.
     """
 
@@ -133,7 +133,7 @@ def sincos_positions(num_blocks: int, rows: int, columns: int, width: int) -> Te
     return table.view(-1, width)
 
 
-class Places(nn.Module):
+class PositionEmbedding(nn.Module):
     """Learned 3D positions and levels of one Q-Former, and their 1D counterparts.
 
     The position of a 1D token is the mean over the cells that it was pooled from, so that locality
@@ -177,7 +177,7 @@ class Places(nn.Module):
         shape = grid(self.levels.values[rank], *self.cells)
         return resample_matrix(self.cells, shape, self.position.device, self.position.dtype)
 
-    def spread(self, rank: int, start: str) -> Tensor:
+    def expand(self, rank: int, start: str) -> Tensor:
         """(N, k) where each of a block's N positions starts: its first token, or its own."""
         tokens = self.levels.values[rank]
         device, dtype = self.position.device, self.position.dtype
@@ -233,7 +233,7 @@ class VideoTokenizer(
         places = (self.levels, self.num_blocks, self.cells)
 
         self.patch_in = nn.Linear(patch_dim, enc)
-        self.encoder_places = Places(*places, enc, config.token_positions)
+        self.encoder_places = PositionEmbedding(*places, enc, config.token_positions)
         self.query_map = nn.Linear(enc, enc)
         self.encoder = QFormer(config.encoder)
         self.code_in = nn.Linear(enc, config.code_dim)
@@ -241,7 +241,7 @@ class VideoTokenizer(
             config.codebook_size, config.code_dim, config.entropy_temperature
         )
         self.code_out = nn.Linear(config.code_dim, dec)
-        self.decoder_places = Places(*places, dec, config.token_positions)
+        self.decoder_places = PositionEmbedding(*places, dec, config.token_positions)
         self.start_map = nn.Linear(dec, dec)
         self.decoder = QFormer(config.decoder)
         self.patch_head = nn.Linear(dec, patch_dim)
@@ -309,7 +309,7 @@ class VideoTokenizer(
         rows = reordered(tokens, *blocks.rows)
         lengths = [size * count for size, count in zip(blocks.sizes, counts, strict=True)]
         starts = [
-            self.decoder_places.spread(rank, self.config.decoder_start)
+            self.decoder_places.expand(rank, self.config.decoder_start)
             @ part.unflatten(0, (-1, count))
             for rank, count, part in zip(blocks.ranks, counts, rows.split(lengths), strict=True)
         ]
@@ -324,7 +324,7 @@ class VideoTokenizer(
         if cpu_layer.is_for([*self.encoder.layers, *self.decoder.layers], groups.order.device):
             counts = groups.counts
             cells = torch.full_like(counts, self.num_cells)
-            return BlockEnds.of(counts), BlockEnds.of(cells)
+            return BlockEnds.from_counts(counts), BlockEnds.from_counts(cells)
         return groups.tokens, groups.grid(self.num_cells)
 
     def compile_parts(self) -> None:
@@ -338,7 +338,7 @@ class VideoTokenizer(
         num_blocks = embeddings.shape[1] // self.num_cells
         references = embeddings + self.encoder_places.blocks(num_blocks)
         cells, sides = self.num_cells, self._sides(groups)
-        x, _ = self.encoder.tapped(
+        x, _ = self.encoder.forward_features(
             self._queries(embeddings, groups.by_level(self.levels)),
             references.flatten(0, 1),
             lambda q, k, v: groups.attend(q, k, v, cells, "1d-1d"),
@@ -348,46 +348,48 @@ class VideoTokenizer(
         return self.code_in(x)
 
     def _decode(
-        self, codes: Tensor, groups: ClipGroups, tap: int | None = None
+        self, codes: Tensor, groups: ClipGroups, feature_layer: int | None = None
     ) -> tuple[Tensor, Tensor | None]:
         """Pixels (B, 3, F, H, W), in the batch's order, of codes (L, code_dim), sorted.
 
-        And, likewise, what comes out of decoder layer `tap`, (B, T · N, D).
+        And, likewise, what comes out of decoder layer `feature_layer`, (B, T · N, D).
         """
         num_blocks, blocks = groups.counts.shape[1], groups.by_level(self.levels)
         tokens = self.code_out(codes.to(self.code_out.weight.dtype))  # (L, D)
         places = F.embedding(blocks.level_rows, self.decoder_places.table(num_blocks))
         cells, sides = self.num_cells, self._sides(groups)
-        x, tapped = self.decoder.tapped(
+        x, features = self.decoder.forward_features(
             self._starts(tokens, blocks, num_blocks).flatten(0, 1),
             tokens + places,
             lambda q, k, v: groups.attend(q, k, v, cells, "3d-3d"),
             lambda q, k, v: groups.attend(q, k, v, cells, "3d-1d"),
-            tap,
+            feature_layer,
             None if sides is None else cast(Sides, (sides[1], sides[0])),
         )
         pixels = self.pixels(self.patch_head(groups.in_batch_order(x)))
-        return pixels, None if tapped is None else groups.in_batch_order(tapped)
+        return pixels, None if features is None else groups.in_batch_order(features)
 
-    def forward(self, clips: Tensor, assignment: Tensor, tap: int | None = None) -> Reconstruction:
+    def forward(
+        self, clips: Tensor, assignment: Tensor, feature_layer: int | None = None
+    ) -> Reconstruction:
         """Encode, quantize and decode.
 
         Args:
             clips: (B, 3, F, H, W) float in [−1, 1], F = 4 T, T at most `num_blocks`.
             assignment: (B, T) int64, each one of the levels.
-            tap: decoder layer, from 1, whose output is wanted as `features`.
+            feature_layer: decoder layer, from 1, whose output is wanted as `features`.
         """
         self.check(clips, assignment)
-        groups = ClipGroups.of(assignment)
+        groups = ClipGroups.from_assignment(assignment)
         quantized = self.quantizer(self._encode(clips, groups))
-        decoded, tapped = self._decode(quantized.codes, groups, tap)
+        decoded, features = self._decode(quantized.codes, groups, feature_layer)
         rows = groups.rows_in_batch_order()
         return Reconstruction(
             clips=decoded,
             tokens=Tokens(quantized.ids[rows], assignment),
             quantized=quantized,
             units=quantized.unit.detach()[rows],
-            features=None if tapped is None else tapped.unflatten(1, (-1, *self.cells)),
+            features=None if features is None else features.unflatten(1, (-1, *self.cells)),
         )
 
     def encode(self, clips: Tensor, assignment: Tensor) -> Tokens:
@@ -401,7 +403,7 @@ class VideoTokenizer(
             Tokens, packed over the batch in the order of the clips.
         """
         self.check(clips, assignment)
-        groups = ClipGroups.of(assignment)
+        groups = ClipGroups.from_assignment(assignment)
         codes = F.normalize(self._encode(clips, groups).float(), dim=-1)
         return Tokens(self.quantizer.nearest(codes)[groups.rows_in_batch_order()], assignment)
 
@@ -411,7 +413,7 @@ class VideoTokenizer(
         Returns:
             (B, 3, 4 T, H, W) float, not clamped.
         """
-        groups = ClipGroups.of(tokens.assignment)
+        groups = ClipGroups.from_assignment(tokens.assignment)
         sorted_ids = torch.empty_like(tokens.ids)
         sorted_ids[groups.rows_in_batch_order()] = tokens.ids
         return self._decode(self.quantizer.lookup(sorted_ids), groups)[0]

@@ -169,18 +169,18 @@ class QFormer(nn.Module):
         Returns:
             (..., D), normalised.
         """
-        return self.tapped(queries, references, self_attention, cross_attention)[0]
+        return self.forward_features(queries, references, self_attention, cross_attention)[0]
 
-    def tapped(
+    def forward_features(
         self,
         queries: Tensor,
         references: Tensor,
         self_attention: Attention,
         cross_attention: Attention,
-        tap: int | None = None,
+        feature_layer: int | None = None,
         sides: Sides | None = None,
     ) -> tuple[Tensor, Tensor | None]:
-        """As `forward`, and what comes out of layer `tap` (from 1), (..., D), before any norm.
+        """As `forward`, and the output of layer `feature_layer` (from 1), (..., D), before a norm.
 
         With `sides`, layers are compiled, and attention is that of the whole batch, not
         `self_attention` and `cross_attention`.
@@ -192,5 +192,5 @@ class QFormer(nn.Module):
                 queries = layer(queries, references, self_attention, cross_attention)
             else:
                 queries = layer_of_batch(layer, queries, references, sides)
-            kept = queries if number == tap else kept
+            kept = queries if number == feature_layer else kept
         return self.norm_out(queries), kept

@@ -91,7 +91,7 @@ class VectorQuantizer(nn.Module):
         self.entropy_temperature = entropy_temperature
         self.is_compiled = False  # while it trains
         self.codebook = nn.Parameter(F.normalize(torch.randn(codebook_size, code_dim), dim=-1))
-        # Decayed share of the batch that each code won: what `revive` judges codes by.
+        # Decayed share of the batch that each code won: what `restart_dead_codes` decides by.
         self.register_buffer("usage", torch.full((codebook_size,), 1.0 / codebook_size))
 
     def nearest(self, unit: Tensor) -> Tensor:
@@ -135,14 +135,14 @@ class VectorQuantizer(nn.Module):
             )
 
     @torch.no_grad()
-    def observe(self, ids: Tensor, decay: float) -> None:
+    def update_usage(self, ids: Tensor, decay: float) -> None:
         """Fold the use of a step's ids (L,), those of all processes, into the decayed usage."""
         counts = torch.bincount(ids, minlength=len(self.codebook)).to(self.usage.dtype)
         counts = sum_over_processes(counts)
         self.usage.lerp_(counts / counts.sum(), 1 - decay)
 
     @torch.no_grad()
-    def revive(
+    def restart_dead_codes(
         self,
         unit: Tensor,
         threshold: float,

@@ -4,7 +4,7 @@
         model.safetensors      weights and buffers
         ema.safetensors        averaged weights, where averaging is on
         optimizer.safetensors  "parameter::key" → tensor
-        adversary.safetensors, adversary_optimizer.safetensors   where there is a second player
+        adversary.safetensors, adversary_optimizer.safetensors   where there is a second trainee
         state.json             step, format, config, metrics, git hash, SHA-256 of the files above
 
 A checkpoint is written under a hidden name, forced to disk, and renamed: a process killed at any
@@ -75,7 +75,7 @@ class Checkpoint:
         model: state dict of the trained weights and buffers.
         ema: state dict of the averaged weights, empty where averaging is off.
         optimizer: "parameter::key" → tensor, see `training.optimizer.state_tensors`.
-        adversary: state dict of the second player, empty where there is none.
+        adversary: state dict of the second trainee, empty where there is none.
         adversary_optimizer: likewise, as `optimizer`.
         state: JSON values: config, metrics, git hash and what the loop adds.
     """

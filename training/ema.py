@@ -5,14 +5,14 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from training.sharding import local, spread_like, whole
+from training.sharding import full_tensor, local_rows, shard_like
 
 
 class Average:
     """Average of a module's parameters over its steps; buffers are the module's own.
 
     Attributes:
-        values: one for each of the module's parameters, spread as it is.
+        values: one for each of the module's parameters, sharded as it is.
     """
 
     def __init__(self, source: nn.Module, decay: float, copy: nn.Module | None = None) -> None:
@@ -36,8 +36,8 @@ class Average:
         """Move towards the source after optimiser step number `step` (1 for the first)."""
         # short runs: an average over the first steps would be mostly initial weights
         decay = min(self.decay, (1 + step) / (10 + step))
-        values = [local(value) for value in self.values]
-        sources = [local(parameter) for parameter in self.source.parameters()]
+        values = [local_rows(value) for value in self.values]
+        sources = [local_rows(parameter) for parameter in self.source.parameters()]
         torch._foreach_lerp_(values, sources, 1 - decay)  # type: ignore
 
     @torch.no_grad()
@@ -53,7 +53,7 @@ class Average:
         state: dict[str, Tensor] = self.source.state_dict(
             keep_vars=True
         )  # tied weights have several names
-        return {n: whole(averaged.get(id(own), own.detach())) for n, own in state.items()}
+        return {n: full_tensor(averaged.get(id(own), own.detach())) for n, own in state.items()}
 
     @torch.no_grad()
     def load(self, state: dict[str, Tensor]) -> None:
@@ -67,4 +67,4 @@ class Average:
             name = names[id(parameter)]
             if name not in state or state[name].shape != value.shape:
                 raise RuntimeError(f"no average of {name}, {tuple(value.shape)}")
-            value.copy_(spread_like(state[name], parameter))
+            value.copy_(shard_like(state[name], parameter))

@@ -1,4 +1,4 @@
-"""The layers of a model: what activations are recomputed by, and weights are spread over.
+"""The layers of a model: units of activation checkpointing and of sharding.
 
 A model exposes them by the name of its list: every entry of an `nn.ModuleList` called `layers`, at
 any depth, is one. Such a layer is called, and its parameters are used only while it is.
@@ -39,7 +39,7 @@ def check_layers(model: nn.Module, setting: str) -> None:
 
 
 @contextmanager
-def recomputed(model: nn.Module) -> Iterator[None]:
+def checkpoint_activations(model: nn.Module) -> Iterator[None]:
     """Keep only what goes into each layer, and compute the rest again in the backward pass.
 
     A third more computation for a fraction of the memory; the gradients are the same bits.

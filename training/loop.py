@@ -29,19 +29,26 @@ from evatok.core.distributed import (
     wait_for_all,
 )
 from evatok.core.errors import EvatokError
-from evatok.core.precision import fast_float32
+from evatok.core.precision import fast_float32_matmul
 from evatok.core.seeds import mixed_seed, seed_everything
 from training import checkpoint
 from training.checkpoint import Checkpoint
 from training.data_order import batches, to_device
 from training.ema import Average
-from training.layers import check_layers, recomputed
-from training.run_folder import SETTINGS, TrainingError, alone, compare_settings, git_hash, place_of
+from training.layers import check_layers, checkpoint_activations
+from training.run_folder import (
+    SETTINGS,
+    TrainingError,
+    compare_settings,
+    config_prefix,
+    git_hash,
+    run_lock,
+)
 from training.run_log import ProgressDisplay, RunLog
-from training.sharding import is_spread, spread
+from training.sharding import is_sharded, shard
 from training.stage import Adversarial, Stage, StageBase, Validation, Weighted
 from training.trackers import Trackers
-from training.trainee import Player
+from training.trainee import Trainee
 
 __all__ = ["Adversarial", "Stage", "StageBase", "TrainingError", "Validation", "Weighted", "train"]
 
@@ -98,11 +105,11 @@ def train(
         device = resolve_device(config.device)
         place = stack.enter_context(joined(device))
         run = Run(stage, config, run_dir, config if resolved is None else resolved, place, device)
-        stack.enter_context(fast_float32(run.device))
+        stack.enter_context(fast_float32_matmul(run.device))
         refused: TrainingError | None = None
         if run.is_main:
             try:
-                stack.enter_context(alone(run_dir))
+                stack.enter_context(run_lock(run_dir))
             except TrainingError as error:
                 refused = error
         if not first_says(refused is None):
@@ -118,7 +125,7 @@ def train(
 
 
 class Run:
-    """State of one run: the players, the model's average, and sums for the next log row."""
+    """State of one run: the trainees, the model's average, and sums for the next log row."""
 
     def __init__(
         self,
@@ -150,32 +157,32 @@ class Run:
         self.model = stage.model.to(self.device)
         # what is validated and returned, where that is not the model itself
         self.copy: nn.Module | None = None
-        spreads = config.sharding == "fsdp" and self.world > 1
-        if config.ema_decay or spreads:
+        shards = config.sharding == "fsdp" and self.world > 1
+        if config.ema_decay or shards:
             self.copy = copy.deepcopy(self.model)
-        if spreads:
+        if shards:
             assert self.copy is not None
             self.copy.cpu()  # no process holds the whole on its device, but while it validates
-            spread(self.model)
+            shard(self.model)
         self.ema: Average | None = None
         if config.ema_decay:
-            own = None if spreads else self.copy
+            own = None if shards else self.copy
             self.ema = Average(self.model, config.ema_decay, own)
         steps = range(config.steps)
-        self.player = Player(self.model, config.optimizer, config.schedule, steps)
+        self.trainee = Trainee(self.model, config.optimizer, config.schedule, steps)
         self.adversarial = stage if isinstance(stage, Adversarial) else None
         self.adversary = self._adversary()
-        self.players = [self.player] if self.adversary is None else [self.player, self.adversary]
+        self.trainees = [self.trainee] if self.adversary is None else [self.trainee, self.adversary]
         self.git = git_hash()
 
-    def _adversary(self) -> Player | None:
-        """The second player, where the stage has one."""
+    def _adversary(self) -> Trainee | None:
+        """The second trainee, where the stage has one."""
         if self.adversarial is None or self.adversarial.adversary is None:
             return None
         settings = self.adversarial.adversary_config
         steps = range(settings.start_step, self.config.steps, settings.every)
         module = self.adversarial.adversary.to(self.device)
-        return Player(module, settings.optimizer, settings.schedule, steps, "adversary_")
+        return Trainee(module, settings.optimizer, settings.schedule, steps, "adversary_")
 
     # --- starting and stopping ---
 
@@ -183,7 +190,7 @@ class Run:
         """Take up the latest checkpoint and write the settings."""
         path = checkpoint.latest(self.run_dir)
         if path is not None:
-            prefix = place_of(self.config, self.resolved)
+            prefix = config_prefix(self.config, self.resolved)
             free = {prefix + name for name in MAY_CHANGE}
             compare_settings(self.run_dir, self.resolved, free)
             self._restore(checkpoint.load(path), path)
@@ -197,7 +204,7 @@ class Run:
                 f"{path} is already at step {saved.step}, beyond train.steps {self.config.steps}"
             )
         try:
-            self.player.load(saved.model, saved.optimizer)
+            self.trainee.load(saved.model, saved.optimizer)
             if self.ema is not None:
                 self.ema.load(saved.ema)
             if self.adversary is not None:
@@ -213,8 +220,8 @@ class Run:
         """The model to use, in eval mode; all processes must call this."""
         if self.copy is None:
             return self.model.eval()
-        if self.player.is_spread:
-            self.copy.load_state_dict((self.ema or self.player).state())
+        if self.trainee.is_sharded:
+            self.copy.load_state_dict((self.ema or self.trainee).state())
             self.copy.to(self.device)
         elif self.ema is not None:
             self.ema.copy_buffers()
@@ -236,14 +243,14 @@ class Run:
             "seconds": self.seconds,
             "sums": {name: (total, self.sums[name][1]) for name, total in totals.items()},
         }
-        rival = self.adversary
+        adversary = self.adversary
         return Checkpoint(
             step=self.step,
-            model=self.player.state(),
+            model=self.trainee.state(),
             ema={} if self.ema is None else self.ema.state(),
-            optimizer=self.player.optimizer_state(),
-            adversary={} if rival is None else rival.state(),
-            adversary_optimizer={} if rival is None else rival.optimizer_state(),
+            optimizer=self.trainee.optimizer_state(),
+            adversary={} if adversary is None else adversary.state(),
+            adversary_optimizer={} if adversary is None else adversary.optimizer_state(),
             state=state,
         )
 
@@ -253,10 +260,10 @@ class Run:
         """Take the steps that are left."""
         config = self.config
         with ExitStack() as stack:
-            for player in self.players:
+            for trainee in self.trainees:
                 if config.checkpoint_activations:
-                    stack.enter_context(recomputed(player.module))
-                player.prepare(self.world > 1, config.compile)
+                    stack.enter_context(checkpoint_activations(trainee.module))
+                trainee.prepare(self.world > 1, config.compile)
             log = stack.enter_context(self._run_log()) if self.is_main else None
             display = ProgressDisplay(self.run_dir.name, self.step, config.steps, self.is_main)
             stack.callback(display.close)
@@ -294,7 +301,7 @@ class Run:
 
     def _optimise(self, batch: Any, check: bool) -> None:
         """One optimiser step of the model and, in its turn, of the adversary."""
-        stage, config, rival = self.stage, self.config, self.adversary
+        stage, config, adversary = self.stage, self.config, self.adversary
         seed = mixed_seed(config.seed, self.step, self.rank)
         seed_everything(seed, self.device)
         generator = torch.Generator().manual_seed(seed)
@@ -302,50 +309,50 @@ class Run:
         if config.grad_accumulation > 1:
             parts = stage.split(batch, config.grad_accumulation)
         weights = self._weights(parts)
-        learners = [self.player]
-        if rival is not None and self.step in rival.steps:
-            learners.append(rival)
+        learners = [self.trainee]
+        if adversary is not None and self.step in adversary.steps:
+            learners.append(adversary)
         terms: dict[str, Tensor] = {}
         for index, (part, weight) in enumerate(zip(parts, weights, strict=True)):
             part = to_device(part, self.device)
-            for player in learners:
+            for trainee in learners:
                 with ExitStack() as around:
                     last = index == len(parts) - 1
-                    around.enter_context(player.part(last))
-                    loss, logs = self._loss(player, part, generator, around)
+                    around.enter_context(trainee.part(last))
+                    loss, logs = self._loss(trainee, part, generator, around)
                     if "loss" in logs:
                         raise EvatokError(
                             'a stage logs "loss", the name of the sum that is minimised'
                         )
                     (loss if weight == 1 else loss * weight).backward()
-                for name, value in {f"{player.prefix}loss": loss, **logs}.items():
+                for name, value in {f"{trainee.prefix}loss": loss, **logs}.items():
                     value = value.detach().float()
                     value = value if weight == 1 else value * weight
                     terms[name] = terms[name] + value if name in terms else value
-        for player in learners:
-            terms[f"{player.prefix}grad_norm"] = player.clip()
+        for trainee in learners:
+            terms[f"{trainee.prefix}grad_norm"] = trainee.clip()
         for name, value in terms.items():
             total, count = self.sums.get(name, (0.0, 0))
             self.sums[name] = (total + value, count + 1)
         if check or self.device.type == "cpu":  # elsewhere asking makes the device wait
             self._refuse_non_finite()
-        for player in learners:
-            player.move(self.step)
+        for trainee in learners:
+            trainee.update(self.step)
 
     def _loss(
-        self, player: Player, part: Any, generator: torch.Generator, around: ExitStack
+        self, trainee: Trainee, part: Any, generator: torch.Generator, around: ExitStack
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """A player's loss on a part; what must last until its backward goes into `around`."""
-        rival, against = self.adversary, self.adversarial
-        if against is None or rival is None or not rival.plays(self.step):
+        """A trainee's loss on a part; what must last until its backward goes into `around`."""
+        adversary, against = self.adversary, self.adversarial
+        if against is None or adversary is None or not adversary.is_active(self.step):
             with self._autocast():
-                return self.stage.loss(player.net, part, generator)
-        if player is rival:
+                return self.stage.loss(trainee.net, part, generator)
+        if trainee is adversary:
             with self._autocast():
-                return against.adversary_loss(rival.net, part, generator)
-        around.enter_context(rival.frozen())
+                return against.adversary_loss(adversary.net, part, generator)
+        around.enter_context(adversary.frozen())
         with self._autocast():
-            return against.loss_against(player.net, rival.judge, part, generator)
+            return against.loss_against(trainee.net, adversary.critic, part, generator)
 
     def _autocast(self) -> torch.autocast:
         return torch.autocast(
@@ -368,7 +375,7 @@ class Run:
 
     def _refuse_non_finite(self) -> None:
         """Stop before non-finite gradients reach the weights, or at least a checkpoint."""
-        names = [f"{p.prefix}{name}" for p in self.players for name in ("loss", "grad_norm")]
+        names = [f"{p.prefix}{name}" for p in self.trainees for name in ("loss", "grad_norm")]
         if math.isfinite(float(sum(self.sums[name][0] for name in names if name in self.sums))):
             return
         bad = [name for name, (total, _) in self.sums.items() if not math.isfinite(float(total))]
@@ -382,9 +389,9 @@ class Run:
 
     @torch.no_grad()
     def _after_step(self) -> None:
-        modules = [player.module for player in self.players] if self.world > 1 else []
+        modules = [trainee.module for trainee in self.trainees] if self.world > 1 else []
         tensors = [tensor for m in modules for tensor in (*m.parameters(), *m.buffers())]
-        tensors = [tensor for tensor in tensors if not is_spread(tensor)]
+        tensors = [tensor for tensor in tensors if not is_sharded(tensor)]
         versions = [tensor._version for tensor in tensors]
         seed = mixed_seed(self.config.seed, self.step, AFTER_STEP)
         self.stage.after_step(self.model, self.step, torch.Generator().manual_seed(seed))
@@ -402,7 +409,7 @@ class Run:
         self.sums = {}
         display.update(self.step, rate, terms)
         if log is not None:
-            playing = [player for player in self.players if player.plays(self.step - 1)]
+            playing = [trainee for trainee in self.trainees if trainee.is_active(self.step - 1)]
             rates = {f"{p.prefix}lr": p.learning_rate(self.step - 1) for p in playing}
             timed = {"steps_per_second": rate, "seconds": self.seconds}
             log.write("train", self.step, {**terms, **rates, **timed})
@@ -431,6 +438,6 @@ class Run:
             numbers = "  ".join(f"{name} {value:.4g}" for name, value in self.metrics.items())
             display.say(f"validation at step {self.step}  {numbers}")
         self.model.train()
-        if self.copy is not None and self.player.is_spread:
+        if self.copy is not None and self.trainee.is_sharded:
             self.copy.cpu()
         wait_for_all()

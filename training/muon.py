@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from training.sharding import is_spread
+from training.sharding import is_sharded
 
 
 def orthogonalised(
@@ -47,8 +47,8 @@ class Muon(torch.optim.Muon):
 
     @torch.no_grad()
     def step(self, closure: Any = None) -> Any:
-        """One step; matrices that are spread over processes are taken one by one."""
-        if any(is_spread(p) for group in self.param_groups for p in group["params"]):
+        """One step; matrices that are sharded over processes are taken one by one."""
+        if any(is_sharded(p) for group in self.param_groups for p in group["params"]):
             return super().step(closure)
         loss = None
         if closure is not None:

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from evatok.core.config import OptimizerConfig
 from evatok.core.errors import EvatokError
 from training.muon import Muon
-from training.sharding import is_spread, spread_like
+from training.sharding import is_sharded, shard_like
 
 
 def looked_up(model: nn.Module) -> set[str]:
@@ -96,10 +96,10 @@ def build_optimizers(model: nn.Module, config: OptimizerConfig) -> list[torch.op
 
 
 def _groups(named: Sequence[tuple[str, Tensor]], lr: float, decay: float) -> list[dict]:
-    """A group, or two: kernels over many tensors take none together that are spread and whole."""
+    """A group, or two: kernels over many tensors take none together that are sharded and whole."""
     groups = []
     for kind in (False, True):
-        members = [(name, p) for name, p in named if is_spread(p) == kind]
+        members = [(name, p) for name, p in named if is_sharded(p) == kind]
         if members:
             groups.append(
                 {
@@ -146,7 +146,7 @@ def load_state_tensors(
             for pair in zip(group["names"], group["params"], strict=True)
         ]
         state = {
-            i: {key: spread_like(value, parameter) for key, value in by_name[name].items()}
+            i: {key: shard_like(value, parameter) for key, value in by_name[name].items()}
             for i, (name, parameter) in enumerate(named)
             if name in by_name
         }

@@ -22,8 +22,8 @@ class TrainingError(EvatokError):
 
 
 @contextmanager
-def alone(run_dir: Path) -> Iterator[None]:
-    """Hold a folder, made if absent; the lock ends with the process, however that ends.
+def run_lock(run_dir: Path) -> Iterator[None]:
+    """Lock the run folder; the system releases the lock when the process exits.
 
     Raises:
         TrainingError: another process holds it.
@@ -96,7 +96,7 @@ def compare_settings(run_dir: Path, settings: Config, free: Collection[str]) -> 
         )
 
 
-def place_of(part: Config, whole: Config) -> str:
+def config_prefix(part: Config, whole: Config) -> str:
     """Dotted prefix of the keys of a config within another: "", or "train." and the like."""
     if part is whole:
         return ""

@@ -1,6 +1,6 @@
-"""Weights spread over processes (FSDP2), behind the few questions that the loop asks.
+"""Weights sharded over processes (FSDP2), behind the few questions that the loop asks.
 
-The layers are spread (`training.layers`): of their weights, gradients and optimiser states each
+The layers are sharded (`training.layers`): of their weights, gradients and optimiser states each
 process keeps its rows, and has the whole of a layer only while it runs. All else is whole on every
 process: embeddings, codebooks and heads are little beside the layers, and a stage may write into
 them after a step. Checkpoints hold whole tensors, so a run may go on with any number of processes.
@@ -17,12 +17,12 @@ from torch import Tensor, distributed, nn
 from training.layers import layers_of
 
 
-def is_spread(tensor: Tensor) -> bool:
+def is_sharded(tensor: Tensor) -> bool:
     """Whether a process has only its rows of a tensor (a DTensor, whose import takes a second)."""
     return hasattr(tensor, "full_tensor")
 
 
-def spread(module: nn.Module) -> None:
+def shard(module: nn.Module) -> None:
     """Spread a module's layers over all processes, which begin with the weights of the first.
 
     The module keeps its parameters' names; the parameters are others afterwards.
@@ -42,21 +42,21 @@ def spread(module: nn.Module) -> None:
     fully_shard(module, mesh=mesh, ignored_params=rest)
 
 
-def local(tensor: Tensor) -> Tensor:
+def local_rows(tensor: Tensor) -> Tensor:
     """This process's rows; writing into them writes into the tensor."""
-    spread_tensor: Any = tensor.detach()
-    return spread_tensor.to_local() if is_spread(tensor) else tensor
+    sharded: Any = tensor.detach()
+    return sharded.to_local() if is_sharded(tensor) else tensor
 
 
-def whole(tensor: Tensor) -> Tensor:
-    """All rows, on the CPU where the tensor is spread; then every process must call this."""
-    spread_tensor: Any = tensor.detach()
-    return spread_tensor.full_tensor().cpu() if is_spread(tensor) else tensor
+def full_tensor(tensor: Tensor) -> Tensor:
+    """All rows, on the CPU where the tensor is sharded; then every process must call this."""
+    sharded: Any = tensor.detach()
+    return sharded.full_tensor().cpu() if is_sharded(tensor) else tensor
 
 
-def spread_like(tensor: Tensor, parameter: Tensor) -> Tensor:
-    """A whole tensor, spread as a parameter of its shape is; any other one is returned as it is."""
-    if not is_spread(parameter) or tensor.shape != parameter.shape:
+def shard_like(tensor: Tensor, parameter: Tensor) -> Tensor:
+    """A whole tensor, sharded as a parameter of its shape is; any other as it is."""
+    if not is_sharded(parameter) or tensor.shape != parameter.shape:
         return tensor
     from torch.distributed.tensor import distribute_tensor
 
@@ -68,8 +68,8 @@ def spread_like(tensor: Tensor, parameter: Tensor) -> Tensor:
 
 
 def average_gradients(parameters: Sequence[nn.Parameter]) -> None:
-    """Average over processes the gradients of parameters that are not spread."""
-    gradients = [p.grad for p in parameters if p.grad is not None and not is_spread(p)]
+    """Average over processes the gradients of parameters that are not sharded."""
+    gradients = [p.grad for p in parameters if p.grad is not None and not is_sharded(p)]
     if not gradients:
         return
     flat = torch.cat([gradient.flatten() for gradient in gradients])
@@ -81,14 +81,14 @@ def average_gradients(parameters: Sequence[nn.Parameter]) -> None:
 
 
 def clip_gradients(parameters: Sequence[nn.Parameter], limit: float) -> Tensor:
-    """As `clip_grad_norm_`, where some are spread; 0 = no limit.
+    """As `clip_grad_norm_`, where some are sharded; 0 = no limit.
 
     Returns:
         () global norm before clipping.
     """
     gradients = [p.grad for p in parameters if p.grad is not None]
-    rows = [local(gradient) for gradient in gradients if is_spread(gradient)]
-    rest = [gradient for gradient in gradients if not is_spread(gradient)]
+    rows = [local_rows(gradient) for gradient in gradients if is_sharded(gradient)]
+    rest = [gradient for gradient in gradients if not is_sharded(gradient)]
     squares = nn.utils.get_total_norm(rows).square()
     distributed.all_reduce(squares)
     norm = (squares + nn.utils.get_total_norm(rest).square()).sqrt()

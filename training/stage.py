@@ -108,7 +108,7 @@ class Weighted(Protocol):
 
 @runtime_checkable
 class Adversarial(Protocol):
-    """A stage with a second player, which learns to tell what the model makes from what is real.
+    """A stage with a second trainee, which learns to tell what the model makes from what is real.
 
     From `adversary_config.start_step` on, each part of a batch goes through `loss_against` and,
     where it is the adversary's turn to learn, directly afterwards through `adversary_loss`. Both

@@ -1,6 +1,6 @@
-"""What one side of a training owns: a module, its optimisers, its rate, its gradient.
+"""One trained module of a run: its optimisers, rate and gradient.
 
-A stage has one player, its model, or a second one, an adversary (`training.stage.Adversarial`).
+A stage trains its model, and may train an adversary (`training.stage.Adversarial`).
 """
 
 from __future__ import annotations
@@ -17,20 +17,20 @@ from evatok.core.config import OptimizerConfig, ScheduleConfig
 from training.compilation import compile_parts
 from training.optimizer import build_optimizers, load_state_tensors, set_rates, state_tensors
 from training.schedule import multiplier
-from training.sharding import average_gradients, clip_gradients, is_spread, spread_like, whole
+from training.sharding import average_gradients, clip_gradients, full_tensor, is_sharded, shard_like
 
 
-class Player:
+class Trainee:
     """A module in training.
 
     Attributes:
         module: on the device where it trains.
         net: what its own losses call: the module, perhaps compiled and wrapped for processes.
-        judge: what the other side's losses call: the module, perhaps compiled.
+        critic: what the other side's losses call: the module, perhaps compiled.
         steps: of the run, at which it learns.
         prefix: of the names of its loss and gradient norm in the log.
         optimizers: of all its parameters that are trained, `parameters`.
-        is_spread: whether some of these are spread over processes, see `training.sharding`.
+        is_sharded: whether some of these are sharded over processes, see `training.sharding`.
     """
 
     def __init__(
@@ -43,27 +43,27 @@ class Player:
     ) -> None:
         self.module, self.steps, self.prefix = module, steps, prefix
         self.net: Any = module
-        self.judge: Any = module
+        self.critic: Any = module
         self.config, self.schedule = optimizer, schedule
         self.optimizers = build_optimizers(module, optimizer)
         self.parameters = [p for p in module.parameters() if p.requires_grad]
-        self.is_spread = any(map(is_spread, self.parameters))
+        self.is_sharded = any(map(is_sharded, self.parameters))
 
     def prepare(self, wrapped: bool, compiled: bool) -> None:
-        """Switch to train mode, wrap for several processes unless spread over them, compile."""
+        """Switch to train mode, wrap for several processes unless sharded over them, compile."""
         self.module.train()
-        self.net = self.judge = self.module
-        if wrapped and not self.is_spread:
+        self.net = self.critic = self.module
+        if wrapped and not self.is_sharded:
             self.net = DistributedDataParallel(self.module)
         if compiled and not compile_parts(self.module):
-            self.net, self.judge = torch.compile(self.net), torch.compile(self.module)
+            self.net, self.critic = torch.compile(self.net), torch.compile(self.module)
 
-    def plays(self, step: int) -> bool:
-        """Whether a step of the run is one with this player, be it without learning."""
+    def is_active(self, step: int) -> bool:
+        """Whether a step of the run comes after the start of this trainee."""
         return step >= self.steps.start
 
     def factor(self, step: int) -> float:
-        """What the peak rates are multiplied by; the schedule begins with the player."""
+        """What the peak rates are multiplied by; the schedule begins with the trainee."""
         start, stop = self.steps.start, self.steps.stop
         return multiplier(self.schedule, step - start, stop - start)
 
@@ -74,25 +74,25 @@ class Player:
     @contextmanager
     def part(self, last: bool) -> Iterator[None]:
         """Forward and backward of a part of a step; the last one joins all processes' gradients."""
-        if self.is_spread:
+        if self.is_sharded:
             self.module.set_requires_gradient_sync(last)  # type: ignore[operator]
         no_sync = getattr(self.net, "no_sync", nullcontext)  # of what is wrapped for processes
         with nullcontext() if last else no_sync():
             yield
-        if last and self.is_spread:
+        if last and self.is_sharded:
             average_gradients(self.parameters)
 
     def clip(self) -> Tensor:
         """Clip the gradient; its global norm before."""
         limit = self.config.grad_clip
-        if self.is_spread:
+        if self.is_sharded:
             return clip_gradients(self.parameters, limit)
         if limit:
             return nn.utils.clip_grad_norm_(self.parameters, limit).detach()
         gradients = [p.grad for p in self.parameters if p.grad is not None]
         return nn.utils.get_total_norm(gradients).detach()
 
-    def move(self, step: int) -> None:
+    def update(self, step: int) -> None:
         """Take the optimisers' step of a step of the run, and forget the gradient."""
         set_rates(self.optimizers, self.factor(step))
         for optimizer in self.optimizers:
@@ -101,7 +101,7 @@ class Player:
 
     @contextmanager
     def frozen(self) -> Iterator[None]:
-        """Let the other side look through the module, in eval mode and without its gradient.
+        """Freeze the module while the other trainee backpropagates through it.
 
         Spans forward and backward: gradients pass to the input, none is computed for parameters.
         """
@@ -118,11 +118,11 @@ class Player:
 
     def state(self) -> dict[str, Tensor]:
         """The module's state dict, whole; all processes must call this."""
-        return {name: whole(value) for name, value in self.module.state_dict().items()}
+        return {name: full_tensor(value) for name, value in self.module.state_dict().items()}
 
     def optimizer_state(self) -> dict[str, Tensor]:
         """The optimisers' state as `state_tensors` names it, whole; likewise."""
-        return {name: whole(value) for name, value in state_tensors(self.optimizers).items()}
+        return {name: full_tensor(value) for name, value in state_tensors(self.optimizers).items()}
 
     def load(self, state: dict[str, Tensor], optimizer_state: dict[str, Tensor]) -> None:
         """Put both back.
@@ -132,6 +132,6 @@ class Player:
         """
         own = self.module.state_dict()
         self.module.load_state_dict(
-            {n: spread_like(value, own[n]) if n in own else value for n, value in state.items()}
+            {n: shard_like(value, own[n]) if n in own else value for n, value in state.items()}
         )
         load_state_tensors(self.optimizers, optimizer_state)

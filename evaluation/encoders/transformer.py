@@ -1,6 +1,6 @@
 """What the frozen video transformers share; `transformers` is imported here and nowhere else.
 
-VideoMAE and V-JEPA 2 cut a clip into tubes of frames × rows × columns and run plain layers over
+VideoMAE and V-JEPA 2 cut a clip into tubelets of frames × rows × columns and run plain layers over
 them. Transformers' own modules do the work, layer by layer, so that the run can stop at the last
 layer that is wanted.
 
@@ -147,7 +147,7 @@ class TransformerEncoder(ABC):
         name: str,
         net: nn.Module,
         *,
-        tube: Grid,
+        tubelet: Grid,
         size: int,
         width: int,
         mean: Sequence[float] = IMAGENET_MEAN,
@@ -158,7 +158,7 @@ class TransformerEncoder(ABC):
         Args:
             name: see `VideoEncoder`.
             net: Transformers' module.
-            tube: frames, rows and columns of a token.
+            tubelet: frames, rows and columns of a token.
             size: edge of its frames.
             width: C.
             mean: of each colour, for pixels in [0, 1].
@@ -166,7 +166,7 @@ class TransformerEncoder(ABC):
         """
         self.name, self.net = name, net.eval().requires_grad_(False)
         self.checksum = weights_checksum(net.state_dict())
-        self.tube, self.size, self._width = tube, size, width
+        self.tubelet, self.size, self._width = tubelet, size, width
         self.mean, self.std = tuple(mean), tuple(std)
 
     @abstractmethod
@@ -194,7 +194,7 @@ class TransformerEncoder(ABC):
     def grid(self, layer: int, num_frames: int) -> Grid:
         """The same in every layer; the network's own size whatever that of the clips."""
         check_layers(self, [layer])
-        frames, rows, columns = self.tube
+        frames, rows, columns = self.tubelet
         if num_frames < frames or num_frames % frames:
             raise EvatokError(f"{self.name} takes clips of {frames} · n frames, not {num_frames}")
         return num_frames // frames, self.size // rows, self.size // columns

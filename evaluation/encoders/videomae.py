@@ -34,7 +34,7 @@ class VideoMAEEncoder(TransformerEncoder):
         super().__init__(
             name,
             net,
-            tube=(config.tubelet_size, config.patch_size, config.patch_size),
+            tubelet=(config.tubelet_size, config.patch_size, config.patch_size),
             size=config.image_size,
             width=config.hidden_size,
             **normalisation,

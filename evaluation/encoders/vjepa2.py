@@ -1,6 +1,6 @@
 """V-JEPA 2 (Assran et al. 2025) as a frozen encoder: the paper's teacher for alignment.
 
-`vjepa2-l` is facebook/vjepa2-vitl-fpc64-256: 24 layers of width 1024 on tubes of 2 × 16 × 16. Its
+`vjepa2-l` is facebook/vjepa2-vitl-fpc64-256: 24 layers of width 1024, tubelets of 2 × 16 × 16. Its
 rotary positions take any even number of frames; 16 frames at 256 × 256 become 8 × 16 × 16 tokens.
 The published preprocessor cuts a centre of 256 out of 292 pixels; here the whole frame is resized
 to 256, because the features must cover what the tokenizer reconstructs. The predictor is not kept.
@@ -32,7 +32,7 @@ class VJEPA2Encoder(TransformerEncoder):
         super().__init__(
             name,
             self.model,
-            tube=(config.tubelet_size, config.patch_size, config.patch_size),
+            tubelet=(config.tubelet_size, config.patch_size, config.patch_size),
             size=config.crop_size,
             width=config.hidden_size,
             **normalisation,

@@ -219,8 +219,8 @@ def _requests(
 ) -> list[Request]:
     vocabulary = model.generator.vocabulary
     if are_classes:
-        labels, places = labels_of(model, titles)
-        seeds = [request_seed(seed, *pair) for pair in zip(labels, places, strict=True)]
+        labels, sample_indices = labels_of(model, titles)
+        seeds = [request_seed(seed, *pair) for pair in zip(labels, sample_indices, strict=True)]
         return class_requests(vocabulary, labels, seeds, settings)
     pieces, condition = model.text.encode(titles), model.generator.text
     assert condition is not None  # model.text has seen to that

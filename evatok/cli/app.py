@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 import sys
+import threading
 from collections.abc import MutableMapping, Sequence
 from pathlib import Path
 from typing import Annotated, Literal
 
 from evatok.core.errors import EvatokError
+from evatok.core.renamed import renamed_option
 
 # Before torch is imported: waiting threads must not spin on a machine that others use.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
@@ -23,7 +25,6 @@ from evatok.cli.generate import predict_command, sample_command
 from evatok.cli.leaderboard import leaderboard_app
 from evatok.cli.numbers import check_numbers
 from evatok.cli.options import (
-    RENAMED,
     AllowDamaged,
     AsJson,
     Bar,
@@ -414,6 +415,15 @@ def is_ours(words: Sequence[str], environment: MutableMapping[str, str] = os.env
     return is_first
 
 
+def tell_of_thread(stopped: threading.ExceptHookArgs) -> None:
+    """Tell in one line what a thread of a library (a writer of logs) met; a fault as ever."""
+    message = None if stopped.exc_value is None else message_for_user(stopped.exc_value)
+    if message is None:
+        threading.__excepthook__(stopped)
+    else:
+        note(f"in the background: {message}")
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line.
 
@@ -424,6 +434,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     import logging
 
     open_standard_streams()
+    threading.excepthook = tell_of_thread
     handler = logging.StreamHandler(sys.stderr)
     handler.addFilter(Once())
     logging.basicConfig(format="%(message)s", handlers=[handler], level=logging.INFO)
@@ -439,9 +450,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 sys.stdout.flush()
             return status
     except TyperException as error:
-        asked = words[0] if words else "", getattr(error, "option_name", "")
-        now = f"; it is {RENAMED[asked]} now" if asked in RENAMED else ""
-        note(f"evatok: {' '.join(error.format_message().split())}{now}")
+        told = renamed_option(words) or error.format_message()
+        note(f"evatok: {' '.join(told.split())}")
         return 2
     except (typer.Abort, KeyboardInterrupt):
         note(STOPPED.rstrip())

@@ -30,6 +30,8 @@ def message_for_user(error: BaseException) -> str | None:
     They are an `EvatokError`, settings of a wrong kind, a file or disk that cannot be used, and no
     memory. Any other exception is a mistake of ours: it keeps its traceback.
     """
+    if isinstance(inner := getattr(error, "inner_exception", None), OSError):
+        error = inner  # of torch's compiler, which had no room for its files
     if isinstance(error, pydantic.ValidationError):
         parts = (
             f"{'.'.join(map(str, item['loc'])) or error.title}: {item['msg']}"

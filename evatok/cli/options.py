@@ -34,11 +34,6 @@ LengthBias = Annotated[
 Guidance = Annotated[
     float | None, typer.Option(help="u + s (c − u); 1 = off. Default: the model's own.")
 ]
-# Options that have another name now, by command.
-RENAMED = {
-    ("sample", "--quality"): "--length-bias",
-    ("predict", "--quality"): "--length-bias",
-}
 Trust = Annotated[
     bool, typer.Option("--trust", help="Run a TorchScript file that is not the published one.")
 ]

@@ -26,6 +26,7 @@ from pydantic import (
 from evatok.core.errors import EvatokError, MissingFileError
 from evatok.core.files import write_text
 from evatok.core.loading.yaml_text import LARGEST_FILE, ConfigError, parse_yaml
+from evatok.core.renamed import KEYS
 from evatok.core.suggest import did_you_mean, did_you_mean_file
 
 T = TypeVar("T", bound="Config")
@@ -370,7 +371,10 @@ def _describe(schema: type[Config], item: Any, layers: Sequence[Layer], path: Pa
     dotted = ".".join(map(str, keys)) or "the whole"
     where = next((name for name, data in reversed(layers) if _holds(data, keys)), str(path))
     if item["type"] == "extra_forbidden":
-        what = f"unknown key{did_you_mean(str(keys[-1]), _names(schema, keys[:-1]))}"
+        names, key = _names(schema, keys[:-1]), str(keys[-1])
+        what = f"unknown key{did_you_mean(key, names)}"
+        if KEYS.get(key) in names:
+            what = f"is now called {KEYS[key]}"
     elif item["type"] == "missing":
         what = "is missing"
     else:

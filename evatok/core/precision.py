@@ -23,7 +23,7 @@ def has_fast_float32(cpuinfo: str) -> bool:
 
 
 @contextmanager
-def fast_float32(device: torch.device) -> Iterator[None]:
+def fast_float32_matmul(device: torch.device) -> Iterator[None]:
     """Set the matmul precision to "medium" where that loses nothing, and set it back after."""
     cpuinfo = Path("/proc/cpuinfo")
     fits = device.type == "cpu" and platform.machine() in ("x86_64", "AMD64")

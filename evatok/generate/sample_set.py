@@ -281,8 +281,8 @@ def _make(
     models: Models, plan: Plan, chunk: Sequence[Sample], output: Path, whole: set[str]
 ) -> list[dict[str, Any]]:
     """Generate and write a chunk, but for the files that are whole."""
-    labels, places = [s.label for s in chunk], [s.place for s in chunk]
-    clips, tokens = sample_labels(models, labels, places, plan.seed, plan.settings)
+    labels, sample_indices = [s.label for s in chunk], [s.place for s in chunk]
+    clips, tokens = sample_labels(models, labels, sample_indices, plan.seed, plan.settings)
     assignment = tokens.assignment.tolist()
     if plan.format == "npz":
         _write_npz(output / chunk[0].file, clips, chunk, tokens.assignment)

@@ -80,11 +80,11 @@ def labels_of(models: Models, names: Sequence[str]) -> tuple[list[int], list[int
     if unknown:
         raise EvatokError(f"the generator has no class {', '.join(unknown)}")
     counts: dict[str, int] = {}
-    places = []
+    sample_indices = []
     for name in names:
-        places.append(counts.get(name, 0))
-        counts[name] = places[-1] + 1
-    return [known[name] for name in names], places
+        sample_indices.append(counts.get(name, 0))
+        counts[name] = sample_indices[-1] + 1
+    return [known[name] for name in names], sample_indices
 
 
 def run_requests(
@@ -120,7 +120,7 @@ def decode(tokenizer: VideoTokenizer, tokens: Tokens, part: int = BATCH) -> Tens
 def sample_labels(
     models: Models,
     labels: Sequence[int],
-    places: Sequence[int],
+    sample_indices: Sequence[int],
     seed: int,
     settings: SamplingConfig,
     progress: Progress | None = None,
@@ -130,7 +130,7 @@ def sample_labels(
     Args:
         models: generator and final tokenizer.
         labels: class of each clip.
-        places: the i of each clip.
+        sample_indices: the i of each clip.
         seed: of all clips together.
         settings: how tokens are chosen.
         progress: told now and then.
@@ -138,7 +138,7 @@ def sample_labels(
     Returns:
         (B, 3, F, H, W) float32 in [−1, 1], and their tokens.
     """
-    seeds = [request_seed(seed, a, b) for a, b in zip(labels, places, strict=True)]
+    seeds = [request_seed(seed, a, b) for a, b in zip(labels, sample_indices, strict=True)]
     requests = class_requests(models.generator.vocabulary, labels, seeds, settings)
     return run_requests(models, requests, progress)
 

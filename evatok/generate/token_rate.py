@@ -131,7 +131,7 @@ def assigner_for(
         raise EvatokError(f"a budget ({rate.budget}) needs a router with w_q as an input")
     if rate.min_psnr is not None:
         return partial(encoder.assign, w_q=_w_q_of_psnr(encoder, header, rate.min_psnr, frames))
-    extent = _Extent.of(header, frames())
+    extent = _Extent.from_frames(header, frames())
     if rate.tokens_per_second is not None:
         budget = rate.tokens_per_second * extent.seconds
     else:
@@ -160,7 +160,7 @@ class _Extent:
     level_bits: int
 
     @staticmethod
-    def of(header: Header, frames: Iterator[Timed]) -> _Extent:
+    def from_frames(header: Header, frames: Iterator[Timed]) -> _Extent:
         """Measure in one pass over the frames."""
         fixed, blocks, count = len(header.model_dump_json()) + FILE_OVERHEAD, 0, 0
         first = last = Fraction(0)

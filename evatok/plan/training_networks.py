@@ -36,7 +36,7 @@ class Shape:
         name: as in `EncoderConfig.encoder`.
         num_layers: of it.
         channels: of every layer.
-        tube: frames × rows × columns of a cell.
+        tubelet: frames × rows × columns of a cell.
         size: pixels of a side.
         parameters: all of them.
     """
@@ -44,14 +44,14 @@ class Shape:
     name: str
     num_layers: int
     channels: int
-    tube: Grid
+    tubelet: Grid
     size: int
     parameters: int
     checksum: str = ""
 
     def grid(self, layer: int, num_frames: int) -> Grid:
         """See `VideoEncoder`."""
-        frames, rows, columns = self.tube
+        frames, rows, columns = self.tubelet
         return num_frames // frames, self.size // rows, self.size // columns
 
     def width(self, layer: int) -> int:
@@ -100,8 +100,8 @@ def training_only_flops(config: TokenizerTraining) -> dict[str, int]:
         settings = config.adversarial.discriminator
         if isinstance(settings, PatchDiscriminatorConfig):
             with torch.device("meta"):
-                judge = Adversary(config.adversarial, model.num_frames, model.size)
-            out["discriminator"] = 8 * _counted(judge, clips)
+                discriminator = Adversary(config.adversarial, model.num_frames, model.size)
+            out["discriminator"] = 8 * _counted(discriminator, clips)
         else:
             encoder, last = encoder_of(settings), max(settings.layers)
             out["discriminator"] = 4 * _encoder_flops(encoder, last, clips)
@@ -169,12 +169,14 @@ def training_only(config: TokenizerTraining) -> list[dict[str, Any]]:
         settings = config.adversarial.discriminator
         if isinstance(settings, PatchDiscriminatorConfig):
             with torch.device("meta"):
-                judge: nn.Module = Adversary(config.adversarial, model.num_frames, model.size)
+                discriminator: nn.Module = Adversary(
+                    config.adversarial, model.num_frames, model.size
+                )
         else:
             encoder = frozen[settings.encoder] = encoder_of(settings)
             with torch.device("meta"):
-                judge = SemanticDiscriminator(settings, encoder)
-        add(f"discriminator, {settings.kind}", _count(judge), True)
+                discriminator = SemanticDiscriminator(settings, encoder)
+        add(f"discriminator, {settings.kind}", _count(discriminator), True)
     for name, encoder in frozen.items():
         add(f"{name}, frozen", _size_of(encoder))
     if config.loss.perceptual.weight:

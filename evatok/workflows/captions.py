@@ -41,7 +41,7 @@ class Thresholds(Config):
     motion: tuple[float, float]
 
     @classmethod
-    def of(cls, brightness: Tensor, motion: Tensor) -> Thresholds:
+    def from_values(cls, brightness: Tensor, motion: Tensor) -> Thresholds:
         """Thirds of measured clips, each (N,)."""
         thirds = torch.tensor([1 / 3, 2 / 3], dtype=torch.float64)
         low, high = brightness.double().quantile(thirds).tolist()

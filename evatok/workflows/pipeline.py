@@ -48,7 +48,7 @@ from evatok.workflows.train import train_config
 from generator.gpt import GPT
 from tokenizer.model import VideoTokenizer
 from tokenizer.router import Router
-from training.run_folder import alone
+from training.run_folder import run_lock
 from video.arcade import recorder
 
 Say = Callable[[str], None]
@@ -148,7 +148,7 @@ class Pipeline:
             )
         rows, results = [], {}
         self._tell_time()
-        with alone(self.run_dir):
+        with run_lock(self.run_dir):
             for number, step in enumerate(steps, 1):
                 record, is_new = self._do(step, f"{number}/{len(steps)} {step.name}")
                 state = "done now" if is_new else "was done"

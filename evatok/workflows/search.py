@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from datetime import timedelta
 from functools import partial
 from multiprocessing import get_context
-from multiprocessing.connection import wait
+from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any, Literal
 
@@ -25,7 +26,7 @@ from evatok.core.errors import EvatokError, MissingFileError
 from evatok.core.extras import extra
 from evatok.core.paths import paths_in, refuse_overwrite
 from evatok.core.pools import end_with_parent
-from evatok.core.precision import fast_float32
+from evatok.core.precision import fast_float32_matmul
 from evatok.hub import load_model
 from tokenizer.model import VideoTokenizer
 from tokenizer.search.candidates import Method
@@ -151,7 +152,7 @@ def _curate(
         clips, names = batch(number)
         return clips.to(device), names
 
-    with fast_float32(device):
+    with fast_float32_matmul(device):
         yield from curate(
             model,
             moved,
@@ -168,13 +169,23 @@ def _curate(
 
 
 def _part(
-    config: SearchConfig, folder: Path, split: Split, rank: int, world: int, threads: int
+    config: SearchConfig,
+    folder: Path,
+    split: Split,
+    rank: int,
+    world: int,
+    threads: int,
+    trouble: Connection,
 ) -> None:
-    """Target of one process."""
+    """Target of one process; what the caller can mend is sent to the first one, which raises it."""
     end_with_parent()
     torch.set_num_threads(threads)
-    for _ in _curate(config, folder, split, rank, world):
-        pass
+    try:
+        for _ in _curate(config, folder, split, rank, world):
+            pass
+    except (EvatokError, OSError) as error:
+        trouble.send(error)
+        sys.exit(1)
 
 
 def _share(
@@ -189,13 +200,15 @@ def _share(
     place = place_from_environment()
     ours, groups = place.rank, place.world
     threads = max(1, torch.get_num_threads() // processes)
+    context = get_context("spawn")
+    troubles, ends = zip(*(context.Pipe(duplex=False) for _ in range(processes)), strict=True)
     workers = [
-        get_context("spawn").Process(
+        context.Process(
             target=_part,
-            args=(config, folder, split, ours * processes + rank, groups * processes, threads),
+            args=(config, folder, split, ours * processes + rank, groups * processes, threads, end),
             daemon=True,
         )
-        for rank in range(processes)
+        for rank, end in enumerate(ends)
     ]
     for worker in workers:
         worker.start()
@@ -204,6 +217,9 @@ def _share(
             wait([worker.sentinel for worker in workers if worker.is_alive()], timeout=2)
             failed = [worker.exitcode for worker in workers if worker.exitcode]
             if failed:
+                for trouble in troubles:
+                    if trouble.poll():
+                        raise trouble.recv()
                 raise EvatokError(
                     f"a process of the search ended with status {failed[0]}: run the command again"
                 )

@@ -213,7 +213,7 @@ def train_text(config: TextConfig, directory: Path) -> dict[str, Any]:
         measured.append(torch.stack(measure_clips(clips)))
         labels.append(batch_labels)
     brightness, motion = torch.cat(measured, 1)[:, : config.clips]
-    thresholds = Thresholds.of(brightness, motion)
+    thresholds = Thresholds.from_values(brightness, motion)
     texts = captions(
         thresholds.ranks(brightness, motion),
         torch.cat(labels)[: config.clips],

@@ -28,20 +28,21 @@ class PackedBatch:
     Attributes:
         ids: (L,) int64, every sequence without its last token.
         cu_seqlens: (N + 1,) int32.
-        places: (P,) int64 in [0, L), where the next token counts: everywhere but inside conditions.
+        target_positions: (P,) int64 in [0, L), where the next token counts: everywhere but inside
+            conditions.
         targets: (P,) int64, that next token.
         conditions: (N,) int64, the `Condition` of each sequence.
     """
 
     ids: Tensor
     cu_seqlens: Tensor
-    places: Tensor
+    target_positions: Tensor
     targets: Tensor
     conditions: Tensor
 
     def to(self, device: torch.device, non_blocking: bool = False) -> PackedBatch:
         """The same on another device."""
-        tensors = (self.ids, self.cu_seqlens, self.places, self.targets, self.conditions)
+        tensors = (self.ids, self.cu_seqlens, self.target_positions, self.targets, self.conditions)
         return PackedBatch(*(x.to(device, non_blocking=non_blocking) for x in tensors))
 
     def split(self, parts: int) -> list[PackedBatch]:
@@ -61,12 +62,12 @@ class PackedBatch:
             last = max(first + 1, sum(end <= goal for end in ends))
             last = count if part == parts - 1 else min(last, count - (parts - 1 - part))
             begin, end = int(self.cu_seqlens[first]), ends[last - 1]
-            inside = (self.places >= begin) & (self.places < end)
+            inside = (self.target_positions >= begin) & (self.target_positions < end)
             out.append(
                 PackedBatch(
                     self.ids[begin:end],
                     self.cu_seqlens[first : last + 1] - begin,
-                    self.places[inside] - begin,
+                    self.target_positions[inside] - begin,
                     self.targets[inside],
                     self.conditions[first:last],
                 )
@@ -91,12 +92,12 @@ def pack(
     following = torch.from_numpy(np.concatenate([s[1:] for s in sequences]).astype(np.int64))
     starts = (cu_seqlens[:-1] + torch.tensor(condition_lengths) - 1).tolist()
     ends = cu_seqlens[1:].tolist()
-    places = torch.cat([torch.arange(a, b) for a, b in zip(starts, ends, strict=True)])
+    target_positions = torch.cat([torch.arange(a, b) for a, b in zip(starts, ends, strict=True)])
     return PackedBatch(
         torch.from_numpy(np.concatenate(inputs).astype(np.int64)),
         cu_seqlens,
-        places,
-        following[places],
+        target_positions,
+        following[target_positions],
         torch.tensor(conditions, dtype=torch.int64),
     )
 

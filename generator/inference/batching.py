@@ -1,13 +1,13 @@
-"""Rows on their way through the model: the past of each, and one token more for all of them.
+"""Batches of rows that are decoded together, one token a step for every row.
 
 | rows | where | a new row |
 | --- | --- | --- |
-| `native.Slots` | compiled, on a CPU | takes a free slot at once |
-| `static.StaticRows` | a GPU, as a CUDA graph | takes a free slot at once |
-| `Waves` | PyTorch, everywhere | starts in a wave with others, a cache a wave |
+| `cpu_kernels.Slots` | compiled, on a CPU | takes a free slot at once |
+| `cuda_graph.GraphBatch` | a GPU, as a CUDA graph | takes a free slot at once |
+| `Cohorts` | PyTorch, everywhere | starts in a cohort with others, one cache each |
 
 In PyTorch attention is one call for all rows of a cache, and fast only where they are equally long:
-rows that start together therefore share a cache, and a wave waits until a few can start.
+rows that start together therefore share a cache, and a cohort waits until a few can start.
 
 Shape letters: R rows, P tokens of a prompt, V vocabulary.
 """
@@ -27,19 +27,19 @@ if TYPE_CHECKING:
     from generator.gpt import GPT
 
 
-class Rows(Protocol):
-    """What the engine asks of rows.
+class DecodeBatch(Protocol):
+    """Decode batch, as the engine uses it.
 
     Attributes:
-        waits_for: rows that should be free before new ones begin, unless none is at work.
+        waits_for: minimum number of free rows before requests are added (ignored when idle).
     """
 
     @property
     def waits_for(self) -> int:
-        """Rows that should be free before new ones begin, unless none is at work."""
+        """Minimum number of free rows before requests are added (ignored when idle)."""
         ...
 
-    def admit(self, prompts: Sequence[Tensor]) -> None:
+    def add_requests(self, prompts: Sequence[Tensor]) -> None:
         """Begin rows behind those at work: prompts (P,) int64, which may be empty."""
         ...
 
@@ -47,8 +47,8 @@ class Rows(Protocol):
         """Logits (R, V) after one more token (R,) int64 a row."""
         ...
 
-    def keep(self, rows: Sequence[int]) -> list[int]:
-        """End all rows but these, ascending; rows may change places.
+    def retain(self, rows: Sequence[int]) -> list[int]:
+        """End all rows but these, ascending; rows may change their order.
 
         Returns:
             The old number of each row that is left, in the new order. Neighbours that stay, or
@@ -57,26 +57,26 @@ class Rows(Protocol):
         ...
 
 
-class Waves:
-    """Rows in PyTorch, those that began together in one cache."""
+class Cohorts:
+    """Decode batch in PyTorch: rows that began together share a cache."""
 
-    def __init__(self, gpt: GPT, rows: int, places: int) -> None:
+    def __init__(self, gpt: GPT, rows: int, max_len: int) -> None:
         """Begin without a row.
 
         Args:
             gpt: the model.
             rows: at work at most.
-            places: tokens of a row at most.
+            max_len: tokens of a row at most.
         """
-        self.gpt, self.places = gpt, places
-        self.waits_for = max(1, rows // 4)  # a wave costs a few calls in every layer
+        self.gpt, self.max_len = gpt, max_len
+        self.waits_for = max(1, rows // 4)  # a cohort costs a few calls in every layer
         self._caches: list[KVCache] = []
 
-    def admit(self, prompts: Sequence[Tensor]) -> None:
-        """Begin a wave; see `Rows`."""
+    def add_requests(self, prompts: Sequence[Tensor]) -> None:
+        """Begin a cohort; see `DecodeBatch`."""
         device = self.gpt.device
         lengths = torch.tensor([len(prompt) for prompt in prompts])
-        cache = self.gpt.new_cache(len(prompts), self.places)
+        cache = self.gpt.new_cache(len(prompts), self.max_len)
         rows = lengths.nonzero()[:, 0]
         if len(rows):
             ids = torch.cat([prompts[row] for row in rows.tolist()]).to(device)
@@ -85,11 +85,11 @@ class Waves:
         self._caches.append(cache)
 
     def step(self, ids: Tensor) -> Tensor:
-        """One token a row; see `Rows`."""
+        """One token a row; see `DecodeBatch`."""
         return self.gpt.step(ids, self._caches)
 
-    def keep(self, rows: Sequence[int]) -> list[int]:
-        """End all other rows; see `Rows`."""
+    def retain(self, rows: Sequence[int]) -> list[int]:
+        """End all other rows; see `DecodeBatch`."""
         order, first, caches = [], 0, []
         stays = set(rows)
         for cache in self._caches:
@@ -97,7 +97,7 @@ class Waves:
             stay = [i for i in range(size) if first + i in stays]
             if stay:
                 if len(stay) < size:
-                    stay = cache.keep(stay)
+                    stay = cache.retain(stay)
                 order += [first + i for i in stay]
                 caches.append(cache)
             first += size

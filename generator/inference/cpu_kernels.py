@@ -45,7 +45,7 @@ class _Sizes(ctypes.Structure):
         (name, ctypes.c_int32)
         for name in (
             *("layers", "width", "heads", "head_width", "head_padded", "hidden", "vocabulary"),
-            *("weights", "slots", "places", "threads"),
+            *("weights", "slots", "max_len", "threads"),
         )
     ] + [("epsilon", ctypes.c_float)]
 
@@ -102,7 +102,7 @@ def reason_against(gpt: GPT) -> str | None:
     return None
 
 
-class Steps:
+class CpuDecoder:
     """The weights of a model as the kernels read them."""
 
     def __init__(self, gpt: GPT, weights: str) -> None:
@@ -171,9 +171,9 @@ class Steps:
         scale = None if scales is None else self._keep(scales)
         return _Matrix(values=values.data_ptr(), scales=scale)
 
-    def new_rows(self, rows: int, places: int) -> Slots:
+    def new_batch(self, rows: int, max_len: int) -> Slots:
         """An empty cache for so many rows of at most so many tokens."""
-        return Slots(self, rows, places)
+        return Slots(self, rows, max_len)
 
 
 def laid_out(weight: Tensor, weights: str) -> tuple[Tensor, Tensor | None]:
@@ -189,12 +189,12 @@ def laid_out(weight: Tensor, weights: str) -> tuple[Tensor, Tensor | None]:
         return pairs.transpose(1, 2).contiguous(), None
     if weights == "float32":
         return blocks.transpose(1, 2).contiguous().clone(), None
-    scales, rounded = eight_bits(weight)
+    scales, rounded = quantize_int8(weight)
     fours = rounded.unflatten(0, (-1, OUTPUTS)).unflatten(2, (-1, 4))  # (O / 32, 32, I / 4, 4)
     return fours.transpose(1, 2).contiguous(), scales
 
 
-def eight_bits(weight: Tensor) -> tuple[Tensor, Tensor]:
+def quantize_int8(weight: Tensor) -> tuple[Tensor, Tensor]:
     """Scales (O,) and values (O, I) int8, which multiplied are near to a matrix (O, I)."""
     scales = weight.abs().amax(1).clamp(min=1e-12) / 127
     return scales, (weight / scales[:, None]).round().to(torch.int8)
@@ -205,15 +205,15 @@ def _padded(count: int, multiple: int) -> int:
 
 
 class Slots:
-    """Rows at work, each in a slot of the cache that it keeps until it ends; see `rows.Rows`."""
+    """Decode batch whose rows keep their slot of the cache until they end."""
 
     waits_for = 1  # rows: a new one costs nothing extra
 
-    def __init__(self, steps: Steps, rows: int, places: int) -> None:
-        self.steps, self.places = steps, _padded(places, LANES)
-        self._sizes = _Sizes(**steps.sizes, slots=rows, places=self.places, threads=1)
+    def __init__(self, steps: CpuDecoder, rows: int, max_len: int) -> None:
+        self.steps, self.max_len = steps, _padded(max_len, LANES)
+        self._sizes = _Sizes(**steps.sizes, slots=rows, max_len=self.max_len, threads=1)
         sizes = self._sizes
-        count = sizes.layers * rows * sizes.heads * self.places * sizes.head_padded
+        count = sizes.layers * rows * sizes.heads * self.max_len * sizes.head_padded
         dtype = torch.float32 if steps.weights == "float32" else torch.bfloat16
         self._keys = torch.empty(count, dtype=dtype)
         self._values = torch.empty(count, dtype=dtype)
@@ -221,8 +221,8 @@ class Slots:
         none = torch.zeros(0, dtype=torch.int64)
         self._slots, self._positions = none, none  # (R,) of the rows at work
 
-    def admit(self, prompts: Sequence[Tensor]) -> None:
-        """Begin rows; see `rows.Rows`."""
+    def add_requests(self, prompts: Sequence[Tensor]) -> None:
+        """Begin rows; see `batching.DecodeBatch`."""
         slots = torch.tensor([self._free.pop() for _ in prompts])
         lengths = torch.tensor([len(prompt) for prompt in prompts])
         ids = torch.cat(list(prompts)).cpu()
@@ -241,8 +241,8 @@ class Slots:
         self._positions = self._positions + 1
         return logits[:, : self.steps.vocabulary]
 
-    def keep(self, rows: Sequence[int]) -> list[int]:
-        """End all other rows; see `rows.Rows`."""
+    def retain(self, rows: Sequence[int]) -> list[int]:
+        """End all other rows; see `batching.DecodeBatch`."""
         index = torch.tensor(rows, dtype=torch.int64)
         left = torch.ones(len(self._slots), dtype=torch.bool)
         left[index] = False
@@ -253,9 +253,9 @@ class Slots:
     def _run(self, ids: Tensor, slots: Tensor, positions: Tensor, logit_rows: int) -> Tensor:
         """Take tokens (L,) into slots (L,) at positions (L,); logits of the first so many."""
         sizes, steps, rows = self._sizes, self.steps, len(ids)
-        if rows and int(positions.max()) >= self.places:
+        if rows and int(positions.max()) >= self.max_len:
             raise EvatokError(
-                f"a row of {int(positions.max()) + 1} tokens; the cache has {self.places}"
+                f"a row of {int(positions.max()) + 1} tokens; the cache has {self.max_len}"
             )
         sizes.threads = torch.get_num_threads() if rows * steps.cost > SMALL else 1
         x = steps.embedding[ids]

@@ -1,4 +1,4 @@
-"""Rows of one fixed shape, whose step a CUDA graph can replay.
+"""Fixed-shape decode batch for CUDA graphs.
 
 A step of a small batch is a few hundred kernels that take longer to start than to run. A graph
 starts them all at once, but replays the shapes with which it was recorded: here attention looks at
@@ -6,7 +6,7 @@ every place of the cache under a mask, every slot takes part whether it is in us
 number is read back on the way. Without a recording the same steps run on any device, which is how
 they are tested.
 
-Shape letters: R slots, S places of a slot, V vocabulary.
+Shape letters: R slots, S capacity of a slot, V vocabulary.
 """
 
 from __future__ import annotations
@@ -39,12 +39,12 @@ class StaticCache(KVCache):
         self.positions.add_(1).clamp_(max=self._filled - 1)
 
     def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        """As `KVCache.attend`, over all places."""
+        """As `KVCache.attend`, over all positions."""
         keys, values = self._keys[layer], self._values[layer]  # (R, Hd, S, Dh)
         at = (self._rows, slice(None), self.positions)
         keys[at], values[at] = k.to(keys.dtype), v.to(values.dtype)
-        places = torch.arange(self._filled, device=keys.device)
-        hidden = places > self.positions[:, None]  # (R, S)
+        index = torch.arange(self._filled, device=keys.device)
+        hidden = index > self.positions[:, None]  # (R, S)
         bias = torch.zeros(hidden.shape, device=keys.device, dtype=keys.dtype)
         bias = bias.masked_fill_(hidden, -math.inf)[:, None, None]
         query = q[:, :, None].to(keys.dtype)
@@ -59,18 +59,18 @@ class StaticCache(KVCache):
         self.positions[at] = torch.tensor(positions, device=device)  # in place, for the graph
 
 
-class StaticRows:
-    """Rows at work, each in a slot that it keeps; see `rows.Rows`."""
+class GraphBatch:
+    """Decode batch of fixed shape, whose rows keep their slot."""
 
     waits_for = 1  # rows: all slots are computed in any case
 
-    def __init__(self, gpt: GPT, rows: int, places: int, record: bool) -> None:
+    def __init__(self, gpt: GPT, rows: int, max_len: int, record: bool) -> None:
         """Begin without a row.
 
         Args:
             gpt: the model.
             rows: at work at most.
-            places: tokens of a row at most.
+            max_len: tokens of a row at most.
             record: replay a CUDA graph; else the same operations one by one.
         """
         size, weight = gpt.size, gpt.embedding.weight
@@ -78,15 +78,15 @@ class StaticRows:
         self._graph: torch.cuda.CUDAGraph | None = None
         self._logits = torch.empty(0, device=weight.device)
         with torch.inference_mode():
-            shape = (size.layers, rows, size.heads, places, size.width // size.heads)
+            shape = (size.layers, rows, size.heads, max_len, size.width // size.heads)
             self._cache = StaticCache(*shape, weight.device, weight.dtype)
             self._ids = torch.zeros(rows, dtype=torch.int64, device=weight.device)
         self._free = list(range(rows))[::-1]
         self._slots: list[int] = []
         self._at = self._ids[:0]  # the slots, on the device
 
-    def admit(self, prompts: Sequence[Tensor]) -> None:
-        """Begin rows; see `rows.Rows`."""
+    def add_requests(self, prompts: Sequence[Tensor]) -> None:
+        """Begin rows; see `batching.DecodeBatch`."""
         slots = [self._free.pop() for _ in prompts]
         self._slots += slots
         device = self._ids.device
@@ -100,7 +100,7 @@ class StaticRows:
             self.gpt.prefill(ids, cu_seqlens, self._cache, rows[filled])
 
     def step(self, ids: Tensor) -> Tensor:
-        """One token a row; see `rows.Rows`."""
+        """One token a row; see `batching.DecodeBatch`."""
         self._ids[self._at] = ids
         if self.record and self._graph is None:
             self._recorded()
@@ -110,8 +110,8 @@ class StaticRows:
             self._graph.replay()
         return self._logits[self._at]
 
-    def keep(self, rows: Sequence[int]) -> list[int]:
-        """End all other rows; see `rows.Rows`."""
+    def retain(self, rows: Sequence[int]) -> list[int]:
+        """End all other rows; see `batching.DecodeBatch`."""
         kept = [self._slots[row] for row in rows]
         self._free += sorted(set(self._slots) - set(kept))
         self._slots = kept

@@ -42,9 +42,9 @@ from generator.conditions import (
 )
 from generator.gpt import GPT
 from generator.grammar import Grammar, Vocabulary
-from generator.inference.batching import Rows
+from generator.inference.batching import DecodeBatch
 from generator.inference.progress import Progress
-from generator.inference.sampling import SCHEDULES, Manner, choose, precise, scheduled
+from generator.inference.sampling import SCHEDULES, Manner, precise, sample_tokens, scheduled
 from tokenizer.tokens import Tokens
 
 
@@ -281,7 +281,7 @@ class _Batch:
         self.gpt, self.requests, self.rows_each = gpt, requests, rows_each
         self.device = gpt.device
         self.queue = deque(range(len(requests)))
-        self.rows: Rows
+        self.rows: DecodeBatch
         self.results: list[list[int]] = [[] for _ in requests]
         self.active: list[int] = []  # N request numbers
         none = torch.zeros(0, dtype=torch.int64, device=self.device)
@@ -295,7 +295,7 @@ class _Batch:
         self.settings = torch.zeros(0, 6, device=self.device)
         self.budgets = Budgets(gpt.vocabulary, self.device)
         self.progress = Progress()
-        self.manner = Manner.of(())
+        self.manner = Manner.from_rows(())
         constant = SCHEDULES[0]
         self.is_scheduled = any(r.settings.guidance_schedule != constant for r in requests)
         self.on_block: Callable[[int, list[Tensor]], None] | None = None
@@ -305,9 +305,9 @@ class _Batch:
         if not self.requests:
             return
         longest = self.gpt.vocabulary.longest
-        places = max(len(r.prompt) - 1 + longest(r.num_blocks) for r in self.requests)
+        max_len = max(len(r.prompt) - 1 + longest(r.num_blocks) for r in self.requests)
         rows = min(batch_size, len(self.requests)) * self.rows_each
-        self.rows = self.gpt.new_rows(rows, places)
+        self.rows = self.gpt.new_batch(rows, max_len)
         while self.queue or self.active:
             # Entered anew for each step: whoever draws the steps has a mode of their own.
             with torch.inference_mode():
@@ -328,7 +328,7 @@ class _Batch:
             if self.rows_each == 2 and request.null_prompt is not None:
                 prompts.append(request.null_prompt)
         # The last token of a prompt goes in with the first step, so a class needs no prefill.
-        self.rows.admit([prompt[:-1] for prompt in prompts])
+        self.rows.add_requests([prompt[:-1] for prompt in prompts])
         self.active += numbers
         last = torch.stack([prompt[-1] for prompt in prompts]).to(self.device)
         self.next = torch.cat([self.next, last])
@@ -367,7 +367,7 @@ class _Batch:
     def _look(self) -> None:
         """Work out how those at work choose."""
         chosen = [self.requests[number].settings for number in self.active]
-        self.manner = Manner.of((s.temperature, s.top_k, s.top_p) for s in chosen)
+        self.manner = Manner.from_rows((s.temperature, s.top_k, s.top_p) for s in chosen)
 
     def _step(self) -> None:
         """One token for every request at work; the device is waited for once at most."""
@@ -387,7 +387,7 @@ class _Batch:
             logits = self.budgets.apply(logits, self.grammar.blocks_left)
         at = self.count[:, None]
         uniform = self.uniform.gather(1, at)[:, 0]
-        tokens = choose(logits, uniform, temperature, top_k.long(), top_p, self.manner)
+        tokens = sample_tokens(logits, uniform, temperature, top_k.long(), top_p, self.manner)
         self.ids.scatter_(1, at, tokens[:, None])
         self.count += 1
         self.grammar.advance(tokens)
@@ -396,49 +396,49 @@ class _Batch:
         finished, told = self.progress.ending(whole=True), self.progress.ending(whole=False)
         ids = self._read(told if self.on_block is not None else finished, only_codes)
         if self.on_block is not None:
-            for place in told:
-                blocks = self.gpt.vocabulary.decode_blocks(torch.tensor(ids[place]))
-                self.on_block(self.active[place], blocks)
+            for index in told:
+                blocks = self.gpt.vocabulary.decode_blocks(torch.tensor(ids[index]))
+                self.on_block(self.active[index], blocks)
         if finished:
-            self._retire({place: ids[place] for place in finished})
+            self._retire({index: ids[index] for index in finished})
 
-    def _read(self, places: list[int], only_codes: bool) -> dict[int, list[int]]:
+    def _read(self, indices: list[int], only_codes: bool) -> dict[int, list[int]]:
         """Read back what the host must know of this step, all at once.
 
         Args:
-            places: requests whose tokens are wanted.
+            indices: requests whose tokens are wanted.
             only_codes: whether all took codes, so that no length has to be known.
 
         Returns:
             The tokens of each of these requests, this step's included.
         """
         parts = [] if only_codes else [self.grammar.codes_left]
-        longest = 1 + max((self.progress.count[place] for place in places), default=0)
-        if places:
-            at = torch.tensor(places, device=self.device)
+        longest = 1 + max((self.progress.count[index] for index in indices), default=0)
+        if indices:
+            at = torch.tensor(indices, device=self.device)
             parts.append(self.ids[at, :longest].flatten())
         values = torch.cat(parts).tolist() if parts else []
         self.progress.advance(None if only_codes else values[: len(self.active)])
         rows = values[0 if only_codes else len(self.active) :]
         return {
-            place: rows[i * longest : i * longest + self.progress.count[place]]
-            for i, place in enumerate(places)
+            index: rows[i * longest : i * longest + self.progress.count[index]]
+            for i, index in enumerate(indices)
         }
 
     def _retire(self, finished: dict[int, list[int]]) -> None:
         """Hand over what is complete, the tokens of each, and free its rows."""
-        for place, ids in finished.items():
-            self.results[self.active[place]] = ids
-        stay = [place for place in range(len(self.active)) if place not in finished]
+        for index, ids in finished.items():
+            self.results[self.active[index]] = ids
+        stay = [index for index in range(len(self.active)) if index not in finished]
         each = self.rows_each
-        rows = self.rows.keep([place * each + i for place in stay for i in range(each)])
+        rows = self.rows.retain([index * each + i for index in stay for i in range(each)])
         order = [row // each for row in rows[::each]]
-        self.active = [self.active[place] for place in order]
+        self.active = [self.active[index] for index in order]
         self.progress.select(order)
         self._look()
-        index = torch.tensor(order, dtype=torch.int64, device=self.device)
-        self.grammar.select(index)
-        self.budgets.select(index)
-        self.count, self.ids = self.count[index], self.ids[index]
-        self.uniform, self.settings = self.uniform[index], self.settings[index]
-        self.next = self.next.view(-1, self.rows_each)[index].flatten()
+        at = torch.tensor(order, dtype=torch.int64, device=self.device)
+        self.grammar.select(at)
+        self.budgets.select(at)
+        self.count, self.ids = self.count[at], self.ids[at]
+        self.uniform, self.settings = self.uniform[at], self.settings[at]
+        self.next = self.next.view(-1, self.rows_each)[at].flatten()

@@ -27,7 +27,7 @@ enum { FLOAT32, BFLOAT16, INT8 };
 
 typedef struct {
     int32_t layers, width, heads, head_width, head_padded, hidden, vocabulary, weights;
-    int32_t slots, places, threads;
+    int32_t slots, max_len, threads;
     float epsilon;
 } Sizes;
 
@@ -234,7 +234,7 @@ static void norm(const Sizes *s, const float *x, int rows, const float *weight, 
 
 /* A key lies transposed, [place / 16][head_padded][16]; a value as [place][head_padded]. */
 INLINE int64_t head_of(const Sizes *s, int layer, int64_t slot, int head) {
-    int64_t size = (int64_t)s->places * s->head_padded;
+    int64_t size = (int64_t)s->max_len * s->head_padded;
     return (((int64_t)layer * s->slots + slot) * s->heads + head) * size;
 }
 
@@ -270,7 +270,7 @@ static void remember(const Sizes *s, const Weights *w, int layer, float *qkv, in
 
 #define MAX_HEAD 16 /* vectors of the widest head */
 
-/* One row and head: q against `count` places. */
+/* One row and head: q against `count` positions. */
 INLINE void look(int rounds, int vectors, const float *q, int head_width, const void *keys,
                  const void *values, int64_t at, int count, float *scores, void *out, int64_t to) {
     static const vi lane = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
@@ -348,7 +348,7 @@ static void gate(const float *gate_up, int rows, int hidden, void *out, int roun
 
 /* Floats of memory that a step of so many rows needs. */
 int64_t workspace(const Sizes *s, int64_t rows) {
-    return rows * (5 * (int64_t)s->width + 3 * (int64_t)s->hidden) + (int64_t)s->threads * s->places;
+    return rows * (5 * (int64_t)s->width + 3 * (int64_t)s->hidden) + (int64_t)s->threads * s->max_len;
 }
 
 #ifdef _OPENMP
@@ -367,7 +367,7 @@ void step(const Sizes *s, const Weights *w, float *x, int64_t rows, const int64_
     float *all_scores = inner + rows * s->hidden;
 #pragma omp parallel num_threads(s->threads)
     {
-        float *scores = all_scores + (int64_t)omp_get_thread_num() * s->places;
+        float *scores = all_scores + (int64_t)omp_get_thread_num() * s->max_len;
         for (int l = 0; l < s->layers; l++) {
             const Layer *layer = w->layers + l;
             norm(s, x, rows, layer->norm_attention, normed);

@@ -7,7 +7,7 @@ belong in one cache; the engine keeps one for each wave of requests.
 On a CPU keys and values stay float32 whatever the model's dtype: attention with a single bfloat16
 query is 2.5 times slower.
 
-Shape letters: R rows, L packed tokens, S places of a row, Hd heads, Dh head width.
+Shape letters: R rows, L packed tokens, S capacity of a row, Hd heads, Dh head width.
 """
 
 from __future__ import annotations
@@ -35,12 +35,12 @@ class KVCache:
         layers: int,
         rows: int,
         heads: int,
-        places: int,
+        max_len: int,
         head_width: int,
         device: torch.device,
         dtype: torch.dtype = torch.float32,
     ) -> None:
-        shape = (layers, rows, heads, places, head_width)
+        shape = (layers, rows, heads, max_len, head_width)
         dtype = torch.float32 if device.type == "cpu" else dtype
         self._keys = torch.empty(shape, device=device, dtype=dtype)
         self._values = torch.empty(shape, device=device, dtype=dtype)
@@ -128,7 +128,7 @@ class KVCache:
             self._keys.zero_()
             self._values.zero_()
 
-    def keep(self, rows: list[int]) -> list[int]:
+    def retain(self, rows: list[int]) -> list[int]:
         """Drop all other rows; the memory of the rows that stay moves as little as possible.
 
         Args:

@@ -27,7 +27,7 @@ from torch import Tensor, nn
 
 from evatok.core.errors import EvatokError
 from generator.gpt import GPT, GPTLayer, Mix, Rotary, rotate
-from generator.inference.cpu_kernels import Steps, eight_bits, reason_against
+from generator.inference.cpu_kernels import CpuDecoder, quantize_int8, reason_against
 
 log = logging.getLogger(__name__)
 
@@ -54,7 +54,7 @@ class RoundedLinear(nn.Module):
     def __init__(self, weight: Tensor) -> None:
         super().__init__()
         self.out_features, self.in_features = weight.shape
-        scales, values = eight_bits(weight.detach().float())
+        scales, values = quantize_int8(weight.detach().float())
         self.scales, self.values = nn.Buffer(scales), nn.Buffer(values)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -96,7 +96,7 @@ def _joined(*layers: nn.Linear) -> nn.Linear:
     return out
 
 
-def for_sampling(
+def prepare_for_inference(
     gpt: GPT,
     weights: Weights = "float32",
     compiled: bool | None = None,
@@ -127,7 +127,7 @@ def for_sampling(
         log.log(logging.WARNING if is_loss else logging.INFO, "decode steps: %s", told)
     if compiled:
         out = copy.copy(gpt)
-        out.compiled, out.weights = Steps(gpt, weights), weights
+        out.compiled, out.weights = CpuDecoder(gpt, weights), weights
         return out
     device = gpt.device
     out = copy.deepcopy(gpt).eval().requires_grad_(False)

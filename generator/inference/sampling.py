@@ -28,7 +28,7 @@ class Manner:
     is_cut: bool
 
     @staticmethod
-    def of(rows: Iterable[tuple[float, int, float]]) -> Manner:
+    def from_rows(rows: Iterable[tuple[float, int, float]]) -> Manner:
         """Of rows of temperature, top-k and top-p."""
         rows = list(rows)
         return Manner(
@@ -37,7 +37,7 @@ class Manner:
         )
 
 
-def choose(
+def sample_tokens(
     logits: Tensor,
     uniform: Tensor,
     temperature: Tensor,
@@ -60,7 +60,7 @@ def choose(
     """
     if manner is None:
         columns = (temperature.tolist(), top_k.tolist(), top_p.tolist())
-        manner = Manner.of(zip(*columns, strict=True))
+        manner = Manner.from_rows(zip(*columns, strict=True))
     greedy = temperature == 0
     if manner.is_greedy:
         return logits.argmax(-1)

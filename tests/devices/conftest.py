@@ -45,7 +45,7 @@ def tokenizer_settings(data: dict[str, Any]) -> dict[str, Any]:
             "codebook_size": 16,
             "code_dim": 4,
         },
-        "codebook": {"revive_every": 1, "revive_below": 1.0},
+        "codebook": {"restart_every": 1, "restart_below": 1.0},
         "loss": {"entropy": 0.1},
         "validation_clips": 2,
         "train": {

@@ -8,7 +8,7 @@ import torch
 from generator.conditions import FrameCondition
 from generator.gpt import GPT, GPTConfig
 from generator.grammar import Vocabulary
-from generator.inference.cuda_graph import StaticRows
+from generator.inference.cuda_graph import GraphBatch
 from generator.inference.engine import SamplingConfig, _Batch, class_requests, sample, stream
 from tests.devices.simulated import READS, simulated
 from tests.generator.inference.test_engine import mixed_requests
@@ -62,7 +62,7 @@ def test_once_a_token(
     steps.clear()
     if is_static:  # as under CUDA graphs, without a recording
         monkeypatch.setattr(
-            gpt, "new_rows", lambda rows, places: StaticRows(gpt, rows, places, record=False),
+            gpt, "new_batch", lambda rows, max_len: GraphBatch(gpt, rows, max_len, record=False),
             raising=False,
         )  # fmt: skip
     with simulated() as device:

@@ -16,7 +16,7 @@ from evaluation.scoring.records import Record
 from evatok.hub import FILES, Models, load
 from evatok.model_folders import PARTS
 from generator.gpt import GPT
-from generator.inference.optimize import for_sampling
+from generator.inference.optimize import prepare_for_inference
 from tokenizer.model import VideoTokenizer
 from tokenizer.router import Router
 
@@ -134,7 +134,7 @@ def test_push_to_hub_of_a_part_loads_as_that_part(toy_dir: Path, hub: Path) -> N
 def test_save_pretrained_refuses_weights_laid_out_for_sampling(
     toy_dir: Path, tmp_path: Path
 ) -> None:
-    gpt = for_sampling(GPT.from_pretrained(toy_dir / "generator"), compiled=False)
+    gpt = prepare_for_inference(GPT.from_pretrained(toy_dir / "generator"), compiled=False)
     with pytest.raises(evatok.EvatokError, match=r"laid out for sampling.*from_pretrained"):
         gpt.save_pretrained(tmp_path / "m")
 

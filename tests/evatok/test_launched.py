@@ -32,7 +32,7 @@ data:
 model:
   {{levels: [1, 4], num_frames: 16, size: 32, codebook_size: 16,
     encoder: {former}, decoder: {former}}}
-codebook: {{revive_every: 0}} # its upkeep is compared in tests/tokenizer
+codebook: {{restart_every: 0}} # its upkeep is compared in tests/tokenizer
 validation_clips: 2
 train: {{steps: 40, batch_size: 4, save_every: 1, validate_every: 0, log_every: 30}}
 """)

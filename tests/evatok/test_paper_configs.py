@@ -138,6 +138,6 @@ def test_published_shapes_are_transformers_own() -> None:
             net = kind(config)
         shape = SHAPES[name]
         assert (shape.num_layers, shape.channels) == (config.num_hidden_layers, config.hidden_size)
-        assert shape.tube == (config.tubelet_size, config.patch_size, config.patch_size)
+        assert shape.tubelet == (config.tubelet_size, config.patch_size, config.patch_size)
         body = net.encoder if name == "vjepa2-l" else net
         assert shape.parameters == sum(p.numel() for p in body.parameters())

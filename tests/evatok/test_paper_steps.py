@@ -73,7 +73,7 @@ from evatok.plan.untrained import model_of
 from evatok.workflows.train import load_training
 from tokenizer.router import Router
 from training.optimizer import build_optimizers
-from evatok.core.precision import fast_float32
+from evatok.core.precision import fast_float32_matmul
 
 torch.set_num_threads(1)
 config = load_training(Path(sys.argv[1]))
@@ -82,7 +82,7 @@ model = model_of(config).train()
 optimizers = build_optimizers(model, config.train.optimizer)
 before = [p.detach().clone() for p in model.parameters()]
 start = time.perf_counter()
-with fast_float32(torch.device("cpu")), torch.autocast("cpu", torch.bfloat16):
+with fast_float32_matmul(torch.device("cpu")), torch.autocast("cpu", torch.bfloat16):
     if isinstance(model, Router):
         clips = torch.rand(1, 3, 16, 128, 128) * 2 - 1
         loss = F.cross_entropy(model(clips).float(), torch.tensor([7]))

@@ -54,7 +54,8 @@ def too_small(name: str, job: Job, good: Path, work: Path, draw: random.Random) 
         return [f"undisturbed: {ending.outcome()}: {ending.stderr[-300:]}"]
     seconds_of(whole / job.makes)
     found = whole / job.makes
-    sizes = [f.stat().st_size for f in ([found] if found.is_file() else found.rglob("*"))]
+    files = [found] if found.is_file() else [f for f in found.rglob("*") if f.is_file()]
+    sizes = [f.stat().st_size for f in files]
     largest, wrong = max(sizes), []
     folder = lay(good, job.needs, work / f"{name} limited")
     for size in (0, draw.randrange(1, largest), largest * 2 // 3):

@@ -9,7 +9,13 @@ import torch
 from torch import Tensor
 
 from evatok.core import optional_kernels as kernels
-from generator.attention import BACKENDS, Sequences, attend, default_backend, exact_matmul
+from generator.attention import (
+    BACKENDS,
+    Sequences,
+    attend,
+    default_backend,
+    highest_matmul_precision,
+)
 
 
 def packed(lengths: list[int]) -> Tensor:
@@ -48,7 +54,7 @@ def test_backend_equals_the_definition(
     gradients = torch.autograd.grad((expected * weight).sum(), (q, k, v))
 
     q, k, v = (x.detach().to(dtype).requires_grad_() for x in (q, k, v))
-    result = attend(q, k, v, Sequences.of(packed(lengths)), backend)
+    result = attend(q, k, v, Sequences.from_cu_seqlens(packed(lengths)), backend)
     assert result.dtype == dtype
     torch.testing.assert_close(result.double(), expected, atol=tolerance, rtol=tolerance)
     result = torch.autograd.grad((result * weight.to(dtype)).sum(), (q, k, v))
@@ -63,7 +69,7 @@ def test_flex_equals_the_definition(dtype: torch.dtype, tolerance: float) -> Non
     for lengths in ([1], [5, 1, 3, 1], [7, 7, 2, 70, 42], [3, 130, 40]):
         q, k, v = (x.detach() for x in random_qkv(sum(lengths)))
         expected = one_by_one(q, k, v, lengths)
-        sequences = Sequences.of(packed(lengths))
+        sequences = Sequences.from_cu_seqlens(packed(lengths))
         result = attend(q.to(dtype), k.to(dtype), v.to(dtype), sequences, "flex")
         assert result.dtype == dtype
         torch.testing.assert_close(result.double(), expected, atol=tolerance, rtol=tolerance)
@@ -72,7 +78,7 @@ def test_flex_equals_the_definition(dtype: torch.dtype, tolerance: float) -> Non
 def test_flex_refuses_to_train_on_a_cpu() -> None:
     q, k, v = random_qkv(4, torch.float32)
     with pytest.raises(ValueError, match="'flex' has no backward on a CPU: train with another"):
-        attend(q, k, v, Sequences.of(packed([4])), "flex")
+        attend(q, k, v, Sequences.from_cu_seqlens(packed([4])), "flex")
 
 
 @pytest.mark.gpu
@@ -81,7 +87,7 @@ def test_optional_backend_equals_naive(backend: str) -> None:
     if backend != "flex" and kernels.optional_function(backend) is None:
         pytest.skip(f"{backend} is not installed")
     lengths = [5, 130, 1, 64]
-    sequences = Sequences.of(packed(lengths).cuda())
+    sequences = Sequences.from_cu_seqlens(packed(lengths).cuda())
     qkv = torch.randn(3, sum(lengths), 2, 64, device="cuda", dtype=torch.bfloat16)
     q, k, v = qkv.requires_grad_().unbind()
     expected = attend(q.float(), k.float(), v.float(), sequences, "naive")
@@ -101,7 +107,7 @@ def test_adapters_hand_over_what_the_kernels_expect(monkeypatch: pytest.MonkeyPa
 
     monkeypatch.setattr(kernels, "optional_function", lambda name: kernel)
     q, k, v = random_qkv(9, torch.float32)
-    sequences = Sequences.of(packed([4, 5]))
+    sequences = Sequences.from_cu_seqlens(packed([4, 5]))
     for name, option in (("flash", {"causal": True}), ("varlen", {"window_size": (-1, 0)})):
         assert attend(q, k, v, sequences, name) is q
         given = calls["arguments"]
@@ -203,7 +209,7 @@ def test_adapters_compute_attention(monkeypatch: pytest.MonkeyPatch) -> None:
     q, k, v = random_qkv(sum(lengths))
     expected = one_by_one(q, k, v, lengths)
     for name in ("flash", "varlen", "xformers"):
-        result = attend(q, k, v, Sequences.of(packed(lengths)), name)
+        result = attend(q, k, v, Sequences.from_cu_seqlens(packed(lengths)), name)
         torch.testing.assert_close(result, expected)
     kernels.optional_function.cache_clear()
 
@@ -219,7 +225,7 @@ def test_choice_depends_on_device_and_dtype(monkeypatch: pytest.MonkeyPatch) -> 
 
 def test_unknown_and_missing_backends_are_named() -> None:
     q, k, v = random_qkv(3)
-    sequences = Sequences.of(packed([3]))
+    sequences = Sequences.from_cu_seqlens(packed([3]))
     with pytest.raises(ValueError, match="'fast' is not one of"):
         attend(q, k, v, sequences, "fast")
     missing = [name for name in BACKENDS if name in ("flash", "xformers")]
@@ -230,14 +236,14 @@ def test_unknown_and_missing_backends_are_named() -> None:
 
 
 def test_positions_restart_with_each_sequence() -> None:
-    sequences = Sequences.of(packed([3, 1, 2]))
+    sequences = Sequences.from_cu_seqlens(packed([3, 1, 2]))
     assert sequences.positions().tolist() == [0, 1, 2, 0, 0, 1]
     assert sequences.max_seqlen == 3
 
 
 def test_precision_is_put_back() -> None:
     before = torch.get_float32_matmul_precision()
-    with pytest.raises(RuntimeError), exact_matmul():
+    with pytest.raises(RuntimeError), highest_matmul_precision():
         assert torch.get_float32_matmul_precision() == "highest"
         raise RuntimeError
     assert torch.get_float32_matmul_precision() == before

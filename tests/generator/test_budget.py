@@ -20,7 +20,7 @@ from generator.inference.engine import (
     frame_requests,
     sample,
 )
-from generator.inference.optimize import for_sampling
+from generator.inference.optimize import prepare_for_inference
 from generator.inference.sampling import scheduled
 from tokenizer.tokens import Tokens
 
@@ -74,7 +74,7 @@ def check(gpt: GPT, requests: list[Request], tokens: Tokens) -> None:
 @pytest.mark.parametrize("compiled", [None, False])
 @pytest.mark.parametrize("count", [600, pytest.param(10_000, marks=pytest.mark.slow)])
 def test_samples_obey_grammar_and_budget(gpt: GPT, count: int, compiled: bool | None) -> None:
-    gpt = for_sampling(gpt, compiled=compiled)
+    gpt = prepare_for_inference(gpt, compiled=compiled)
     rng = random.Random(0)
     requests = random_requests(gpt, count, rng)
     while requests:

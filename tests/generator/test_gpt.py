@@ -11,7 +11,7 @@ from torch import Tensor
 from generator.conditions import FrameCondition
 from generator.gpt import GPT, GPTConfig
 from generator.grammar import Vocabulary
-from training.layers import recomputed
+from training.layers import checkpoint_activations
 
 
 def packed(lengths: list[int]) -> Tensor:
@@ -172,7 +172,7 @@ def test_recomputed_layers_give_the_same_gradients(gpt: GPT) -> None:
     ids = torch.randint(gpt.vocabulary.size, (20,), generator=torch.Generator().manual_seed(0))
     bounds = torch.tensor([0, 12, 20], dtype=torch.int32)
     gradients = []
-    for around in (nullcontext(), recomputed(gpt)):
+    for around in (nullcontext(), checkpoint_activations(gpt)):
         gpt.train().zero_grad()
         torch.manual_seed(3)
         with around:

@@ -49,7 +49,7 @@ def config(folder: Path, discriminator: dict[str, Any], sharding: str) -> ProxyC
                 "decoder": former,
                 "codebook_size": 32,
             },
-            "codebook": {"usage_decay": 0.5, "revive_every": 2, "revive_below": 0.5},
+            "codebook": {"usage_decay": 0.5, "restart_every": 2, "restart_below": 0.5},
             "adversarial": {
                 "weight": 0.3,
                 "lecam": 0.1,
@@ -90,5 +90,5 @@ if __name__ == "__main__":
     root = Path(sys.argv[1])
     with joined(torch.device("cpu")):
         run(root, "two")
-        run(root, "spread", sharding="fsdp")
+        run(root, "sharded", sharding="fsdp")
         run(root, "semantic-two", SEMANTIC)

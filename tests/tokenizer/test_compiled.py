@@ -80,7 +80,7 @@ def test_without_a_compiler_it_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_padded_attention_is_that_of_groups(assignment: Tensor) -> None:
-    groups = ClipGroups.of(assignment)
+    groups = ClipGroups.from_assignment(assignment)
     rows = {"1d": groups.num_rows, "3d": len(assignment) * 3 * 4}
     sides = {"1d": groups.tokens, "3d": groups.grid(4)}
     generator = torch.Generator().manual_seed(0)
@@ -102,7 +102,7 @@ def test_padded_attention_is_that_of_groups(assignment: Tensor) -> None:
 
 def test_blocks_sorted_by_level() -> None:
     """Two clips of two blocks with levels (1, 2, 4)."""
-    blocks = BlockLevels.of(torch.tensor([[2, 0], [1, 2]]), (1, 2, 4), torch.device("cpu"))
+    blocks = BlockLevels.from_ranks(torch.tensor([[2, 0], [1, 2]]), (1, 2, 4), torch.device("cpu"))
     assert blocks.ranks == (0, 1, 2) and blocks.sizes == (1, 1, 2)
     assert blocks.blocks[0].tolist() == [1, 2, 0, 3]
     # packed rows: block 0 has 0–3, block 1 has 4, block 2 has 5–6, block 3 has 7–10

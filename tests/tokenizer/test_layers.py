@@ -13,12 +13,12 @@ from tokenizer.losses.patch_discriminator import PatchDiscriminator, PatchDiscri
 from tokenizer.losses.reconstruction import LossConfig, tokenizer_loss
 from tokenizer.model import VideoTokenizer
 from tokenizer.router import Router, RouterConfig
-from training.layers import layers_of, recomputed
+from training.layers import checkpoint_activations, layers_of
 
 
 def gradients(model: nn.Module, loss: Callable[[], Tensor], less: bool) -> list[Tensor]:
     model.zero_grad()
-    with recomputed(model) if less else nullcontext():
+    with checkpoint_activations(model) if less else nullcontext():
         loss().backward()
     return [p.grad.clone() for p in model.parameters() if p.grad is not None]
 

@@ -38,7 +38,7 @@ def test_two_processes_are_one(
     pair.run(tmp_path, "semantic-one", pair.SEMANTIC)
     torchrun([HERE / "pair.py", tmp_path])
     book = "quantizer.codebook"
-    names = {"two": "one", "spread": "one", "semantic-two": "semantic-one"}
+    names = {"two": "one", "sharded": "one", "semantic-two": "semantic-one"}
     for name, alone in names.items():
         assert len(rows(tmp_path / name)) == 6
         for ours, theirs in zip(rows(tmp_path / name), rows(tmp_path / alone), strict=True):

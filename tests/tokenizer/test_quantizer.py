@@ -61,12 +61,12 @@ def test_dead_codes_come_back_on_inputs_of_the_batch() -> None:
     vq = quantizer()
     z = F.normalize(torch.randn(200, 4), dim=-1)
     for _ in range(300):
-        vq.observe(torch.zeros(10, dtype=torch.int64), decay=0.9)
+        vq.update_usage(torch.zeros(10, dtype=torch.int64), decay=0.9)
     before = vq.codebook.detach().clone()
-    moved = vq.revive(z, 0.05, torch.Generator().manual_seed(0))
+    moved = vq.restart_dead_codes(z, 0.05, torch.Generator().manual_seed(0))
     assert moved == 15
     assert torch.equal(vq.codebook[0], before[0])
     for code in vq.codebook[1:]:
         assert (z == code).all(-1).any()
-    assert vq.revive(z, 0.05, torch.Generator()) == 0  # they get their chance first
+    assert vq.restart_dead_codes(z, 0.05, torch.Generator()) == 0  # they get their chance first
     assert len(vq(z).ids.unique()) > 5

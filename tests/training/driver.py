@@ -51,7 +51,7 @@ class SlowStage(ToyStage):
 
 
 class SlowDuel(SlowStage, DuelStage):
-    """Two players; the second comes late and learns at every other step."""
+    """Two trainees; the second comes late and learns at every other step."""
 
     def __init__(self) -> None:
         super().__init__(start_step=5, every=2)
@@ -172,7 +172,7 @@ def together(folder: Path, what: str) -> None:
     train(stage, config, folder / what / f"world{place.world}")
     tensors = stage.model.state_dict()
     if isinstance(stage, DuelStage):
-        tensors |= {f"rival.{k}": v for k, v in stage.adversary.state_dict().items()}
+        tensors |= {f"adversary.{k}": v for k, v in stage.adversary.state_dict().items()}
     save_file(tensors, folder / what / f"world{place.world}-rank{place.rank}.safetensors")
 
 

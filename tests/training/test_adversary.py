@@ -1,4 +1,4 @@
-"""A second player in the loop: in its turn, apart from the first, in checkpoints and logs."""
+"""A second trainee in the loop: in its turn, apart from the first, in checkpoints and logs."""
 
 from __future__ import annotations
 

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from evatok.core.config import ConfigError, TrainConfig
-from training.layers import layers_of, recomputed
+from training.layers import checkpoint_activations, layers_of
 from training.loop import train
 
 
@@ -83,5 +83,5 @@ def test_keeps_less(toys: Any) -> None:
         return sum(tuple(tensor.shape) == (8, 13) for tensor in kept)
 
     assert wide_kept() > 0
-    with recomputed(model):
+    with checkpoint_activations(model):
         assert wide_kept() == 0

@@ -18,7 +18,7 @@ from evatok.core.seeds import mixed_seed
 from training import checkpoint
 from training.checkpoint import CheckpointError
 from training.loop import Stage, StageBase, TrainingError, train
-from training.run_folder import alone
+from training.run_folder import run_lock
 
 
 def settings(**changes: Any) -> TrainConfig:
@@ -212,9 +212,9 @@ def test_one_process_in_a_folder(tmp_path: Path) -> None:
     command = [sys.executable, "-c", code, str(tmp_path / ".lock")]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
         assert other.stdout is not None and other.stdout.readline() == b"held\n"
-        with pytest.raises(TrainingError, match="another process"), alone(tmp_path):
+        with pytest.raises(TrainingError, match="another process"), run_lock(tmp_path):
             pass
-    with alone(tmp_path):
+    with run_lock(tmp_path):
         pass
 
 

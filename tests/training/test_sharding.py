@@ -1,4 +1,4 @@
-"""Layers spread over two processes (FSDP2, gloo) train as one process does; see spread.py."""
+"""Layers sharded over two processes (FSDP2, gloo) train as one process does; see sharded.py."""
 
 from __future__ import annotations
 
@@ -31,10 +31,10 @@ def tensors(run_dir: Path) -> dict[str, Tensor]:
 
 
 @pytest.fixture
-def spread(monkeypatch: pytest.MonkeyPatch) -> Any:
-    """The module spread.py."""
+def sharded(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """The module sharded.py."""
     monkeypatch.syspath_prepend(str(HERE))
-    return importlib.import_module("spread")
+    return importlib.import_module("sharded")
 
 
 def assert_equal_runs(folder: Path, tolerance: float) -> tuple[dict, dict]:
@@ -51,22 +51,22 @@ def assert_equal_runs(folder: Path, tolerance: float) -> tuple[dict, dict]:
 Launcher = Callable[[Sequence[object]], str]
 
 
-def test_muon(tmp_path: Path, torchrun: Launcher, spread: Any) -> None:
+def test_muon(tmp_path: Path, torchrun: Launcher, sharded: Any) -> None:
     """Its update is computed in bf16: partial sums over rows round to other bits."""
-    spread.one(tmp_path, "one", spread.config("muon"))
-    torchrun([HERE / "spread.py", tmp_path, "muon"])
+    sharded.one(tmp_path, "one", sharded.config("muon"))
+    torchrun([HERE / "sharded.py", tmp_path, "muon"])
     assert_equal_runs(tmp_path, 2e-3)
 
 
-def test_two_are_one(tmp_path: Path, torchrun: Launcher, spread: Any) -> None:
+def test_two_are_one(tmp_path: Path, torchrun: Launcher, sharded: Any) -> None:
     """With averaging, clipping, accumulation, an adversary, and a stage that writes weights."""
-    plain = spread.config("adamw")
-    spread.one(tmp_path, "one", plain)
-    spread.one(tmp_path, "alone", spread.config("adamw", sharding="fsdp"))
-    torchrun([HERE / "spread.py", tmp_path, "adamw"])
-    spread.one(tmp_path, "mixed", plain)
+    plain = sharded.config("adamw")
+    sharded.one(tmp_path, "one", plain)
+    sharded.one(tmp_path, "alone", sharded.config("adamw", sharding="fsdp"))
+    torchrun([HERE / "sharded.py", tmp_path, "adamw"])
+    sharded.one(tmp_path, "mixed", plain)
     one, two = assert_equal_runs(tmp_path, 1e-6)
-    # to the bit: nothing to spread for one process; recomputed layers; broken off and taken up
+    # to the bit: nothing to shard for one process; recomputed layers; broken off and taken up
     for run, like in (("alone", one), ("less", two), ("cut", two)):
         found = tensors(tmp_path / run)
         assert all(torch.equal(value, found[name]) for name, value in like.items()), run

@@ -110,7 +110,7 @@ class ToyStage(StageBase):
         return Validation({"norm": norm, "count": model.count.item()}, {"a/b picture": picture})
 
 
-class ToyRival(nn.Module):
+class ToyAdversary(nn.Module):
     """Judges outputs of a `ToyModel`; keeps a running mean of its judgement of real ones."""
 
     mean_real: Tensor
@@ -135,7 +135,7 @@ class DuelStage(ToyStage):
         settings = {"optimizer": OptimizerConfig(lr=3e-3)} | game
         self.adversary_config = AdversaryConfig.model_validate(settings)
         torch.manual_seed(5)
-        self.adversary = ToyRival()
+        self.adversary = ToyAdversary()
         if not noise:
             self.adversary.layers[2] = nn.Identity()
         self.seen: list[Tensor] = []  # mean judgement of real outputs, a part each

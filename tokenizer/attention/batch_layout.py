@@ -126,7 +126,7 @@ class BlockEnds(NamedTuple):
     ends: Tensor
 
     @staticmethod
-    def of(counts: Tensor) -> BlockEnds:
+    def from_counts(counts: Tensor) -> BlockEnds:
         """Of clips with (B, T) int64 rows a block."""
         return BlockEnds(counts.flatten().cumsum(0).view(counts.shape))
 
@@ -151,7 +151,7 @@ class BlockLevels:
     level_rows: Tensor
 
     @staticmethod
-    def of(ranks: Tensor, levels: Sequence[int], device: torch.device) -> BlockLevels:
+    def from_ranks(ranks: Tensor, levels: Sequence[int], device: torch.device) -> BlockLevels:
         """Sort blocks with (B, T) int64 ranks, on the CPU, of clips that are packed in order."""
         num_blocks = ranks.shape[1]
         flat = ranks.flatten()

@@ -155,7 +155,7 @@ class ClipGroups:
     _sequences: dict[str, BlockSequences] = field(default_factory=dict, repr=False)
 
     @staticmethod
-    def of(assignment: Tensor) -> ClipGroups:
+    def from_assignment(assignment: Tensor) -> ClipGroups:
         """Group the rows of a (B, T) assignment; the result is on its device."""
         distinct, inverse, counts = torch.unique(
             assignment, dim=0, return_inverse=True, return_counts=True
@@ -187,7 +187,7 @@ class ClipGroups:
 
     def by_level(self, levels: Levels) -> BlockLevels:
         """The blocks of the sorted clips, sorted by level."""
-        return BlockLevels.of(levels.ranks(self.counts), levels.values, self.order.device)
+        return BlockLevels.from_ranks(levels.ranks(self.counts), levels.values, self.order.device)
 
     @property
     def num_rows(self) -> int:

@@ -21,7 +21,7 @@ from video.clips import resize_crop, to_clip, to_frames
 
 
 @dataclass(frozen=True)
-class Coded:
+class CodecResult:
     """A video and what became of it.
 
     Attributes:
@@ -57,7 +57,9 @@ class Codec:
         return torch.stack([to_clip(part) for part in frames.split(length)])
 
     @torch.no_grad()
-    def reconstruct(self, frames: Tensor, progress: Callable[[int], None] | None = None) -> Coded:
+    def reconstruct(
+        self, frames: Tensor, progress: Callable[[int], None] | None = None
+    ) -> CodecResult:
         """Encode and decode a video, on the model's device; the result is on the CPU.
 
         Args:
@@ -83,4 +85,4 @@ class Codec:
             ((a.float() - b.float()) / 127.5).square().mean()
             for a, b in zip(decoded.split(length), original.split(length), strict=True)
         ]
-        return Coded(original, decoded, Tokens.cat(tokens), psnr_of_mse(torch.stack(errors)))
+        return CodecResult(original, decoded, Tokens.cat(tokens), psnr_of_mse(torch.stack(errors)))

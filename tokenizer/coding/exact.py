@@ -71,7 +71,7 @@ class ExactEncoder:
         self, model: VideoTokenizer, clips: Tensor, assignment: Tensor
     ) -> tuple[Tensor, Tensor]:
         """Ids (L,) in batch order, and by how much each cosine beats the next one's."""
-        groups = ClipGroups.of(assignment)
+        groups = ClipGroups.from_assignment(assignment)
         unit = F.normalize(model._encode(clips, groups), dim=-1)
         cosine = unit @ F.normalize(model.quantizer.codebook, dim=-1).T
         best = cosine.topk(min(2, cosine.shape[1]), -1)

@@ -146,7 +146,7 @@ class BlockDecoder:
         places = model.decoder_places
         rank = model.levels.values.index(ids.shape[1])
         tokens = model.code_out(model.quantizer.lookup(ids))  # (B, k, D)
-        start = places.spread(rank, model.config.decoder_start) @ tokens
+        start = places.expand(rank, model.config.decoder_start) @ tokens
         position = places.position[t * model.num_cells : (t + 1) * model.num_cells]
         x = model.start_map(start) + position  # (B, N, D)
         codes = model.decoder.norm_references(tokens + self.places(t, rank))

@@ -174,12 +174,14 @@ def build_discriminator(
     return PatchDiscriminator(config, num_frames, size)
 
 
-def make_game(config: AdversarialConfig, num_frames: int, size: Size) -> Game | None:
+def make_objective(
+    config: AdversarialConfig, num_frames: int, size: Size
+) -> AdversarialObjective | None:
     """Both sides, or None where the weight is 0; initial weights from torch's global generator."""
-    return Game(config, num_frames, size) if config.weight else None
+    return AdversarialObjective(config, num_frames, size) if config.weight else None
 
 
-class Game:
+class AdversarialObjective:
     """Both sides' losses of a step.
 
     Calls follow each other as in `training.stage.Adversarial`: `generator_side` and
@@ -193,12 +195,12 @@ class Game:
         self._logits: list[Tensor] = []  # mean real and fake logits (2,) of each part of the step
 
     def generator_side(
-        self, judge: nn.Module, clips: Tensor, made: Tensor, others: Tensor, last: Tensor
+        self, critic: nn.Module, clips: Tensor, made: Tensor, others: Tensor, last: Tensor
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """Add the judgement to the tokenizer's loss.
 
         Args:
-            judge: the adversary, frozen.
+            critic: the adversary, frozen.
             clips: (B, 3, F, H, W) in [−1, 1].
             made: their reconstructions, with gradient; not clamped, so that the way back into
                 range has a gradient.
@@ -210,12 +212,12 @@ class Game:
         """
         self._made = (clips, made.detach())
         if not self.config.adaptive:
-            judged = generator_loss(judge(made.float()), self.config.kind)
+            judged = generator_loss(critic(made.float()), self.config.kind)
             return others + self.config.weight * judged, {"adversarial": judged.detach()}
         # Backward through the discriminator once: to a leaf, whose gradient serves both the
         # weight and, as a term that is linear in the reconstruction, the loss.
         leaf = made.detach().requires_grad_()
-        judged = generator_loss(judge(leaf.float()), self.config.kind)
+        judged = generator_loss(critic(leaf.float()), self.config.kind)
         (gradient,) = torch.autograd.grad(judged, leaf)
         linear = (made * gradient).float().sum()
         adaptive = adaptive_weight(others, linear, last)

@@ -120,7 +120,7 @@ class AlignedTokenizer(nn.Module):
 
     def forward(self, clips: Tensor, assignment: Tensor) -> Reconstruction:
         """As the tokenizer's, and with φ's prediction (B, T', H', W', C) as `features`."""
-        result = self.tokenizer(clips, assignment, tap=self.layer)
+        result = self.tokenizer(clips, assignment, feature_layer=self.layer)
         return replace(result, features=self.alignment(result.features))
 
 

@@ -27,7 +27,7 @@ from tokenizer.search.reward import Standard, psnr_of_mse, rewards
 
 
 @dataclass(frozen=True)
-class Found:
+class SearchResult:
     """What a search settled on.
 
     Attributes:
@@ -92,7 +92,7 @@ def beam_search(
     w_q: float,
     width: int,
     span: int = 1,
-) -> Found:
+) -> SearchResult:
     """Search the assignment with the highest proxy reward.
 
     Prefixes are compared by the reward that they would have if the rest went on likewise: their
@@ -160,11 +160,13 @@ def _pruned(nodes: Sequence[_Node], score: Score, width: int, num_clips: int) ->
     return [n.keep(mask) for n, mask in zip(nodes, masks, strict=True) if bool(mask.any())]
 
 
-def _found(model: VideoTokenizer, nodes: Sequence[_Node], score: Score, computed: int) -> Found:
+def _found(
+    model: VideoTokenizer, nodes: Sequence[_Node], score: Score, computed: int
+) -> SearchResult:
     rows = torch.cat([node.rows for node in nodes])
     back = rows.argsort()
     counts = [model.levels.tensor[list(node.ranks)].expand(len(node.rows), -1) for node in nodes]
-    return Found(
+    return SearchResult(
         torch.cat(counts).to(rows.device)[back],
         (torch.cat([node.error for node in nodes]) / len(nodes[0].ranks))[back],
         torch.cat([score(node) for node in nodes])[back],

@@ -48,7 +48,7 @@ class Moments:
     deviations: float
 
     @classmethod
-    def of(cls, values: Tensor) -> Moments:
+    def from_values(cls, values: Tensor) -> Moments:
         """Of numbers of any shape."""
         values = values.double()
         mean = values.mean()
@@ -84,7 +84,7 @@ def standard_of(quality: Tensor, lengths: Tensor) -> Standard:
         lengths: (M,) tokens of each candidate.
     """
     lengths = lengths.double()
-    moments = reduce(Moments.merged, map(Moments.of, quality.split(ROWS)))
+    moments = reduce(Moments.merged, map(Moments.from_values, quality.split(ROWS)))
     return Standard(
         mean_quality=moments.mean,
         std_quality=moments.std,

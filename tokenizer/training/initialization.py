@@ -96,7 +96,7 @@ def initialise_codes(
     model: VideoTokenizer, clips: Tensor, assignment: Tensor, generator: torch.Generator
 ) -> None:
     """Put the codebook on random encoder outputs of these clips."""
-    z = F.normalize(model._encode(clips, ClipGroups.of(assignment)).float(), dim=-1)
+    z = F.normalize(model._encode(clips, ClipGroups.from_assignment(assignment)).float(), dim=-1)
     book = model.quantizer.codebook
     pick = torch.randint(len(z), (len(book),), generator=generator)
     noise = torch.randn(book.shape, generator=generator) * 0.01

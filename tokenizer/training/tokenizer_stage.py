@@ -20,7 +20,7 @@ from evaluation.metrics.quality import mean_where_moving, moving_psnr
 from evatok.core.config import Config, TrainConfig
 from evatok.core.devices import device_of
 from evatok.core.errors import EvatokError
-from tokenizer.losses.adversarial import AdversarialConfig, make_game
+from tokenizer.losses.adversarial import AdversarialConfig, make_objective
 from tokenizer.losses.alignment import (
     AlignmentConfig,
     Teacher,
@@ -44,8 +44,8 @@ class CodebookConfig(Config):
     """How the codebook is kept alive."""
 
     usage_decay: float = Field(default=0.98, gt=0, lt=1)
-    revive_every: int = Field(default=50, ge=0)  # steps; 0 = never
-    revive_below: float = Field(
+    restart_every: int = Field(default=50, ge=0)  # steps; 0 = never
+    restart_below: float = Field(
         default=0.05, ge=0
     )  # share of the even usage 1 / K that counts as dead
 
@@ -126,8 +126,10 @@ class TokenizerStage(StageBase):
             initialise_from(self.model, VideoTokenizer.from_pretrained(config.start_from))
         if self.teacher is not None:
             self.model = align(self.tokenizer, self.teacher, config.alignment.layer)
-        self.game = make_game(config.adversarial, config.model.num_frames, config.model.size)
-        self._made: Tensor | None = None  # reconstructions of the last part, for the game
+        self.objective = make_objective(
+            config.adversarial, config.model.num_frames, config.model.size
+        )
+        self._made: Tensor | None = None  # reconstructions of the last part, for the adversary
         self.router = None
         if isinstance(config, FinalConfig) and config.router is not None:
             self.router = Router.from_pretrained(config.router).eval().requires_grad_(False)
@@ -208,7 +210,7 @@ class TokenizerStage(StageBase):
         clips, assignment = batch[0], self.assigned(batch)
         result = model(clips, assignment)
         self._seen.append((result.tokens.ids, result.units, assignment.sum(1)))
-        self._made = None if self.game is None else result.clips
+        self._made = None if self.objective is None else result.clips
         total, terms = tokenizer_loss(
             result, clips, self.config.loss, self.perceptual, generator, self.config.train.compile
         )
@@ -223,7 +225,7 @@ class TokenizerStage(StageBase):
     @property
     def adversary(self) -> nn.Module | None:
         """The discriminator, where `adversarial.weight` is not 0."""
-        return None if self.game is None else self.game.adversary
+        return None if self.objective is None else self.objective.adversary
 
     @property
     def adversary_config(self) -> AdversarialConfig:
@@ -240,28 +242,28 @@ class TokenizerStage(StageBase):
         """As `loss`, and the discriminator's judgement of the reconstructions."""
         others, terms = self.loss(model, batch, generator)
         made, self._made = self._made, None
-        assert self.game is not None and made is not None
+        assert self.objective is not None and made is not None
         last = self.tokenizer.patch_head.weight
-        loss, judged = self.game.generator_side(adversary, batch[0], made, others, last)
+        loss, judged = self.objective.generator_side(adversary, batch[0], made, others, last)
         return loss, terms | judged
 
     def adversary_loss(
         self, adversary: nn.Module, batch: tuple[Tensor, ...], generator: torch.Generator
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """The discriminator's loss on the reconstructions that it has just judged."""
-        assert self.game is not None
-        return self.game.discriminator_side(adversary, generator)
+        assert self.objective is not None
+        return self.objective.discriminator_side(adversary, generator)
 
     def after_step(self, model: nn.Module, step: int, generator: torch.Generator) -> None:
-        """Watch the codebook's use by all parts and processes, and revive dead codes."""
-        if self.game is not None:
-            self.game.after_step()
+        """Watch the codebook's use by all parts and processes, and restart dead codes."""
+        if self.objective is not None:
+            self.objective.after_step()
         ids, unit, lengths = (torch.cat(parts) for parts in zip(*self._seen, strict=True))
         self._seen = []
         settings, quantizer = self.config.codebook, self.tokenizer.quantizer
-        quantizer.observe(ids, settings.usage_decay)
-        if settings.revive_every and step % settings.revive_every == 0:
-            quantizer.revive(unit, settings.revive_below, generator, lengths)
+        quantizer.update_usage(ids, settings.usage_decay)
+        if settings.restart_every and step % settings.restart_every == 0:
+            quantizer.restart_dead_codes(unit, settings.restart_below, generator, lengths)
 
     def exported(self, model: nn.Module) -> nn.Module:
         """The tokenizer, without what only its training needs."""

@@ -22,7 +22,7 @@ _LOCK = ".lock"
 
 
 @contextmanager
-def alone(root: Path) -> Iterator[Path | None]:
+def folder_lock(root: Path) -> Iterator[Path | None]:
     """Hold the empty folder `root`.partial; renamed to `root` where the body ends well.
 
     None where `root` is there by the time that it is held. The lock ends with the process, however

@@ -26,8 +26,8 @@ import numpy as np
 
 from video.arcade import atari, doom, procgen
 from video.arcade.player import WINDOW, Player
-from video.arcade.processes import alone, in_workers
-from video.reading import VideoError
+from video.arcade.processes import folder_lock, in_workers
+from video.decoding.container import VideoError
 
 Source = Literal["atari", "procgen", "doom"]
 _SOURCES = {"atari": atari, "procgen": procgen, "doom": doom}
@@ -117,7 +117,7 @@ def record(
     if _is_there(root, settings):
         return root
     _SOURCES[source].check_games(games)
-    with alone(root) as partial:
+    with folder_lock(root) as partial:
         if partial is not None:
             _record_all(partial, settings, num_workers, on_progress)
     _is_there(root, settings)  # perhaps another process was faster, with other settings

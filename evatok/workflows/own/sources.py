@@ -38,7 +38,7 @@ HELD_OUT = ("test", "val", "valid", "validation")
 
 
 @dataclass
-class Found:
+class SourceScan:
     """What was found; all keyed by path from `root`.
 
     Attributes:
@@ -73,7 +73,7 @@ def class_of(path: str) -> str:
     return folder if slash else ONE_CLASS
 
 
-def look(data: Path, captions: Path | None, unpacked: Path) -> Found:
+def look(data: Path, captions: Path | None, unpacked: Path) -> SourceScan:
     """List the videos that are meant, without opening them.
 
     Args:
@@ -99,10 +99,10 @@ def look(data: Path, captions: Path | None, unpacked: Path) -> Found:
     return found
 
 
-def _look(data: Path, unpacked: Path) -> Found:
+def _look(data: Path, unpacked: Path) -> SourceScan:
     if data.is_file():
         if data.suffix in (".csv", ".jsonl"):
-            found = Found(f"list {data.name}", data.parent)
+            found = SourceScan(f"list {data.name}", data.parent)
             for path, row in _rows(data, data.parent, ("path",)):
                 if path in found.classes:
                     raise VideoError(f"{data}: names {path} a second time")
@@ -118,7 +118,7 @@ def _look(data: Path, unpacked: Path) -> Found:
     shards = sorted(data.glob("*.tar"))
     if shards and not videos:
         return _not_empty(_shards(shards, unpacked), data)
-    found = Found("folder", data)
+    found = SourceScan("folder", data)
     for path in videos:
         found.add(path.relative_to(data).as_posix(), {})
     inner = {name.partition("/")[0] for name in found.classes if "/" in name}
@@ -128,7 +128,7 @@ def _look(data: Path, unpacked: Path) -> Found:
     return _not_empty(found, data)
 
 
-def _not_empty(found: Found, data: Path) -> Found:
+def _not_empty(found: SourceScan, data: Path) -> SourceScan:
     if not found.classes:
         raise VideoError(f"{data}: no videos there ({', '.join(SUFFIXES[:6])} …)")
     return found
@@ -179,9 +179,9 @@ def _json_rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
 # --- shards ---
 
 
-def _shards(shards: list[Path], unpacked: Path) -> Found:
+def _shards(shards: list[Path], unpacked: Path) -> SourceScan:
     """Unpack shards, each whole or not at all, and list their videos."""
-    found = Found(f"{len(shards)} WebDataset shards, unpacked into {unpacked}", unpacked)
+    found = SourceScan(f"{len(shards)} WebDataset shards, unpacked into {unpacked}", unpacked)
     for shard in shards:
         (stem,) = safe_names([shard.stem])
         folder = unpacked / stem

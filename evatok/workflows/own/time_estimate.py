@@ -22,7 +22,7 @@ from generator.gpt import GPT
 from generator.grammar import Vocabulary
 from tokenizer.model import VideoTokenizer
 from tokenizer.router import Router
-from training.trainee import Player
+from training.trainee import Trainee
 from video.clips import sides
 from video.reading import VideoError, read_frames
 
@@ -144,19 +144,19 @@ def _step(
     module: nn.Module, loss: Callable[[Any], Tensor], config: Any, rows: int, device: torch.device
 ) -> float:
     """Seconds of an optimiser step on a batch of the settings, from passes of `rows` rows."""
-    player = Player(module, config.optimizer, config.schedule, range(config.steps))
-    player.prepare(wrapped=False, compiled=False)
+    trainee = Trainee(module, config.optimizer, config.schedule, range(config.steps))
+    trainee.prepare(wrapped=False, compiled=False)
 
     def passes() -> None:
         bf16 = torch.autocast(device.type, torch.bfloat16)
         with bf16 if config.precision == "bf16" else nullcontext():
-            value = loss(player.net)
+            value = loss(trainee.net)
         value.backward()
 
     spent = _timed(passes, device) * config.batch_size / rows
     start = time.perf_counter()
-    player.clip()
-    player.move(0)
+    trainee.clip()
+    trainee.update(0)
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     return spent + time.perf_counter() - start

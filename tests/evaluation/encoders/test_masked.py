@@ -98,8 +98,8 @@ def hidden_patches(clips: Tensor, masks: Tensor, normalised: bool) -> Tensor:
         targets = []
         for place in mask.nonzero().flatten().tolist():
             t, y, x = place // 16, place % 16 // 4, place % 4
-            tube = clip[:, 2 * t : 2 * t + 2, 4 * y : 4 * y + 4, 4 * x : 4 * x + 4]
-            patch = tube.permute(1, 2, 3, 0).reshape(-1, 3)
+            tubelet = clip[:, 2 * t : 2 * t + 2, 4 * y : 4 * y + 4, 4 * x : 4 * x + 4]
+            patch = tubelet.permute(1, 2, 3, 0).reshape(-1, 3)
             if normalised:
                 patch = (patch - patch.mean(0)) / (patch.std(0) + 1e-6)
             targets.append(patch.flatten())

@@ -129,8 +129,6 @@ MODULES = {
         ("sample --temperature inf -o {out} --model {toy}", "--temperature inf"),
         ("sample --temperature nan -o {out} --model {toy}", "'--temperature'"),
         ("sample --length-bias nan -o {out} --model {toy}", "--length-bias nan"),
-        ("sample --quality 1 -o {out} --model {toy}", "it is --length-bias now"),
-        ("predict {video} --quality 1 -o {out} --model {toy}", "it is --length-bias now"),
         ("sample --top-p nan -o {out} --model {toy}", "'--top-p'"),
         ("sample -n 1000000000 -o {out} --model {toy}", "--count 1000000000 is beyond"),
         ("sample -n 1e9 -o {out} --model {toy}", "valid integer"),

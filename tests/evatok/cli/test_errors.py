@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import logging
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ import pydantic
 import pytest
 import torch
 
+from evatok.cli.app import tell_of_thread
 from evatok.cli.errors import message_for_user
 from evatok.cli.output import Once, show
 from evatok.cli.scores import open_cache
@@ -114,3 +116,23 @@ def test_no_room_for_temporary_files_is_told_in_a_line() -> None:
     assert told is not None and told.startswith("No usable temporary directory found in ['/tmp'] (")
     assert "TMPDIR" in told
     assert message_for_user(FileNotFoundError(errno.ENOENT, "something else")) is None
+
+
+def test_no_room_for_compiled_code_is_told_in_a_line() -> None:
+    """torch's compiler wraps what the disk said."""
+    wrapped = RuntimeError("backend='inductor' raised")
+    wrapped.inner_exception = OSError(errno.ENOSPC, "No space left on device", "/tmp/x.cpp")  # type: ignore[attr-defined]
+    told = message_for_user(wrapped)
+    assert told is not None and told.startswith("/tmp/x.cpp: No space left on device (free some")
+    wrapped.inner_exception = ValueError("a fault")  # type: ignore[attr-defined]
+    assert message_for_user(wrapped) is None
+
+
+def test_a_thread_tells_in_a_line_too(capsys: pytest.CaptureFixture[str]) -> None:
+    def hit(error: Exception) -> str:
+        tell_of_thread(threading.ExceptHookArgs((type(error), error, None, None)))
+        return capsys.readouterr().err
+
+    full = hit(OSError(errno.EFBIG, "File too large"))
+    assert full.startswith("in the background: File too large (") and full.count("\n") == 1
+    assert "KeyError: 'x'" in hit(KeyError("x"))

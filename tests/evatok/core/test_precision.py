@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from evatok.core.precision import fast_float32, has_fast_float32
+from evatok.core.precision import fast_float32_matmul, has_fast_float32
 
 
 def test_gate() -> None:
@@ -19,9 +19,9 @@ def test_products_stay_float32_and_the_setting_goes_back() -> None:
     a = torch.randn(192, 512, generator=generator)
     b = torch.randn(512, 128, generator=generator)
     exact = a.double() @ b.double()
-    with fast_float32(torch.device("cpu")):
+    with fast_float32_matmul(torch.device("cpu")):
         error = ((a @ b) - exact).norm() / exact.norm()
     assert error < 1e-6  # bf16 would be 2e-3
     assert torch.get_float32_matmul_precision() == before
-    with fast_float32(torch.device("cuda")):
+    with fast_float32_matmul(torch.device("cuda")):
         assert torch.get_float32_matmul_precision() == before

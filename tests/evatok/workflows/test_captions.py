@@ -46,7 +46,7 @@ def test_measures_of_known_clips() -> None:
 
 def test_ranks_are_thirds() -> None:
     values = torch.arange(30.0)
-    thresholds = Thresholds.of(values, values.flip(0))
+    thresholds = Thresholds.from_values(values, values.flip(0))
     ranks = thresholds.ranks(values, values.flip(0))
     assert ranks[:, 0].tolist() == [-1] * 10 + [0] * 10 + [1] * 10
     assert ranks[:, 1].tolist() == ranks[:, 0].flip(0).tolist()

@@ -50,7 +50,7 @@ def sequences_of(batch: PackedBatch) -> list[list[int]]:
     """Unpack: inputs and, behind them, the last target."""
     out = []
     for first, last in zip(batch.cu_seqlens[:-1], batch.cu_seqlens[1:], strict=True):
-        final = batch.targets[batch.places == last - 1]
+        final = batch.targets[batch.target_positions == last - 1]
         out.append([*batch.ids[first:last].tolist(), int(final)])
     return out
 
@@ -79,13 +79,13 @@ def test_loss_is_on_every_token_but_the_condition(
         assert batch.targets.tolist() == expected.tolist()
         # each target stands right behind the place that predicts it
         following = [t for s in sequences for t in s[1:]]
-        assert [following[place] for place in batch.places] == batch.targets.tolist()
+        assert [following[place] for place in batch.target_positions] == batch.targets.tolist()
         is_length = vocabulary.kinds[batch.targets] == 1
         generated = 4 - (frames.kept_blocks if condition == FRAMES else 0)
         assert int(is_length.sum()) == 3 * generated
         last = batch.cu_seqlens[1] - 1
-        assert last in batch.places
-        assert batch.targets[batch.places == last] == int(sequences[0][-1])
+        assert last in batch.target_positions
+        assert batch.targets[batch.target_positions == last] == int(sequences[0][-1])
         assert not (vocabulary.kinds[batch.targets] == 2).any()
 
 

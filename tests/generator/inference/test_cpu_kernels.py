@@ -17,9 +17,9 @@ from torch import Tensor
 from generator.gpt import GPT
 from generator.grammar import Vocabulary
 from generator.inference import cpu_kernels as native
-from generator.inference.cpu_kernels import NoCompiler, Slots, Steps, eight_bits, library
+from generator.inference.cpu_kernels import CpuDecoder, NoCompiler, Slots, library, quantize_int8
 from generator.inference.engine import SamplingConfig, class_requests, sample
-from generator.inference.optimize import Weights, for_sampling
+from generator.inference.optimize import Weights, prepare_for_inference
 from tests.generator.inference.test_engine import mixed_requests
 from training import c_kernels
 
@@ -46,7 +46,7 @@ def some_ids(gpt: GPT, *shape: int, seed: int = 0) -> Tensor:
 
 def stepped(rows: Slots, ids: Tensor) -> Tensor:
     """Logits (R, S, V) of sequences (R, S), token by token."""
-    rows.admit([row[:0] for row in ids])
+    rows.add_requests([row[:0] for row in ids])
     return torch.stack([rows.step(column) for column in ids.T], 1)
 
 
@@ -57,7 +57,7 @@ def rounded(gpt: GPT, weights: Weights) -> GPT:
         if isinstance(module, torch.nn.Linear) and weights == "bfloat16":
             module.weight.data = module.weight.data.bfloat16().float()
         elif isinstance(module, torch.nn.Linear) and weights == "int8":
-            scales, values = eight_bits(module.weight.data)
+            scales, values = quantize_int8(module.weight.data)
             module.weight.data = values * scales[:, None]
     return gpt
 
@@ -81,7 +81,7 @@ def test_logits_are_the_models(
             for parameter in layer.parameters():
                 parameter *= 0.3
     ids = some_ids(gpt, 5, 23)
-    found = stepped(Slots(Steps(gpt, weights), 5, 23), ids)
+    found = stepped(Slots(CpuDecoder(gpt, weights), 5, 23), ids)
     cu_seqlens = torch.arange(0, 5 * 23 + 1, 23, dtype=torch.int32)
     with torch.inference_mode():
         expected = rounded(gpt, weights)(ids.flatten(), cu_seqlens).view(5, 23, -1)
@@ -97,7 +97,7 @@ def test_a_row_is_the_same_among_any_others(
 ) -> None:
     """To the bit: alone, among rows of other lengths, read as a prompt, with one thread or two."""
     gpt = make_gpt(vocabulary, width=64, hidden=96)
-    steps, ids = Steps(gpt, weights), some_ids(gpt, 20, 24)
+    steps, ids = CpuDecoder(gpt, weights), some_ids(gpt, 20, 24)
     alone = torch.cat([stepped(Slots(steps, 1, 24), ids[row : row + 1]) for row in range(3)])
     together = stepped(Slots(steps, 20, 40), ids)
     assert torch.equal(together[:3], alone)
@@ -105,7 +105,7 @@ def test_a_row_is_the_same_among_any_others(
     assert torch.equal(stepped(Slots(steps, 20, 24), ids), together)
     torch.set_num_threads(2)
     uneven = Slots(steps, 3, 24)
-    uneven.admit([ids[0, :0], ids[1, :9], ids[2, :23]])
+    uneven.add_requests([ids[0, :0], ids[1, :9], ids[2, :23]])
     firsts = torch.stack([ids[0, 0], ids[1, 9], ids[2, 23]])
     expected = torch.stack([alone[0, 0], alone[1, 9], alone[2, 23]])
     assert torch.equal(uneven.step(firsts), expected)
@@ -123,7 +123,7 @@ def test_processors_without_wide_products(
 ) -> None:
     """The code for lesser processors gives the same logits, and bits that no batch changes."""
     gpt, ids = make_gpt(vocabulary, width=64, hidden=96), some_ids(make_gpt(vocabulary), 20, 24)
-    steps = Steps(gpt, weights)
+    steps = CpuDecoder(gpt, weights)
     expected = stepped(Slots(steps, 20, 24), ids)
     monkeypatch.setenv("EVATOK_CACHE", str(tmp_path))
     monkeypatch.setattr(native, "OPTIONS", (*native.OPTIONS, option, "-Wno-psabi"))
@@ -140,11 +140,11 @@ def test_processors_without_wide_products(
 
 def test_slots_are_taken_again(make_gpt: Callable[..., GPT], vocabulary: Vocabulary) -> None:
     gpt = make_gpt(vocabulary, width=32)
-    steps, ids = Steps(gpt, "float32"), some_ids(gpt, 4, 8)
+    steps, ids = CpuDecoder(gpt, "float32"), some_ids(gpt, 4, 8)
     rows = Slots(steps, 3, 8)
     stepped(rows, ids[:3, :4])
-    assert rows.keep([0, 2]) == [0, 2]
-    rows.admit([ids[3, :5]])
+    assert rows.retain([0, 2]) == [0, 2]
+    rows.add_requests([ids[3, :5]])
     logits = rows.step(torch.stack([ids[0, 4], ids[2, 4], ids[3, 5]]))
     expected = stepped(Slots(steps, 4, 8), ids)
     assert torch.equal(logits, torch.stack([expected[0, 4], expected[2, 4], expected[3, 5]]))
@@ -154,10 +154,10 @@ def test_a_long_prompt_is_read_in_parts(
     make_gpt: Callable[..., GPT], vocabulary: Vocabulary, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     gpt = make_gpt(vocabulary, width=32)
-    steps, ids = Steps(gpt, "bfloat16"), some_ids(gpt, 2, 24)
+    steps, ids = CpuDecoder(gpt, "bfloat16"), some_ids(gpt, 2, 24)
     monkeypatch.setattr(native, "PREFILL", 7)
     rows = Slots(steps, 2, 24)
-    rows.admit([ids[0, :23], ids[1, :20]])
+    rows.add_requests([ids[0, :23], ids[1, :20]])
     expected = stepped(Slots(steps, 2, 24), ids)
     logits = rows.step(torch.stack([ids[0, 23], ids[1, 20]]))
     assert torch.equal(logits, torch.stack([expected[0, 23], expected[1, 20]]))
@@ -167,7 +167,7 @@ def test_a_long_prompt_is_read_in_parts(
 @pytest.mark.parametrize("batch_size", [1, 7, 40])
 def test_samples_do_not_depend_on_the_batch(gpt: GPT, weights: Weights, batch_size: int) -> None:
     """In every form, and with conditions, guidance and settings of all kinds."""
-    fast = for_sampling(gpt, weights, compiled=True)
+    fast = prepare_for_inference(gpt, weights, compiled=True)
     requests = mixed_requests(gpt, 40)
     order = torch.randperm(40, generator=torch.Generator().manual_seed(batch_size)).tolist()
     together = sample(fast, requests, batch_size=40).blocks()
@@ -179,13 +179,14 @@ def test_samples_do_not_depend_on_the_batch(gpt: GPT, weights: Weights, batch_si
 def test_samples_are_those_of_pytorch(gpt: GPT) -> None:
     requests = mixed_requests(gpt, 60)
     fast, slow = (
-        sample(for_sampling(gpt, compiled=compiled), requests, 16) for compiled in (True, False)
+        sample(prepare_for_inference(gpt, compiled=compiled), requests, 16)
+        for compiled in (True, False)
     )
     assert torch.equal(fast.ids, slow.ids) and torch.equal(fast.assignment, slow.assignment)
 
 
 def test_too_long_a_row_is_refused(make_gpt: Callable[..., GPT], vocabulary: Vocabulary) -> None:
-    rows = Slots(Steps(make_gpt(vocabulary), "float32"), 1, 16)
+    rows = Slots(CpuDecoder(make_gpt(vocabulary), "float32"), 1, 16)
     stepped(rows, torch.zeros(1, 16, dtype=torch.int64))
     with pytest.raises(ValueError, match="17 tokens; the cache has 16"):
         rows.step(torch.tensor([0]))
@@ -195,16 +196,16 @@ def test_without_a_compiler_pytorch_steps(
     gpt: GPT, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     requests = class_requests(gpt.vocabulary, [0, 1], [0, 1], SamplingConfig())
-    expected = sample(for_sampling(gpt, compiled=True), requests)
+    expected = sample(prepare_for_inference(gpt, compiled=True), requests)
     library.cache_clear()
     monkeypatch.setenv("CC", "no-such-compiler")
     with caplog.at_level("INFO"):
-        plain = for_sampling(gpt)
+        plain = prepare_for_inference(gpt)
     assert plain.compiled is None
     assert "PyTorch's, since no C compiler no-such-compiler" in caplog.text
     assert torch.equal(sample(plain, requests).ids, expected.ids)
     with pytest.raises(NoCompiler, match="no C compiler"):
-        for_sampling(gpt, compiled=True)
+        prepare_for_inference(gpt, compiled=True)
     library.cache_clear()
 
 
@@ -271,4 +272,4 @@ def test_a_width_that_does_not_fit_is_told(
     make_gpt: Callable[..., GPT], vocabulary: Vocabulary
 ) -> None:
     with pytest.raises(NoCompiler, match="width of 48"):
-        Steps(make_gpt(vocabulary, width=48), "float32")
+        CpuDecoder(make_gpt(vocabulary, width=48), "float32")

@@ -1,4 +1,4 @@
-"""Rows of one fixed shape, recorded or not, against the rows that grow."""
+"""Batches of one fixed shape, recorded or not, against the rows that grow."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from generator.gpt import GPT
-from generator.inference.cuda_graph import StaticRows
+from generator.inference.cuda_graph import GraphBatch
 from generator.inference.engine import sample
-from generator.inference.optimize import for_sampling
+from generator.inference.optimize import prepare_for_inference
 from tests.generator.inference.test_engine import mixed_requests
 
 
@@ -24,8 +24,8 @@ def test_samples_are_those_of_rows_that_grow(
     static = copy.copy(gpt)
     monkeypatch.setattr(
         static,
-        "new_rows",
-        lambda rows, places: StaticRows(static, rows, places, record=False),
+        "new_batch",
+        lambda rows, max_len: GraphBatch(static, rows, max_len, record=False),
         raising=False,
     )
     found = sample(static, requests, batch_size)
@@ -35,13 +35,13 @@ def test_samples_are_those_of_rows_that_grow(
 
 def test_graphs_are_refused_without_a_gpu(gpt: GPT) -> None:
     with pytest.raises(ValueError, match="CUDA graphs need a GPU, and the model is on cpu"):
-        for_sampling(gpt, graphs=True)
+        prepare_for_inference(gpt, graphs=True)
 
 
 @pytest.mark.gpu
 def test_a_recorded_step_is_the_step(gpt: GPT) -> None:
     model = gpt.to("cuda")
     requests = mixed_requests(model, 24)
-    expected = sample(for_sampling(model), requests, 8)
-    found = sample(for_sampling(model, graphs=True), requests, 8)
+    expected = sample(prepare_for_inference(model), requests, 8)
+    found = sample(prepare_for_inference(model, graphs=True), requests, 8)
     assert torch.equal(found.ids, expected.ids)

@@ -16,7 +16,7 @@ from generator.inference.engine import (
     frame_requests,
     sample,
 )
-from generator.inference.sampling import choose
+from generator.inference.sampling import sample_tokens
 from tokenizer.tokens import Tokens
 
 
@@ -111,16 +111,16 @@ def test_frequencies_follow_the_model(make_gpt: Callable[..., GPT]) -> None:
     assert share == pytest.approx(expected[1].item(), abs=0.03)
 
 
-def test_choose_never_takes_a_forbidden_token() -> None:
+def test_sample_tokens_never_takes_a_forbidden_token() -> None:
     logits = torch.zeros(4, 6).masked_fill(
         torch.tensor([True, False, True, False, False, True]), -torch.inf
     )
     off = torch.ones(4), torch.zeros(4, dtype=torch.int64), torch.ones(4)
     uniform = torch.tensor([0.0, 1 / 3 - 1e-9, 0.99999999, 1 - 2**-53], dtype=torch.float64)
-    assert choose(logits, uniform, *off).tolist() == [1, 1, 4, 4]
+    assert sample_tokens(logits, uniform, *off).tolist() == [1, 1, 4, 4]
 
 
-def test_choose_with_settings_of_its_own_in_each_row() -> None:
+def test_sample_tokens_with_settings_of_its_own_in_each_row() -> None:
     count = 3000
     p = torch.tensor([0.5, 0.25, 0.15, 0.1])
     rows = [  # temperature, top_k, top_p, expected distribution
@@ -135,7 +135,7 @@ def test_choose_with_settings_of_its_own_in_each_row() -> None:
     temperature, top_k, top_p = (
         torch.tensor([row[i] for row in rows]).repeat_interleave(count) for i in range(3)
     )
-    chosen = choose(
+    chosen = sample_tokens(
         p.log().repeat(len(rows) * count, 1),
         uniform_numbers(count).repeat(len(rows)),
         temperature,

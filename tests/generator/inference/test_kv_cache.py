@@ -61,7 +61,7 @@ def test_rows_that_stay_keep_their_past(gpt: GPT, keep: list[int], order: list[i
     cache = gpt.new_cache(6, 8)
     for step in range(5):
         gpt.step(ids[:, step], [cache])
-    left = cache.keep(keep)
+    left = cache.retain(keep)
     assert left == order
     assert len(cache) == len(keep)
     logits = gpt.step(ids[left, 5], [cache])
@@ -74,7 +74,7 @@ def test_rows_that_stay_keep_their_past(gpt: GPT, keep: list[int], order: list[i
 def test_pairs_stay_in_order(gpt: GPT) -> None:
     cache = gpt.new_cache(8, 4)
     gpt.step(torch.zeros(8, dtype=torch.int64), [cache])
-    order = cache.keep([0, 1, 6, 7])
+    order = cache.retain([0, 1, 6, 7])
     assert order == [0, 1, 6, 7]
 
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from generator.gpt import GPT
 from generator.grammar import Vocabulary
 from generator.inference.engine import SamplingConfig, class_requests, sample
-from generator.inference.optimize import RoundedLinear, Weights, for_sampling
+from generator.inference.optimize import RoundedLinear, Weights, prepare_for_inference
 
 
 def logits(gpt: GPT, length: int = 24) -> Tensor:
@@ -33,15 +33,15 @@ def large(make_gpt: Callable[..., GPT], vocabulary: Vocabulary) -> GPT:
 
 def test_float32_is_the_same(large: GPT) -> None:
     torch.testing.assert_close(
-        logits(for_sampling(large, compiled=False)), logits(large), rtol=1e-5, atol=1e-5
+        logits(prepare_for_inference(large, compiled=False)), logits(large), rtol=1e-5, atol=1e-5
     )
 
 
 def test_bfloat16_rounds_once(large: GPT, monkeypatch: pytest.MonkeyPatch) -> None:
     """As near to float32 as the plain model in bfloat16 is, and near to that."""
-    exact, packed = logits(large), logits(for_sampling(large, "bfloat16", compiled=False))
+    exact, packed = logits(large), logits(prepare_for_inference(large, "bfloat16", compiled=False))
     monkeypatch.setattr("generator.inference.optimize._has_packed", lambda: False)
-    plain = logits(for_sampling(large, "bfloat16", compiled=False))
+    plain = logits(prepare_for_inference(large, "bfloat16", compiled=False))
     error = (plain - exact).abs().max()
     assert (packed - exact).abs().max() <= 2 * error + 1e-6
     assert (packed - plain).abs().max() <= 2 * error
@@ -58,14 +58,14 @@ def test_int8_is_weight_only(large: GPT) -> None:
 
 
 def test_int8_is_near(large: GPT) -> None:
-    exact, rounded = logits(large), logits(for_sampling(large, "int8", compiled=False))
+    exact, rounded = logits(large), logits(prepare_for_inference(large, "int8", compiled=False))
     assert (rounded - exact).square().mean().sqrt() < 0.2 * exact.square().mean().sqrt()
 
 
 @pytest.mark.parametrize("compiled", [None, False])
 @pytest.mark.parametrize("weights", ["float32", "bfloat16", "int8"])
 def test_every_form_samples(large: GPT, weights: Weights, compiled: bool | None) -> None:
-    gpt = for_sampling(large, weights, compiled)
+    gpt = prepare_for_inference(large, weights, compiled)
     settings = SamplingConfig(guidance=2.0)
     tokens = sample(gpt, class_requests(gpt.vocabulary, [0, 1, 2] * 4, list(range(12)), settings))
     assert tokens.assignment.shape == (12, 4)

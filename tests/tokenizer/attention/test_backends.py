@@ -135,7 +135,7 @@ def run(
 @pytest.mark.parametrize("backend", ["groups", "padded", "flash", "varlen", "xformers"])
 def test_backend_equals_naive(assignment: Tensor, kind: str, backend: str) -> None:
     for chosen in (assignment, assignment[:1], assignment[:, :1]):
-        groups = ClipGroups.of(chosen)
+        groups = ClipGroups.from_assignment(chosen)
         pairs = zip(run(groups, kind, backend), run(groups, kind, "naive"), strict=True)
         for ours, theirs in pairs:
             torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=1e-5)
@@ -144,7 +144,7 @@ def test_backend_equals_naive(assignment: Tensor, kind: str, backend: str) -> No
 @torch.no_grad()
 @pytest.mark.filterwarnings("ignore")  # of the compiler and its generated code
 def test_flex_equals_naive(assignment: Tensor) -> None:
-    groups = ClipGroups.of(assignment)
+    groups = ClipGroups.from_assignment(assignment)
     generator = torch.Generator().manual_seed(0)
     q = torch.randn(len(assignment) * 3 * CELLS, 2, 16, generator=generator)
     k, v = torch.randn(2, groups.num_rows, 2, 16, generator=generator).unbind()
@@ -154,7 +154,7 @@ def test_flex_equals_naive(assignment: Tensor) -> None:
 
 def test_sequences_of_a_worked_example() -> None:
     """Two clips of two blocks with 1, 2 and 2, 1 tokens; the second block sees both."""
-    groups = ClipGroups.of(torch.tensor([[1, 2], [2, 1]]))
+    groups = ClipGroups.from_assignment(torch.tensor([[1, 2], [2, 1]]))
     sequences = groups.sequences(CELLS, "3d-1d")
     assert sequences is groups.sequences(CELLS, "3d-1d")  # for all layers
     assert sequences.bounds[0].tolist() == [0, 4, 8, 12, 16]
@@ -177,10 +177,10 @@ def test_an_unknown_or_missing_backend_is_named(
     assignment: Tensor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with pytest.raises(ValueError, match="'best' is not one of"):
-        run(ClipGroups.of(assignment), "1d-1d", "best")
+        run(ClipGroups.from_assignment(assignment), "1d-1d", "best")
     monkeypatch.setattr(kernels, "optional_function", lambda name: None)
     with pytest.raises(ValueError, match="'flash' is not installed"):
-        run(ClipGroups.of(assignment), "1d-1d", "flash")
+        run(ClipGroups.from_assignment(assignment), "1d-1d", "flash")
 
 
 @pytest.mark.gpu
@@ -189,7 +189,7 @@ def test_an_unknown_or_missing_backend_is_named(
 def test_backend_equals_naive_on_a_gpu(assignment: Tensor, kind: str, backend: str) -> None:
     if backend in kernels.KERNELS and kernels.optional_function(backend) is None:
         pytest.skip(f"{backend} is not installed")
-    groups = ClipGroups.of(assignment.cuda())
+    groups = ClipGroups.from_assignment(assignment.cuda())
     dtype = torch.bfloat16
     pairs = zip(
         run(groups, kind, backend, "cuda", dtype),
@@ -230,8 +230,8 @@ def test_nothing_is_made_twice_for_a_device(clips: Tensor, assignment: Tensor) -
     places = toy().decoder_places
     assert places.pool(1) is places.pool(1)
     for start in ("aligned", "first"):
-        assert places.spread(2, start) is places.spread(2, start)
-    one, two = ClipGroups.of(assignment), ClipGroups.of(assignment)
+        assert places.expand(2, start) is places.expand(2, start)
+    one, two = ClipGroups.from_assignment(assignment), ClipGroups.from_assignment(assignment)
     assert one.grid(CELLS) is two.grid(CELLS)
     assert places.pool(1).dtype == torch.float32
     assert toy().to(torch.bfloat16).decoder_places.pool(1).dtype == torch.bfloat16

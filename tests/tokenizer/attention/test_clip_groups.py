@@ -63,7 +63,7 @@ def test_bf16_on_cpu_is_as_exact_as_the_fused_kernel() -> None:
 
 def test_rows_return_to_the_order_of_the_batch() -> None:
     assignment = torch.tensor([[4, 2], [1, 1], [4, 2], [2, 8]])
-    groups = ClipGroups.of(assignment)
+    groups = ClipGroups.from_assignment(assignment)
     assert sum(groups.sizes) == 4 and len(groups.sizes) == 3
     sorted_rows = torch.cat([torch.full((int(assignment[i].sum()),), int(i)) for i in groups.order])
     assert groups.num_rows == len(sorted_rows)

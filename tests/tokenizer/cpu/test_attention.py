@@ -32,9 +32,9 @@ def test_it_is_padded_attention(
     """No further from float32 than twice what PyTorch is in bfloat16."""
     generator = torch.Generator().manual_seed(0)
     assignment = torch.randint(1, 17, (clips, blocks), generator=generator)
-    groups = ClipGroups.of(assignment)
+    groups = ClipGroups.from_assignment(assignment)
     counts = {"1d": groups.counts, "3d": torch.full_like(groups.counts, cells)}
-    ends = {side: BlockEnds.of(x) for side, x in counts.items()}
+    ends = {side: BlockEnds.from_counts(x) for side, x in counts.items()}
     for kind in KINDS:
         own, other = kind.split("-")
         rows = [int(counts[side].sum()) for side in (own, other, other)]
@@ -60,7 +60,7 @@ def test_it_is_padded_attention(
 def test_it_does_not_depend_on_threads_or_other_clips() -> None:
     generator = torch.Generator().manual_seed(0)
     counts = torch.tensor([[3, 20], [40, 1], [7, 7]])
-    ends = BlockEnds.of(counts)
+    ends = BlockEnds.from_counts(counts)
     q, k, v = (torch.randn(78, 2, 32, generator=generator).bfloat16() for _ in range(3))
     before = torch.get_num_threads()
     found = []
@@ -69,6 +69,6 @@ def test_it_does_not_depend_on_threads_or_other_clips() -> None:
         found.append(attention(q, k, v, ends, ends)[0])
     torch.set_num_threads(before)
     assert torch.equal(*found)
-    one = BlockEnds.of(counts[1:2])
+    one = BlockEnds.from_counts(counts[1:2])
     alone = attention(q[23:64], k[23:64], v[23:64], one, one)[0]
     assert torch.equal(alone, found[0][23:64])

@@ -25,7 +25,7 @@ def setting(width: int, heads: int, clips: int) -> tuple[QFormerLayer, ClipGroup
     with torch.no_grad():
         for p in layer.parameters():
             p.add_(torch.randn_like(p) * 0.05)
-    return layer, ClipGroups.of(torch.randint(1, 9, (clips, 3)))
+    return layer, ClipGroups.from_assignment(torch.randint(1, 9, (clips, 3)))
 
 
 def gradients(out: Tensor, inputs: Sequence[Tensor], weight: Tensor) -> list[Tensor]:
@@ -39,7 +39,10 @@ def test_it_is_the_layer(width: int, heads: int, clips: int, is_decoder: bool) -
     """No further from float32 than twice what PyTorch under autocast is."""
     layer, groups = setting(width, heads, clips)
     cells = torch.full_like(groups.counts, CELLS)
-    ends, sides = [BlockEnds.of(groups.counts), BlockEnds.of(cells)], [groups.tokens]
+    ends, sides = (
+        [BlockEnds.from_counts(groups.counts), BlockEnds.from_counts(cells)],
+        [groups.tokens],
+    )
     sides.append(groups.grid(CELLS))
     own, other = (1, 0) if is_decoder else (0, 1)
     rows = [int(e.ends[-1, -1]) for e in ends]
@@ -60,7 +63,7 @@ def test_it_is_the_layer(width: int, heads: int, clips: int, is_decoder: bool) -
 
 def test_it_does_not_depend_on_threads() -> None:
     layer, groups = setting(32, 2, 60)
-    ends = BlockEnds.of(groups.counts)
+    ends = BlockEnds.from_counts(groups.counts)
     x = torch.randn(groups.num_rows, 32, requires_grad=True)
     before, found = torch.get_num_threads(), []
     for threads in (1, 2):

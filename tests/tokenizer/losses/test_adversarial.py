@@ -15,19 +15,19 @@ from torch import Tensor, nn
 
 from tokenizer.losses.adversarial import (
     AdversarialConfig,
-    Game,
+    AdversarialObjective,
     adaptive_weight,
     discriminator_loss,
     generator_loss,
     lecam_loss,
-    make_game,
+    make_objective,
 )
 from tokenizer.losses.reconstruction import LossConfig, tokenizer_loss
 from tokenizer.model import VideoTokenizer
 from tokenizer.training.tokenizer_stage import ProxyConfig, TokenizerStage
 from training.checkpoint import latest, load
 from training.loop import Adversarial, train
-from training.trainee import Player
+from training.trainee import Trainee
 from video.writing import write_video
 
 REAL, FAKE = torch.tensor([[2.0], [-0.5]]), torch.tensor([[-3.0], [0.25]])
@@ -128,29 +128,35 @@ def test_adaptive_weight_by_its_definition() -> None:
 # --- both sides -----------------------------------------------------------------------------------
 
 
-def game_of(**changes: Any) -> Game:
+def objective_of(**changes: Any) -> AdversarialObjective:
     settings = {"weight": 0.5, "discriminator": SMALL}
     torch.manual_seed(0)
-    game = make_game(AdversarialConfig.model_validate(settings | changes), 12, 16)
-    assert game is not None
+    objective = make_objective(AdversarialConfig.model_validate(settings | changes), 12, 16)
+    assert objective is not None
     with torch.no_grad():
-        for parameter in game.adversary.parameters():
+        for parameter in objective.adversary.parameters():
             parameter.add_(torch.randn_like(parameter) * 0.2)
-    return game
+    return objective
 
 
-def one_step(model: VideoTokenizer, clips: Tensor, game: Game) -> tuple[Tensor, dict, Player]:
+def one_step(
+    model: VideoTokenizer, clips: Tensor, objective: AdversarialObjective
+) -> tuple[Tensor, dict, Trainee]:
     """The model's loss, its terms, and the adversary, which has judged."""
     steps = range(10)
-    player = Player(game.adversary, game.config.optimizer, game.config.schedule, steps)
+    trainee = Trainee(
+        objective.adversary, objective.config.optimizer, objective.config.schedule, steps
+    )
     model.zero_grad()
     result = model(clips, torch.full((5, 3), 4))
     others, _ = tokenizer_loss(result, clips, LossConfig())
-    with player.frozen():
+    with trainee.frozen():
         last = model.patch_head.weight
-        loss, terms = game.generator_side(game.adversary, clips, result.clips, others, last)
+        loss, terms = objective.generator_side(
+            objective.adversary, clips, result.clips, others, last
+        )
         loss.backward()
-    return loss, terms | {"others": others.detach(), "made": result.clips.detach()}, player
+    return loss, terms | {"others": others.detach(), "made": result.clips.detach()}, trainee
 
 
 def gradient(model: nn.Module) -> Tensor:
@@ -158,38 +164,38 @@ def gradient(model: nn.Module) -> Tensor:
 
 
 def test_sides_do_not_touch_each_other(model: VideoTokenizer, clips: Tensor) -> None:
-    game = game_of(lecam=0.1)
-    _, _, player = one_step(model, clips, game)
-    assert all(p.grad is None and p.requires_grad for p in game.adversary.parameters())
+    objective = objective_of(lecam=0.1)
+    _, _, trainee = one_step(model, clips, objective)
+    assert all(p.grad is None and p.requires_grad for p in objective.adversary.parameters())
     before = gradient(model)
-    loss, _ = game.discriminator_side(game.adversary, torch.Generator())
+    loss, _ = objective.discriminator_side(objective.adversary, torch.Generator())
     loss.backward()
     assert torch.equal(gradient(model), before)
-    assert all(p.grad is not None and p.grad.any() for p in player.parameters)
+    assert all(p.grad is not None and p.grad.any() for p in trainee.parameters)
 
 
 def test_loss_is_the_weighted_sum(model: VideoTokenizer, clips: Tensor) -> None:
-    game = game_of(kind="non_saturating")
-    loss, terms, _ = one_step(model, clips, game)
-    judged = generator_loss(game.adversary(terms["made"]), "non_saturating")
+    objective = objective_of(kind="non_saturating")
+    loss, terms, _ = one_step(model, clips, objective)
+    judged = generator_loss(objective.adversary(terms["made"]), "non_saturating")
     torch.testing.assert_close(terms["adversarial"], judged.detach())
     torch.testing.assert_close(loss.detach(), terms["others"] + 0.5 * judged.detach())
 
 
 def test_adaptive_weight_scales_the_judgement(model: VideoTokenizer, clips: Tensor) -> None:
     """The same gradient as with that weight written into the settings."""
-    loss, terms, _ = one_step(model, clips, game_of(adaptive=True))
+    loss, terms, _ = one_step(model, clips, objective_of(adaptive=True))
     found, factor = gradient(model), float(terms["adaptive_weight"])
     assert factor > 0 and abs(factor - 1) > 1e-3
-    plain, expected, _ = one_step(model, clips, game_of(weight=0.5 * factor))
+    plain, expected, _ = one_step(model, clips, objective_of(weight=0.5 * factor))
     torch.testing.assert_close(found, gradient(model), rtol=1e-4, atol=1e-6)
     torch.testing.assert_close(loss, plain)
     torch.testing.assert_close(terms["adversarial"], expected["adversarial"])
     # and the definition: both gradients at the last layer, by autograd through everything
-    game = game_of()
+    objective = objective_of()
     result = model(clips, torch.full((5, 3), 4))
     others, _ = tokenizer_loss(result, clips, LossConfig())
-    judged = generator_loss(game.adversary(result.clips), "hinge")
+    judged = generator_loss(objective.adversary(result.clips), "hinge")
     assert factor == pytest.approx(
         float(adaptive_weight(others, judged, model.patch_head.weight)), rel=1e-4
     )
@@ -197,21 +203,21 @@ def test_adaptive_weight_scales_the_judgement(model: VideoTokenizer, clips: Tens
 
 def test_running_means_follow_the_step(clips: Tensor) -> None:
     """Over the parts of a step, once a step, and only where LeCAM needs them."""
-    game = game_of(lecam=0.1, lecam_decay=0.9)
+    objective = objective_of(lecam=0.1, lecam_decay=0.9)
     means: list[list[Tensor]] = [[], []]
     for part in (clips[:2], clips[2:4]):
         made = part.flip(0) * 0.5
-        game._made = (part, made)
-        game.discriminator_side(game.adversary, torch.Generator())
+        objective._made = (part, made)
+        objective.discriminator_side(objective.adversary, torch.Generator())
         for kind, x in zip(means, (part, made), strict=True):
-            kind.append(game.adversary(x).mean())
-    assert not game.adversary.mean_real.any()
-    game.after_step()
-    game.after_step()  # a step in which the discriminator does not learn
-    running = (game.adversary.mean_real, game.adversary.mean_fake)
+            kind.append(objective.adversary(x).mean())
+    assert not objective.adversary.mean_real.any()
+    objective.after_step()
+    objective.after_step()  # a step in which the discriminator does not learn
+    running = (objective.adversary.mean_real, objective.adversary.mean_fake)
     for mean, parts in zip(running, means, strict=True):
         torch.testing.assert_close(mean, 0.1 * torch.stack(parts).mean().detach())
-    off = game_of()
+    off = objective_of()
     off._made = (clips, clips)
     assert "lecam" not in off.discriminator_side(off.adversary, torch.Generator())[1]
     off.after_step()
@@ -242,7 +248,7 @@ def data(tmp_path: Path) -> dict[str, Any]:
 
 def settings(data: dict[str, Any], steps: int = 10, **adversarial: Any) -> ProxyConfig:
     former = {"width": 32, "layers": 1, "heads": 2}
-    game = {"weight": 0.3, "discriminator": SMALL, "optimizer": {"lr": 1e-3}}
+    objective = {"weight": 0.3, "discriminator": SMALL, "optimizer": {"lr": 1e-3}}
     return ProxyConfig.model_validate(
         {
             "data": data,
@@ -254,8 +260,8 @@ def settings(data: dict[str, Any], steps: int = 10, **adversarial: Any) -> Proxy
                 "decoder": former,
                 "codebook_size": 32,
             },
-            "adversarial": game | adversarial,
-            "codebook": {"revive_every": 0},
+            "adversarial": objective | adversarial,
+            "codebook": {"restart_every": 0},
             "train": {
                 "steps": steps,
                 "batch_size": 4,
@@ -278,8 +284,8 @@ def run(config: ProxyConfig, run_dir: Path) -> tuple[list[dict], dict[str, Tenso
 
 
 def test_ten_steps_stay_finite(data: dict[str, Any], tmp_path: Path) -> None:
-    game = {"lecam": 0.001, "adaptive": True, "kind": "non_saturating", "smoothing": 0.15}
-    rows, weights = run(settings(data, **game), tmp_path / "run")
+    objective = {"lecam": 0.001, "adaptive": True, "kind": "non_saturating", "smoothing": 0.15}
+    rows, weights = run(settings(data, **objective), tmp_path / "run")
     assert len(rows) == 10
     for name in ("loss", "adversarial", "adaptive_weight", "adversary_loss", "lecam"):
         assert all(math.isfinite(row[name]) for row in rows), name
@@ -290,7 +296,7 @@ def test_ten_steps_stay_finite(data: dict[str, Any], tmp_path: Path) -> None:
 
 def test_weight_0_builds_nothing(data: dict[str, Any], tmp_path: Path) -> None:
     stage = TokenizerStage(settings(data, weight=0.0))
-    assert stage.game is None and stage.adversary is None
+    assert stage.objective is None and stage.adversary is None
     with_game = TokenizerStage(settings(data))
     assert isinstance(with_game, Adversarial) and with_game.adversary is not None
     for a, b in zip(stage.model.parameters(), with_game.model.parameters(), strict=True):

@@ -140,15 +140,15 @@ def test_tapping_changes_nothing_and_keeps_the_order(
     model: VideoTokenizer, clips: Tensor, assignment: Tensor
 ) -> None:
     """Features come clip by clip in the order of the batch, as from each clip alone."""
-    plain, tapped = model(clips, assignment), model(clips, assignment, tap=1)
+    plain, features = model(clips, assignment), model(clips, assignment, feature_layer=1)
     assert plain.features is None
-    assert torch.equal(plain.clips, tapped.clips)
-    assert torch.equal(plain.tokens.ids, tapped.tokens.ids)
-    assert tapped.features.shape == (5, 3, 2, 2, 32)
+    assert torch.equal(plain.clips, features.clips)
+    assert torch.equal(plain.tokens.ids, features.tokens.ids)
+    assert features.features.shape == (5, 3, 2, 2, 32)
     for row in range(5):
-        alone = model(clips[row : row + 1], assignment[row : row + 1], tap=1).features
-        torch.testing.assert_close(tapped.features[row], alone[0])
-    last = model(clips, assignment, tap=2).features
+        alone = model(clips[row : row + 1], assignment[row : row + 1], feature_layer=1).features
+        torch.testing.assert_close(features.features[row], alone[0])
+    last = model(clips, assignment, feature_layer=2).features
     decoded = model.patch_head(model.decoder.norm_out(last.flatten(1, 3)))
     torch.testing.assert_close(
         model.pixels(decoded), plain.clips

@@ -201,7 +201,7 @@ def test_rewards_follow_the_paper(model: VideoTokenizer) -> None:
 def test_statistics_merge(parts: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Of parts, in any order, as of the whole; whatever the size of the parts of a table."""
     table = torch.rand(40, 9, generator=torch.Generator().manual_seed(0)) * 3 + 25
-    pieces = [Moments.of(part) for part in table.tensor_split(parts)]
+    pieces = [Moments.from_values(part) for part in table.tensor_split(parts)]
     random.Random(0).shuffle(pieces)
     whole = reduce(Moments.merged, pieces)
     assert whole.count == 360

@@ -55,7 +55,7 @@ def settings(data: dict[str, Any], steps: int = 40) -> dict[str, Any]:
             "decoder_start": "aligned",
         },
         "loss": {"l1": 0.5, "l2": 1.0},
-        "codebook": {"revive_every": 10},
+        "codebook": {"restart_every": 10},
         "start_from_data": True,
         "validation_clips": 6,
         "train": {
@@ -266,7 +266,7 @@ def test_training_settings_bite(data: dict[str, Any], tmp_path: Path) -> None:
         ("train", {"optimizer": {"lr": 3e-3, "grad_clip": 1e-3}}),
         ("train", {"optimizer": {"lr": 3e-3}, "schedule": {"name": "constant"}}),
         ("data", {"flip": True}),
-        ("codebook", {"revive_every": 3, "revive_below": 1.0}),
+        ("codebook", {"restart_every": 3, "restart_below": 1.0}),
         ("loss", {"l1": 0.5, "l2": 1.0, "entropy": 0.5}),
     ]
     trained = []

@@ -1,6 +1,6 @@
-"""Runs of one process and of two whose layers are spread; see test_sharding.py.
+"""Runs of one process and of two whose layers are sharded; see test_sharding.py.
 
-Usage: torchrun --nproc-per-node 2 spread.py FOLDER OPTIMIZER
+Usage: torchrun --nproc-per-node 2 sharded.py FOLDER OPTIMIZER
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from toy import DuelStage, LayeredModel
 from evatok.core.config import TrainConfig
 from evatok.core.distributed import joined
 from training.loop import train
-from training.sharding import local
+from training.sharding import local_rows
 
 
 class Stage(DuelStage):
@@ -62,7 +62,7 @@ def one(folder: Path, name: str, settings: TrainConfig, break_at: int = -1) -> N
     except KeyboardInterrupt:
         return
     rank = os.environ.get("RANK", "0")
-    held = sum(local(parameter).numel() for parameter in stage.model.parameters())
+    held = sum(local_rows(parameter).numel() for parameter in stage.model.parameters())
     (folder / f"{name}-rank{rank}.json").write_text(json.dumps(held))
     save_file(model.state_dict(), folder / f"{name}-rank{rank}.safetensors")
 
