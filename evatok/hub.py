@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import logging
 import os
 from collections.abc import Sequence
 from functools import cached_property
@@ -37,6 +38,8 @@ from generator.inference.optimize import Weights, prepare_for_inference
 from tokenizer.model import VideoTokenizer
 from tokenizer.router import Router
 from tokenizer.search.assigners import Assigner, make_assigner
+
+logger = logging.getLogger(__name__)
 
 
 class Models:
@@ -97,7 +100,10 @@ class Models:
 
     @cached_property
     def final(self) -> VideoTokenizer:
-        """The stage-4 tokenizer, trained on the router's assignments."""
+        """The stage-4 tokenizer, trained on the router's assignments; before it, the proxy."""
+        if "final" not in self.parts and "proxy" in self.parts:
+            logger.warning("%s has no final tokenizer yet: the proxy is used", self.directory)
+            return self.proxy
         return self._load("final", VideoTokenizer)
 
     @cached_property

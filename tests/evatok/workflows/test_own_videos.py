@@ -83,15 +83,23 @@ def test_bad_input_is_one_line(
     assert not Path("mine.yaml").exists() and not Path("mine.csv").exists()
 
 
-def test_parts_are_found_in_a_run(toy_dir: Path, tmp_path: Path) -> None:
+def test_parts_are_found_in_a_run(
+    toy_dir: Path, tmp_path: Path, footage: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """At any stage: before the final tokenizer the proxy reconstructs, and says so."""
     for part in ("proxy", "router"):
         (tmp_path / "run" / part).mkdir(parents=True)
         (tmp_path / "run" / part / "model").symlink_to(toy_dir / part)
     models = load(tmp_path / "run")
     assert models.parts == ["proxy", "router"] and models.proxy.num_blocks == 4
     assert models.features.dim > 6  # the shipped network
-    with pytest.raises(FileNotFoundError, match="no final in"):
-        _ = models.final
+    assert models.final is models.proxy and "no final tokenizer yet" in caplog.text
+    with pytest.raises(FileNotFoundError, match="no generator in"):
+        _ = models.generator
+    video = next(footage.rglob("*.mp4"))
+    words = ["reconstruct", str(video), "--model", str(tmp_path / "run")]
+    assert main([*words, "-o", str(tmp_path / "again"), "--assignment", "uniform:2"]) == 0
+    assert (tmp_path / "again" / f"{video.stem}.mp4").is_file()
     assert main(["export", str(tmp_path / "run"), "-o", str(tmp_path / "out")]) == 0
     assert load(tmp_path / "out").parts == ["proxy", "router"]
     assert main(["export", str(tmp_path / "run"), "-o", str(tmp_path / "run" / "proxy")]) == 2
