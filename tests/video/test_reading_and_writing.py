@@ -5,6 +5,7 @@ from __future__ import annotations
 import wave
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import av
 import numpy as np
@@ -205,8 +206,8 @@ def test_pictures_are_videos_of_one_frame(tmp_path: Path, suffix: str) -> None:
     path, upright = tmp_path / f"photo{suffix}", moving(1, 40, 60)[0].numpy()
     exif = Image.Exif()
     exif[0x112] = 6  # stored lying on its left side
-    lossless = {"lossless": True} if suffix == ".webp" else {"quality": 98}
-    Image.fromarray(np.ascontiguousarray(np.rot90(upright))).save(path, exif=exif, **lossless)
+    options: dict[str, Any] = {"lossless": True} if suffix == ".webp" else {"quality": 98}
+    Image.fromarray(np.ascontiguousarray(np.rot90(upright))).save(path, exif=exif, **options)
     ((time, picture),) = iter_timed(path)
     assert time == first_time(path) == 0 and picture.shape == (40, 60, 3)
     assert np.abs(picture.astype(int) - upright).mean() < (8 if suffix == ".jpg" else 0.01)

@@ -92,7 +92,8 @@ def time_of(settings: Mapping[str, Any], device: torch.device) -> dict[str, floa
         "proxy": _step(model, tokenizer_loss, proxy.train, ROWS, device),
         "router": _step(router, router_loss, settings["router"].train, ROWS, device),
     }
-    model.eval(), router.eval()
+    model.eval()
+    router.eval()
     with torch.no_grad():
         once = _timed(lambda: model(clips, assignment), device) / ROWS  # a clip, there and back
         coded = _timed(lambda: model.encode(clips, assignment), device) / ROWS
