@@ -53,7 +53,7 @@ def test_once_a_token(
     else:
         settings = {
             "scheduled": {"guidance": 2.0, "guidance_schedule": "cosine", "top_p": 0.9},
-            "budgets": {"budget": {"max_tokens": 9, "quality": 2.0}},
+            "budgets": {"budget": {"max_tokens": 9, "length_bias": 2.0}},
             "greedy": {"temperature": 0.0},
         }[kind]
         chosen = SamplingConfig.model_validate(settings)

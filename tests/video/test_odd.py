@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from fractions import Fraction
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import av
 import numpy as np
@@ -187,7 +188,8 @@ def test_what_lies_under_alpha_is_not_shown(assets: Path, tmp_path: Path) -> Non
     pictures[..., :3], pictures[:, :8, :, 3] = (250, 10, 250), 255
     still = [Image.fromarray(picture) for picture in pictures]
     for name in ("a.gif", "a.webp"):
-        still[0].save(tmp_path / name, save_all=True, append_images=still[1:], duration=40)
+        more: dict[str, Any] = {"append_images": still[1:], "duration": 40, "lossless": True}
+        still[0].save(tmp_path / name, save_all=True, **more)
         frames = read_frames(tmp_path / name)
         assert frames[:, 8:].max() == 0 and frames[:, :8, :, 0].min() > 240
 
