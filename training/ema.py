@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from training.sharding import full_tensor, local_rows, shard_like
 
 
-class Average:
+class EMA:
     """Average of a module's parameters over its steps; buffers are the module's own.
 
     Attributes:
@@ -32,7 +32,7 @@ class Average:
             self.values += copy.parameters()
 
     @torch.no_grad()
-    def follow(self, step: int) -> None:
+    def update(self, step: int) -> None:
         """Move towards the source after optimiser step number `step` (1 for the first)."""
         # short runs: an average over the first steps would be mostly initial weights
         decay = min(self.decay, (1 + step) / (10 + step))

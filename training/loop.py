@@ -34,7 +34,7 @@ from evatok.core.seeds import mixed_seed, seed_everything
 from training import checkpoint
 from training.checkpoint import Checkpoint
 from training.data_order import batches, to_device
-from training.ema import Average
+from training.ema import EMA
 from training.layers import check_layers, checkpoint_activations
 from training.run_folder import (
     SETTINGS,
@@ -164,10 +164,10 @@ class Run:
             assert self.copy is not None
             self.copy.cpu()  # no process holds the whole on its device, but while it validates
             shard(self.model)
-        self.ema: Average | None = None
+        self.ema: EMA | None = None
         if config.ema_decay:
             own = None if shards else self.copy
-            self.ema = Average(self.model, config.ema_decay, own)
+            self.ema = EMA(self.model, config.ema_decay, own)
         steps = range(config.steps)
         self.trainee = Trainee(self.model, config.optimizer, config.schedule, steps)
         self.adversarial = stage if isinstance(stage, Adversarial) else None
@@ -399,7 +399,7 @@ class Run:
             changed = [t._version != v for t, v in zip(tensors, versions, strict=True)]
             share_changed(tensors, changed)
         if self.ema is not None:
-            self.ema.follow(self.step)
+            self.ema.update(self.step)
 
     # --- looking at it ---
 
