@@ -30,8 +30,15 @@ def message_for_user(error: BaseException) -> str | None:
     They are an `EvatokError`, settings of a wrong kind, a file or disk that cannot be used, and no
     memory. Any other exception is a mistake of ours: it keeps its traceback.
     """
-    if isinstance(inner := getattr(error, "inner_exception", None), OSError):
-        error = inner  # of torch's compiler, which had no room for its files
+    inner = getattr(error, "inner_exception", None)  # of torch's compiler
+    if isinstance(inner, OSError):
+        error = inner  # no room for its files
+    elif type(inner).__name__ == "CppCompileError":
+        last = [line for line in str(inner).splitlines() if line.strip()][-1]
+        return _one_line(
+            f"the C++ compiler failed: {last.strip()} (look at the compiler and the room in "
+            "TMPDIR, or set train.compile=false)"
+        )
     if isinstance(error, pydantic.ValidationError):
         parts = (
             f"{'.'.join(map(str, item['loc'])) or error.title}: {item['msg']}"

@@ -124,6 +124,10 @@ def test_no_room_for_compiled_code_is_told_in_a_line() -> None:
     wrapped.inner_exception = OSError(errno.ENOSPC, "No space left on device", "/tmp/x.cpp")  # type: ignore[attr-defined]
     told = message_for_user(wrapped)
     assert told is not None and told.startswith("/tmp/x.cpp: No space left on device (free some")
+    failed = type("CppCompileError", (RuntimeError,), {})("error\n\nOutput:\nas: no space left\n")
+    wrapped.inner_exception = failed  # type: ignore[attr-defined]
+    told = message_for_user(wrapped)
+    assert told is not None and told.startswith("the C++ compiler failed: as: no space left (look")
     wrapped.inner_exception = ValueError("a fault")  # type: ignore[attr-defined]
     assert message_for_user(wrapped) is None
 
