@@ -34,9 +34,10 @@ def message_for_user(error: BaseException) -> str | None:
     if isinstance(inner, OSError):
         error = inner  # no room for its files
     elif type(inner).__name__ == "CppCompileError":
-        last = [line for line in str(inner).splitlines() if line.strip()][-1]
+        lines = [line for line in str(inner).splitlines() if line.strip()]
+        said = next((line for line in lines if "error:" in line), lines[-1])
         return _one_line(
-            f"the C++ compiler failed: {last.strip()} (look at the compiler and the room in "
+            f"the C++ compiler failed: {said.strip()} (look at the compiler and the room in "
             "TMPDIR, or set train.compile=false)"
         )
     if isinstance(error, pydantic.ValidationError):

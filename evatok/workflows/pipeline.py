@@ -279,7 +279,7 @@ class Pipeline:
         folder = self.run_dir / "search"
         result = search_config(self.settings["search"], folder, self._search_progress())
         digest = hashlib.sha256()
-        for shard in sorted(folder.glob("*/*.parquet")):
+        for shard in sorted(folder.glob("*/table-*.parquet")):
             digest.update(shard.read_bytes())
         return result | {"table_sha256": digest.hexdigest()}
 

@@ -128,7 +128,8 @@ def search_config(
 
 def _done(folder: Path) -> int:
     """Clips in the shards that are there, whoever made them."""
-    return sum(pq.read_metadata(path).num_rows for path in folder.glob("*.parquet"))
+    # no other names: `*.parquet` would find shards that are being written, which begin with a point
+    return sum(pq.read_metadata(path).num_rows for path in folder.glob("table-*.parquet"))
 
 
 def _silent(done: int, total: int) -> None:

@@ -9,10 +9,12 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 
-from evatok.workflows.search import Pace, SearchConfig, run_search, search_config
+from evatok.workflows.search import Pace, SearchConfig, _done, run_search, search_config
 from tokenizer.model import TokenizerConfig, VideoTokenizer
 from tokenizer.qformer import QFormerConfig
 from tokenizer.search.table import read_table
@@ -61,6 +63,12 @@ def test_processes_share_the_work_and_change_nothing(
     absent = SearchConfig.model_validate(settings | {"model": str(tmp_path / "nothing")})
     with pytest.raises(FileNotFoundError, match="train the proxy first"):
         search_config(absent, tmp_path / "x")
+
+
+def test_shards_that_are_being_written_do_not_count(tmp_path: Path) -> None:
+    pq.write_table(pa.table({"clip": [1, 2, 3]}), tmp_path / "table-0.parquet")
+    (tmp_path / ".table-1.partial.parquet").touch()
+    assert _done(tmp_path) == 3
 
 
 def shards(folder: Path) -> dict[str, bytes]:
