@@ -88,8 +88,23 @@ def side(config_path: Path, run_dir: Path, steps: int) -> None:
         f"train.steps={steps}", f"train.batch_size={CLIPS}", "train.log_every=1",
         "train.validate_every=0", "train.save_every=0", "start_from_data=false",
     ]  # fmt: skip
+    if not is_baseline:
+        config_path = with_new_names(config_path, run_dir.parent / "settings")
     config = load_config(stages.ProxyConfig, config_path, changes)
     train(stages.TokenizerStage(config), config.train, run_dir, config)
+
+
+def with_new_names(config_path: Path, folder: Path) -> Path:
+    """Copy the settings beside one of them, with the names that keys have today."""
+    from evatok.core.renamed import KEYS
+
+    folder.mkdir()
+    for path in config_path.parent.glob("*.yaml"):
+        text = path.read_text(encoding="utf-8")
+        for old, new in KEYS.items():
+            text = text.replace(f"{old}:", f"{new}:")
+        (folder / path.name).write_text(text, encoding="utf-8")
+    return folder / config_path.name
 
 
 # --- both sides

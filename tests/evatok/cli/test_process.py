@@ -6,6 +6,7 @@ import errno
 import os
 import pickle
 import re
+import signal
 import subprocess
 import sys
 import traceback
@@ -29,6 +30,8 @@ def shell(root: Path, words: str, redirect: str = "", **environment: str) -> tup
         env=os.environ | {"PYTHON": sys.executable, "PYTHONPATH": str(root)} | environment,
         capture_output=True,
         timeout=120,
+        # a suite in the background is begun with SIGINT ignored, and so would be what it starts
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     return run.returncode, run.stdout.decode("ascii", "replace"), run.stderr.decode()
 
