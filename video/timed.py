@@ -12,6 +12,7 @@ from pathlib import Path
 
 import av
 import av.container
+import av.error
 import numpy as np
 from av.audio.stream import AudioStream
 
@@ -120,7 +121,13 @@ def write_timed(
             raise VideoError(f"{path}: there are no frames to write")
         container.mux(stream.encode())
         if sound is not None and track is not None:
-            _mux_sound(container, sound, track)
+            try:
+                _mux_sound(container, sound, track)
+            except (av.error.FFmpegError, ValueError) as error:
+                said = getattr(error, "strerror", error)
+                raise VideoError(
+                    f"{path}: the sound is damaged ({said}): leave it out with --no-sound"
+                ) from error
     return count
 
 

@@ -223,3 +223,28 @@ def test_alpha_of_a_picture_lies_over_black(tmp_path: Path) -> None:
         Image.fromarray(pixels).save(tmp_path / name, lossless=True)
         (picture,) = read_frames(tmp_path / name).numpy()
         assert (picture[:4] == 0).all() and (picture[4:] == 157).all()  # 200 · 200 / 255
+
+
+def test_sound_that_cannot_be_written_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As of a token file whose sound is damaged: in one line, and nothing is left."""
+    with av.open(str(tmp_path / "sound.mka"), "w") as container:
+        stream = container.add_stream("pcm_s16le", rate=8000, layout="mono")
+        assert isinstance(stream, av.AudioStream)
+        samples = av.AudioFrame.from_ndarray(np.zeros((1, 800), np.int16), "s16", "mono")
+        samples.sample_rate = 8000
+        container.mux(stream.encode(samples))
+        container.mux(stream.encode())
+
+    def fail(*_: object) -> None:
+        raise av.error.ArgumentError(22, "Invalid argument", ".x.partial.mkv")
+
+    monkeypatch.setattr("video.timed._mux_sound", fail)
+    frames = [(n, picture) for n, picture in enumerate(moving(4, 24, 24).numpy())]
+    path = tmp_path / "a.mkv"
+    with pytest.raises(
+        VideoError, match=r"a\.mkv: the sound is damaged \(Invalid argument\): leave"
+    ):
+        write_timed(path, frames, Fraction(1, 10), tmp_path / "sound.mka")
+    assert [entry.name for entry in tmp_path.iterdir()] == ["sound.mka"]
