@@ -25,24 +25,33 @@ from evaluation.metrics.kernel import kernel_distance
 
 
 class Law(NamedTuple):
-    """Two Gaussians with variances i^-decay, apart by `shift` in every feature."""
+    """Two Gaussians with variances i^-decay, apart by `shift` in every feature.
+
+    With `noise` sets are pairs, as clips and their reconstructions are: the second set is the first
+    one plus so many of its standard deviations.
+    """
 
     name: str
     clips: int
     dim: int
     decay: float
     shift: float
+    noise: float | None = None
 
     def draw(self, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
         """Both sets, (clips, dim) float64."""
         scales = np.arange(1, self.dim + 1) ** (-self.decay / 2)
         x, y = rng.standard_normal((2, self.clips, self.dim)) * scales
+        if self.noise is not None:
+            y = x + self.noise * y
         return torch.from_numpy(x), torch.from_numpy(y + self.shift)
 
     @property
     def truth(self) -> float:
-        """The distance of the laws: their covariances are equal."""
-        return self.dim * self.shift**2
+        """The distance of the laws."""
+        wider = (1 + (self.noise or 0) ** 2) ** 0.5 - 1  # of the second one's deviations
+        variance = sum(i**-self.decay for i in range(1, self.dim + 1))
+        return self.dim * self.shift**2 + wider**2 * variance
 
 
 LAWS = (
@@ -50,6 +59,9 @@ LAWS = (
     Law("shifted", 120, 8, 0.0, 0.4),
     Law("falling spectrum", 256, 32, 1.0, 0.05),
     Law("fewer clips than features", 48, 64, 1.0, 0.05),
+    Law("pairs", 256, 32, 1.0, 0.05, noise=0.5),
+    Law("near pairs", 256, 32, 1.0, 0.05, noise=0.1),
+    Law("pairs, fewer than features", 48, 64, 1.0, 0.05, noise=0.5),
 )
 
 

@@ -5,16 +5,41 @@ Shape letters: F frames, H W pixels.
 
 from __future__ import annotations
 
-from typing import Literal
+from random import Random
+from typing import Annotated, Literal, get_args
 
 import torch
 import torch.nn.functional as F
+from pydantic import Field
 from torch import Tensor
+
+from evatok.core.errors import EvatokError
 
 Size = int | tuple[int, int]  # pixels: the side of a square, or (height, width)
 
 # How a picture gets its size: rounded to bytes again, or as floats, which LARP's code scores
 Resizing = Literal["bytes", "float"]
+
+# Which frames of a video are clips: its first F; F in a row, drawn at random; every run of F
+# without overlap; or so many of these runs, drawn at random (all of a video that has fewer)
+Choice = Literal["first", "random", "all"]
+WindowRule = Choice | Annotated[int, Field(ge=1)]
+
+
+def window_rule(text: str) -> WindowRule:
+    """Read a `WindowRule`, as options name it.
+
+    Raises:
+        EvatokError: it is none.
+    """
+    for choice in get_args(Choice):
+        if text == choice:
+            return choice
+    if text.isascii() and text.isdigit() and int(text) > 0:
+        return int(text)
+    raise EvatokError(
+        f"window {text!r} is none of {', '.join(get_args(Choice))}, nor a number of windows a video"
+    )
 
 
 def sides(size: Size) -> tuple[int, int]:
@@ -119,3 +144,22 @@ def window_starts(length: int, num_frames: int) -> list[int]:
         num_frames: frames of a window.
     """
     return list(range(0, max(1, length - num_frames + 1), num_frames))
+
+
+def drawn_starts(length: int, num_frames: int, rule: WindowRule, draw: Random) -> list[int]:
+    """First frames of the windows that a rule takes of a video, ascending.
+
+    Args:
+        length: frames of the video.
+        num_frames: frames of a window.
+        rule: see `WindowRule`.
+        draw: makes the choices of "random" and of a number.
+    """
+    if rule == "first":
+        return [0]
+    if rule == "random":
+        return [draw.randint(0, max(length - num_frames, 0))]
+    starts = window_starts(length, num_frames)
+    if rule == "all" or rule >= len(starts):
+        return starts
+    return sorted(draw.sample(starts, rule))

@@ -26,7 +26,7 @@ from evatok.core.config import PictureSize
 from evatok.core.errors import EvatokError
 from video.arcade.live import LiveClips
 from video.cache import ClipCache, Store, VideoFiles, parallel, permutation
-from video.clips import Resizing, to_clip, window_starts
+from video.clips import Resizing, WindowRule, drawn_starts, to_clip
 from video.decoding.container import VideoError
 from video.lists import (
     Split,
@@ -281,7 +281,7 @@ class ClipSampler:
     def eval_clips(
         self,
         limit: int | None = None,
-        window: Literal["all", "first", "random"] = "first",
+        window: WindowRule = "first",
         source: int | None = None,
         seed: int = 42,
         order: Literal["list", "path", "name"] = "list",
@@ -292,8 +292,8 @@ class ClipSampler:
         Args:
             limit: how many at most, drawn with `random.Random(seed).sample` as the published
                 protocols do.
-            window: "first" window of every video, "all" non-overlapping ones, or one whose first
-                frame is drawn at "random" (`random.Random(seed).randint`, video after video).
+            window: which windows of every video; drawn by one `random.Random(seed)`, video after
+                video.
             source: of one source only.
             seed: of the draw.
             order: of the videos: of their list; by path, as LARP's code sorts them; or by file
@@ -314,10 +314,7 @@ class ClipSampler:
         def starts(cache: Store, video: int) -> Sequence[int]:
             if window == "first":
                 return [0]  # without counting the frames
-            length = cache.length(video)
-            if window == "all":
-                return window_starts(length, self.config.num_frames)
-            return [draw.randint(0, max(0, length - self.config.num_frames))]
+            return drawn_starts(cache.length(video), self.config.num_frames, window, draw)
 
         windows = [
             Window(number, video, start)

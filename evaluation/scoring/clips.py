@@ -24,20 +24,18 @@ from evaluation.scoring.readers import Video, find_videos
 from evatok.core.config import Config, PictureSize
 from evatok.core.distributed import Place, gather
 from evatok.core.errors import EvatokError
-from video.clips import Resizing, pad_last, to_clip, window_starts
+from video.clips import Resizing, WindowRule, drawn_starts, pad_last, to_clip
 from video.decoding.container import VideoError
 from video.reading import READING
 
 logger = logging.getLogger(__name__)
 
-Window = Literal["first", "random", "all"]
 Order = Literal["path", "name"]
 Short = Literal["repeat", "skip"]
 ALONE = Place()
 AHEAD = 16  # videos of which a first window is decoded before it is asked for
 READERS = 4  # threads that decode them
 CLIPS = 1 << 32  # numbers that a video has for its clips
-WINDOWS: tuple[Window, ...] = ("first", "random", "all")
 
 
 class Cut(Config):
@@ -47,8 +45,7 @@ class Cut(Config):
         num_frames: F; for shorter videos see `short`.
         size: resized to cover it (antialiased), then the centre cut out; one side, or [height,
             width].
-        window: which frames of a video: the first F, F in a row at random, or every run of F
-            without overlap.
+        window: which frames of a video: see `WindowRule`.
         seed: of random windows and of the draw.
         count: clips drawn from all windows with `random.Random(seed).sample`, as published
             protocols do; None: all of them.
@@ -64,7 +61,7 @@ class Cut(Config):
 
     num_frames: int = 16
     size: PictureSize = 128
-    window: Window = "first"
+    window: WindowRule = "first"
     seed: int = 42
     count: int | None = None
     shrink: int | None = None
@@ -333,13 +330,9 @@ class VideoClips:
         """First frames of the windows of a video."""
         if length < self.cut.num_frames and self.cut.short == "skip":
             return []
-        if self.cut.window == "all":
-            return window_starts(length, self.cut.num_frames)
-        if self.cut.window == "first":
-            return [0]
-        # Drawn from the name: adding a file to the folder changes no other's window.
-        last = max(length - self.cut.num_frames, 0)
-        return [random.Random(f"{self.cut.seed} {name}").randint(0, last)]
+        # Drawn from the name: adding a file to the folder changes no other's windows.
+        draw = random.Random(f"{self.cut.seed} {name}")
+        return drawn_starts(length, self.cut.num_frames, self.cut.window, draw)
 
     def _drawn(self, cache: FeatureCache | None, place: Place) -> dict[int, list[int]]:
         """Which windows of which videos are drawn; every length has to be known first."""

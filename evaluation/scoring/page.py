@@ -126,7 +126,7 @@ def settings_in_words(settings: Mapping[str, Any]) -> list[str]:
     if "size" in settings:
         words.append(f"{_told(settings['size'])} pixels")
     if settings.get("cut.window"):
-        words.append(f"{settings['cut.window']} windows of the videos")
+        words.append(f"{settings['cut.window']} windows of each video")
     if settings.get("cut.count") is not None:
         words.append(f"{settings['cut.count']:,} clips drawn with seed {settings.get('cut.seed')}")
     if settings.get("cut.resize") == "float":

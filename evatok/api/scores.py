@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from evaluation.scoring.clips import Cut, Window
+from evaluation.scoring.clips import Cut
 from evaluation.scoring.score import score_folders
 from evaluation.scoring.statistics import is_statistics, score_statistics
 from evatok.core.devices import resolve_device
 from evatok.core.errors import EvatokError
 from evatok.hub import feature_networks
+from video.clips import WindowRule
 
 
 def fvd(
@@ -19,7 +20,7 @@ def fvd(
     *,
     num_frames: int = 16,
     size: int = 128,
-    window: Window = "first",
+    window: WindowRule = "first",
     count: int | None = None,
     seed: int = 42,
     device: str = "auto",
@@ -37,7 +38,7 @@ def fvd(
             another of `evaluation.encoders.load.load_features`.
         num_frames: of a clip; of a shorter video the last frame is repeated.
         size: pixels; the short side is resized to it, then the centre cut out.
-        window: first, random or all windows of a video.
+        window: "first", "random", "all", or so many of them a video: `video.clips.WindowRule`.
         count: clips drawn on each side; None: all.
         seed: of the draw.
         device: auto, cpu, cuda, cuda:1, mps.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal, get_args
+from typing import TYPE_CHECKING, Annotated, get_args
 
 import typer
 
@@ -43,7 +43,8 @@ Size = Annotated[
     int | None, typer.Option(min=1, help="Pixels to which both sides are cut. Default: 128.")
 ]
 Windows = Annotated[
-    str | None, typer.Option(help="first, random or all windows of a video. Default: first.")
+    str | None,
+    typer.Option(help="Of a video: first, random, all, or so many (drawn). Default: first."),
 ]
 Count = Annotated[int | None, typer.Option(min=2, help="Clips drawn on each side. Default: all.")]
 DrawSeed = Annotated[int | None, typer.Option(min=0, help="Of the draw. Default: 42.")]
@@ -55,14 +56,15 @@ Resize = Annotated[
 
 def cut_of(preset: Preset | None, **given: int | str | None) -> Cut:
     """The cut of a preset, or the usual one, with what the options say instead."""
-    from evaluation.scoring.clips import WINDOWS, Cut
-    from video.clips import Resizing
+    from evaluation.scoring.clips import Cut
+    from video.clips import Resizing, window_rule
 
-    for name, choices in (("window", WINDOWS), ("resize", get_args(Resizing))):
-        if given[name] not in (None, *choices):
-            raise EvatokError(f"{name} {given[name]!r} is none of {', '.join(choices)}")
-    base = Cut() if preset is None else preset.cut
     said = {key: value for key, value in given.items() if value is not None}
+    if "window" in said:
+        said["window"] = window_rule(str(said["window"]))
+    if said.get("resize", "bytes") not in get_args(Resizing):
+        raise EvatokError(f"resize {said['resize']!r} is none of {', '.join(get_args(Resizing))}")
+    base = Cut() if preset is None else preset.cut
     return Cut.model_validate(base.model_dump() | said)
 
 
@@ -227,7 +229,7 @@ def compare_command(
     features: Annotated[str, typer.Option(help="As nano,i3d or i3d-tats:FILE.")] = "nano",
     frames: Annotated[int, typer.Option(min=1, help="Of a clip.")] = 16,
     size: Annotated[int, typer.Option(min=1, help="Pixels to which every set is cut.")] = 128,
-    window: Annotated[str, typer.Option(help="first, random or all windows of a video.")] = "first",
+    window: Windows = None,
     model: Model = "nano",
     cache: CacheFile = None,
     no_cache: NoCache = False,
@@ -243,17 +245,14 @@ def compare_command(
     """
     import torch
 
-    from evaluation.scoring.clips import WINDOWS, Cut
     from evaluation.scoring.compare import compare_folders
     from evatok.core.devices import resolve_device
     from evatok.core.distributed import joined
     from evatok.hub import feature_networks
 
-    if window not in WINDOWS:
-        raise EvatokError(f"window {window!r} is none of {', '.join(WINDOWS)}")
     if len(fakes) < 2:
         raise EvatokError("one set is compared with nothing: give two or more, or `evatok fvd`")
-    cut = Cut.model_validate({"num_frames": frames, "size": size, "window": window})
+    cut = cut_of(None, num_frames=frames, size=size, window=window, resize=None)
     with joined(torch.device("cpu")) as place, open_cache(cache, no_cache) as opened:
         networks = feature_networks(features, model, trust, resolve_device(device))
         result = compare_folders(real, fakes, networks, cut=cut, cache=opened)
@@ -275,8 +274,10 @@ def evaluate_command(
         int | None, typer.Option(min=2, help="Clips, drawn as papers do. Default: the protocol's.")
     ] = None,
     window: Annotated[
-        Literal["first", "random", "all"] | None,
-        typer.Option(help="rfvd: of each video, instead of the protocol's (LARP draws at random)."),
+        str | None,
+        typer.Option(
+            help="rfvd: first, random, all or so many of each video, instead of the protocol's."
+        ),
     ] = None,
     assignment: Annotated[
         str, typer.Option(help="rfvd: router, router:1.65, uniform:32, 32,16,8,8 …")
@@ -305,13 +306,14 @@ def evaluate_command(
     from evatok.hub import feature_networks
     from evatok.measure.evaluate import evaluate
     from evatok.measure.protocol_sides import Settings
+    from video.clips import window_rule
 
     settings = Settings(
         protocol=protocol,
         data=data,
         model=model,
         count=count,
-        window=window,
+        window=None if window is None else window_rule(window),
         assignment=assignment,
         guidance=guidance,
         seed=seed,

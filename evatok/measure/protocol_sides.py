@@ -19,7 +19,6 @@ from evaluation.metrics.quality import moving_psnr, psnr, ssim
 from evaluation.perceptual.distance import PerceptualDistance
 from evaluation.perceptual.load import load_perceptual
 from evaluation.scoring.clips import ALONE, Cut, Item
-from evaluation.scoring.clips import Window as Windows
 from evaluation.scoring.feature_cache import FeatureCache
 from evatok.core.config import Config
 from evatok.core.distributed import Place, gather
@@ -38,7 +37,7 @@ from generator.inference.engine import SamplingConfig
 from tokenizer.search.candidates import model_hash
 from tokenizer.tokens import Tokens
 from video.arcade.recorder import Source, class_name, games_of
-from video.clips import Resizing
+from video.clips import Resizing, WindowRule
 from video.dataset import ClipSampler, DataConfig, Split, Window
 
 Kind = Literal["rfvd", "gfvd", "fp"]
@@ -96,7 +95,7 @@ class Protocol(Config):
     kind: Kind
     data: DataSet
     split: Split
-    window: Windows
+    window: WindowRule
     count: int | None = None
     shrink: int | None = None
     resize: Resizing = "bytes"
@@ -154,7 +153,7 @@ class Settings:
         data: settings file with `data`.
         model: name or folder.
         count: clips, instead of the protocol's.
-        window: of reconstructions: "first", "random" or "all", instead of the protocol's.
+        window: of reconstructions, instead of the protocol's.
         assignment: of reconstructions.
         guidance: of samples; None: the model's.
         seed: of samples and predictions.
@@ -165,7 +164,7 @@ class Settings:
     data: Path
     model: str = "nano"
     count: int | None = None
-    window: Windows | None = None
+    window: WindowRule | None = None
     assignment: str = "router"
     guidance: float | None = None
     seed: int = 0
@@ -279,7 +278,7 @@ class Made:
 
 
 def draw(
-    protocol: Protocol, data: DataConfig, count: int | None, window: Windows | None = None
+    protocol: Protocol, data: DataConfig, count: int | None, window: WindowRule | None = None
 ) -> Drawn:
     """The clips of a protocol, at other windows than its own if some are named."""
     window = window or protocol.window

@@ -316,6 +316,8 @@ def test_evaluation_clips_are_fixed(config: Callable[..., DataConfig]) -> None:
     clips, labels = sampler.load(drawn)
     assert clips.shape == (5, 3, 8, 16, 16) and labels.tolist() == [sampler.label(w) for w in drawn]
     assert sampler.name(drawn[0]).endswith(f"#{drawn[0].start}")
+    two = sampler.eval_clips(window=2)
+    assert two == sampler.eval_clips(window=2) and len(two) == 7 * 3
 
 
 def test_folders(tmp_path: Path) -> None:

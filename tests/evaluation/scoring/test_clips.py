@@ -102,6 +102,10 @@ def test_windows(folder: Path) -> None:
     frames = torch.cat(list(clips_of(folder, num_frames=1, window="all")), 1)[:, :13]
     starts = [s for s in range(10) if torch.equal(frames[:, s : s + 4], drawn[0][0])]
     assert len(starts) == 1
+    two = list(clips_of(folder, window=2))  # of the first video two of three
+    assert len(two) == 2 + 2 + 1 + 1 and torch.equal(two[2], whole[3])
+    assert sum(torch.equal(clip, other) for clip in two[:2] for other in whole[:3]) == 2
+    assert all(torch.equal(a, b) for a, b in zip(whole, clips_of(folder, window=3), strict=True))
 
 
 def test_folders_are_scored(folder: Path, tmp_path: Path) -> None:
