@@ -73,6 +73,7 @@ def export_llama(gpt: GPT, directory: str | Path) -> None:
         vocabulary=vocabulary,
         frames=gpt.frames,
         text=gpt.text,
+        guidance=gpt.guidance,
         tokens=token_table(vocabulary),
     )
     with atomic_folder(directory) as partial:
@@ -125,7 +126,9 @@ def import_llama(directory: str | Path) -> GPT:
             f"{config.max_position_embeddings}; the longest clip takes {longest} tokens"
         )
     theirs = load_pretrained("LlamaForCausalLM", directory).state_dict()
-    gpt = GPT(exported.size, exported.vocabulary, exported.frames, exported.text)
+    gpt = GPT(
+        exported.size, exported.vocabulary, exported.frames, exported.text, exported.guidance
+    )
     names = _names(exported.size.layers)
     gpt.load_state_dict({name: theirs[other] for name, other in names.items()})
     return gpt.eval()

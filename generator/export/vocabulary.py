@@ -37,6 +37,7 @@ class Exported(Config):
         frames: how given frames become a condition, if the model predicts frames.
         text: how a text becomes a condition, if the model takes text; the pieces are those of
             text.model, a SentencePiece model.
+        guidance: scale that the model samples with unless another is asked for; None: not told.
         tokens: ids by what they mean, for readers in other languages; follows from the above.
     """
 
@@ -45,6 +46,7 @@ class Exported(Config):
     vocabulary: Vocabulary
     frames: FrameCondition | None = None
     text: TextCondition | None = None
+    guidance: float | None = None
     tokens: dict[str, Any] = Field(default_factory=dict)
 
 
