@@ -14,9 +14,9 @@ import pytest
 import torch
 
 from evatok.cli.app import tell_of_thread
+from evatok.cli.commands.scores import open_cache
 from evatok.cli.errors import message_for_user
 from evatok.cli.output import Once, show
-from evatok.cli.scores import open_cache
 from evatok.core.errors import EvatokError
 from tokenizer.assignment import Levels
 

@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from evatok.cli.app import main
-from evatok.cli.token_file import Pace
+from evatok.cli.commands.token_file import Pace
 from evatok.generate.reconstruct import reconstruct_files
 from evatok.generate.token_file import EncodeSettings, decode_file, encode_file, show_file, targets
 from evatok.generate.token_rate import Rate

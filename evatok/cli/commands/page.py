@@ -1,13 +1,14 @@
-"""`evatok app`."""
+"""Commands that make pages: a live one, and one that opens from disk."""
 
 from __future__ import annotations
 
 import time
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from evatok.cli.options import AsJson, Device, Model, note
+from evatok.cli.options import AsJson, Device, Model, Output, note
 from evatok.cli.output import show
 
 
@@ -35,3 +36,24 @@ def app_command(
             time.sleep(3600)
     finally:
         close()
+
+
+def demo_command(
+    output: Output = Path("out/demo"),
+    model: Model = "nano",
+    settings: Annotated[
+        str, typer.Option(help="How much it does; nano/demo-short takes about a minute.")
+    ] = "nano/demo",
+    device: Device = "auto",
+    as_json: AsJson = False,
+) -> None:
+    """Reconstruct, sample, predict and score; writes a page that opens from disk.
+
+    \b
+    Example:
+        evatok demo -o out/demo
+    """
+    from evatok.core.config import find_settings
+    from evatok.report.demo import run_demo
+
+    show(run_demo(output, model, note, find_settings(settings), device), as_json)

@@ -1,4 +1,4 @@
-"""`evatok data`: downloaded sets made ready for training."""
+"""Commands that make sets to train on: of downloaded videos, and of games."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from evatok.cli.options import AsJson, Bar
+from evatok.cli.options import AsJson, Bar, Seed
 from evatok.cli.output import show
 from evatok.core.errors import EvatokError
 
@@ -84,3 +84,46 @@ def data_command(
                 progress=progress,
             )
     show(result, as_json)
+
+
+def arcade_command(
+    directory: Annotated[Path, typer.Argument(help="Folder to make.")],
+    train_clips: Annotated[int, typer.Option(help="Training files of each game.")] = 150,
+    test_clips: Annotated[int, typer.Option(help="Test files of each game.")] = 15,
+    frames: Annotated[int, typer.Option(help="Frames of a file.")] = 48,
+    size: Annotated[int, typer.Option(help="Pixels, square and even.")] = 64,
+    fps: Annotated[int, typer.Option(help="Frames a second, as written in the files.")] = 15,
+    seed: Seed = 0,
+    games: Annotated[str, typer.Option(help="Names with commas; by default all.")] = "",
+    source: Annotated[
+        Literal["atari", "procgen", "doom"], typer.Option(help="What is played.")
+    ] = "atari",
+    workers: Annotated[int, typer.Option(min=1, help="Processes; no change to the bytes.")] = 2,
+    as_json: AsJson = False,
+) -> None:
+    """Record labelled footage of games, in the layout of UCF-101.
+
+    \b
+    Example:
+        evatok arcade data/arcade --train-clips 20 --test-clips 4
+        evatok arcade data/procgen --source procgen --train-clips 300 --test-clips 40 --frames 64
+    """
+    from video.arcade import recorder
+
+    chosen = tuple(games.split(",")) if games else recorder.games_of(source)
+    with Bar("recording") as progress:
+        recorder.record(
+            directory,
+            chosen,
+            train_clips,
+            test_clips,
+            frames,
+            size,
+            seed,
+            fps,
+            workers,
+            progress,
+            source,
+        )
+    files = (train_clips + test_clips) * len(chosen)
+    show({"directory": str(directory), "games": len(chosen), "files": files}, as_json)

@@ -1,4 +1,4 @@
-"""`evatok encode`, `decode` and `show`: token files."""
+"""Commands that take whole videos through the tokenizer: to token files and back."""
 
 from __future__ import annotations
 
@@ -10,12 +10,18 @@ from typing import Annotated
 
 import typer
 
-from evatok.cli.options import AllowDamaged, AsJson, Device, Model, note
+from evatok.cli.options import AllowDamaged, AsJson, Device, Model, Output, Plain, note
 from evatok.cli.output import show
 from evatok.core.errors import EvatokError
 
 Start = Annotated[float, typer.Option(min=0.0, help="Seconds after the first frame.")]
 End = Annotated[float | None, typer.Option(min=0.0, help="Seconds; default: to the end.")]
+Assignment = Annotated[
+    str, typer.Option(help="router, uniform:32, 32,16,8,8, best or threshold:24.5 (dB).")
+]
+Quality = Annotated[
+    float | None, typer.Option(help="Weight of quality w_q in [0, 2]; short for router:Q.")
+]
 NoSound = Annotated[bool, typer.Option("--no-sound", help="Leave the sound track out.")]
 
 
@@ -41,12 +47,8 @@ def encode_command(
     files: Annotated[list[Path], typer.Argument(help="Videos or pictures of any size and length.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="FILE.evt, or a folder.")],
     model: Model = "nano",
-    assignment: Annotated[
-        str, typer.Option(help="router, uniform:32, 32,16,8,8, best or threshold:24.5 (dB).")
-    ] = "router",
-    quality: Annotated[
-        float | None, typer.Option(help="Weight of quality w_q in [0, 2]; short for router:Q.")
-    ] = None,
+    assignment: Assignment = "router",
+    quality: Quality = None,
     max_tokens: Annotated[
         int | None, typer.Option(min=1, help="The most that a clip of one tile may take.")
     ] = None,
@@ -85,11 +87,7 @@ def encode_command(
     from evatok.generate.token_rate import Rate
     from evatok.hub import load
 
-    if quality is not None:
-        if assignment != "router":
-            raise EvatokError(f"--quality is the router's: leave out --assignment {assignment}")
-        assignment = f"router:{quality:g}"
-    rate = Rate(assignment, max_tokens, tokens_per_second, max_bytes, min_psnr)
+    rate = Rate(_assigned(assignment, quality), max_tokens, tokens_per_second, max_bytes, min_psnr)
     settings = EncodeSettings(
         fit.value, overlap, start, end, not no_sound, chunk_clips, batch_size, allow_damaged
     )
@@ -154,6 +152,62 @@ def show_command(
     from evatok.generate.token_file import show_file
 
     show(show_file(file), as_json)
+
+
+def reconstruct_command(
+    files: Annotated[list[Path], typer.Argument(help="Videos of any length and size.")],
+    output: Output,
+    assignment: Assignment = "router",
+    quality: Quality = None,
+    model: Model = "nano",
+    max_tokens: Annotated[
+        int | None, typer.Option(min=1, help="The most that a clip may take (router, best).")
+    ] = None,
+    features: Annotated[str, typer.Option(help="Score with these: nano,i3d.")] = "",
+    fit: Fitting = Fit.tile,
+    no_sound: NoSound = False,
+    plain: Plain = False,
+    allow_damaged: AllowDamaged = False,
+    device: Device = "auto",
+    as_json: AsJson = False,
+) -> None:
+    """Encode and decode videos; writes original and reconstruction side by side, with sound.
+
+    \b
+    Example:
+        evatok reconstruct holiday.mp4 -o out/videos --quality 1.4
+    """
+    from evatok.core.devices import resolve_device
+    from evatok.generate.reconstruct import reconstruct_files, require_all_read
+    from evatok.generate.token_file import EncodeSettings
+    from evatok.generate.token_rate import Rate
+    from evatok.hub import feature_networks, load
+
+    models = load(model, resolve_device(device))
+    result = reconstruct_files(
+        models,
+        files,
+        output,
+        Rate(_assigned(assignment, quality), max_tokens),
+        EncodeSettings(fit=fit.value, sound=not no_sound, allow_damaged=allow_damaged),
+        networks=feature_networks(features, model, device=models.device),
+        plain=plain,
+        progress=None if as_json else Pace(),
+    )
+    if not as_json:
+        for row in result["files"]:
+            row["clips"] = len(row["clips"])
+    show(result, as_json)
+    require_all_read(result)
+
+
+def _assigned(assignment: str, quality: float | None) -> str:
+    """Return the assignment that both options name together."""
+    if quality is None:
+        return assignment
+    if assignment != "router":
+        raise EvatokError(f"--quality is the router's: leave out --assignment {assignment}")
+    return f"router:{quality:g}"
 
 
 class Pace:

@@ -1,0 +1,1 @@
+"""The commands of `evatok`, by what they do."""
