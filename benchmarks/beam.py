@@ -20,8 +20,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from evatok.core.compute.precision import fast_float32_matmul
 from evatok.core.config import load_config
-from evatok.core.precision import fast_float32_matmul
 from evatok.hub import load_model
 from tokenizer.model import VideoTokenizer
 from tokenizer.search.beam import beam_search

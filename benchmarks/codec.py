@@ -22,7 +22,7 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
-from evatok.core.precision import fast_float32_matmul
+from evatok.core.compute.precision import fast_float32_matmul
 from tokenizer.model import TokenizerConfig, VideoTokenizer
 from tokenizer.qformer import QFormerConfig
 from tokenizer.quantizer import VectorQuantizer

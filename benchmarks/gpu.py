@@ -29,8 +29,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from benchmarks.generate import interleaved, paper_gpt, requests_of, transformers_of
+from evatok.core.compute.devices import resolve_device
 from evatok.core.config import TrainConfig
-from evatok.core.devices import resolve_device
 from evatok.plan.estimate import GPUS, plan
 from evatok.plan.untrained import model_of
 from evatok.workflows.train import load_training

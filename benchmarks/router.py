@@ -18,8 +18,8 @@ from pathlib import Path
 
 import torch
 
+from evatok.core.compute.precision import fast_float32_matmul
 from evatok.core.config import read_yaml
-from evatok.core.precision import fast_float32_matmul
 from tokenizer.model import TokenizerConfig, VideoTokenizer
 from tokenizer.router import Router, RouterConfig
 

@@ -19,8 +19,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from evatok.core.compute.precision import fast_float32_matmul
 from evatok.core.config import load_config
-from evatok.core.precision import fast_float32_matmul
 from evatok.hub import load
 from evatok.workflows.search import SearchConfig
 from tokenizer.search.candidates import Method, candidate_errors

@@ -21,7 +21,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from evatok.core import optional_kernels as kernels
+from evatok.core.compute import optional_kernels as kernels
 from evatok.core.errors import EvatokError
 
 log = logging.getLogger(__name__)

@@ -16,7 +16,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from evatok.core.distributed import num_processes, pick_of_all, size_of_all, sum_over_processes
+from evatok.core.processes.distributed import (
+    num_processes,
+    pick_of_all,
+    size_of_all,
+    sum_over_processes,
+)
 from tokenizer.cpu import quantizer as cpu_quantizer
 from training.compilation import any_length, compiled
 

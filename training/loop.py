@@ -18,9 +18,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from evatok.core.compute.devices import resolve_device
+from evatok.core.compute.precision import fast_float32_matmul
+from evatok.core.compute.seeds import mixed_seed, seed_everything
 from evatok.core.config import Config, ConfigError, TrainConfig, save_config
-from evatok.core.devices import resolve_device
-from evatok.core.distributed import (
+from evatok.core.errors import EvatokError
+from evatok.core.processes.distributed import (
     Place,
     first_says,
     joined,
@@ -28,15 +31,12 @@ from evatok.core.distributed import (
     share_changed,
     wait_for_all,
 )
-from evatok.core.errors import EvatokError
-from evatok.core.precision import fast_float32_matmul
-from evatok.core.seeds import mixed_seed, seed_everything
-from training import checkpoint
-from training.checkpoint import Checkpoint
 from training.data_order import batches, to_device
-from training.ema import EMA
 from training.layers import check_layers, checkpoint_activations
-from training.run_folder import (
+from training.optimization.ema import EMA
+from training.runs import checkpoint
+from training.runs.checkpoint import Checkpoint
+from training.runs.run_folder import (
     SETTINGS,
     TrainingError,
     compare_settings,
@@ -44,10 +44,10 @@ from training.run_folder import (
     git_hash,
     run_lock,
 )
-from training.run_log import ProgressDisplay, RunLog
+from training.runs.run_log import ProgressDisplay, RunLog
+from training.runs.trackers import Trackers
 from training.sharding import is_sharded, shard
 from training.stage import Adversarial, Stage, StageBase, Validation, Weighted
-from training.trackers import Trackers
 from training.trainee import Trainee
 
 __all__ = ["Adversarial", "Stage", "StageBase", "TrainingError", "Validation", "Weighted", "train"]
@@ -79,8 +79,8 @@ def train(
     """Train a stage's model, from its latest checkpoint if there is one.
 
     Writes run_dir/{config.yaml, log.jsonl, tensorboard/, images/, checkpoints/}. A finished run
-    returns at once. Processes that a launcher has started (`evatok.core.distributed`) train
-    together.
+    returns at once. Processes that a launcher has started
+    (`evatok.core.processes.distributed`) train together.
 
     Args:
         stage: built from the config alone, see `training.stage.Stage`.

@@ -15,8 +15,13 @@ from torch.nn.parallel import DistributedDataParallel
 
 from evatok.core.config import OptimizerConfig, ScheduleConfig
 from training.compilation import compile_parts
-from training.optimizer import build_optimizers, load_state_tensors, set_rates, state_tensors
-from training.schedule import multiplier
+from training.optimization.optimizer import (
+    build_optimizers,
+    load_state_tensors,
+    set_rates,
+    state_tensors,
+)
+from training.optimization.schedule import multiplier
 from training.sharding import average_gradients, clip_gradients, full_tensor, is_sharded, shard_like
 
 

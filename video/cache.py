@@ -35,7 +35,7 @@ from torch import Tensor
 
 from evatok.core.errors import EvatokError
 from evatok.core.files import atomic_folder
-from evatok.core.locks import held
+from evatok.core.processes.locks import held
 from video.clips import Resizing, Size, pad_last, sides
 from video.decoding.container import VideoError, damaged_allowed
 from video.lists import VideoItem

@@ -24,8 +24,8 @@ import torch
 from pydantic import TypeAdapter, ValidationError
 
 from evatok.core.files import naming, write_text
-from evatok.core.locks import held
-from evatok.core.pools import in_processes
+from evatok.core.processes.locks import held
+from evatok.core.processes.pools import in_processes
 from video.cache import parallel
 from video.clips import covering, resize
 from video.decoding.container import VideoError, damaged_allowed

@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from evatok.core.errors import EvatokError
-from evatok.core.threads import side_by_side
+from evatok.core.processes.threads import side_by_side
 
 
 class FeatureNetwork(Protocol):

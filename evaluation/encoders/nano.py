@@ -30,9 +30,9 @@ from evaluation.encoders.base import (
     weights_checksum,
 )
 from evatok.core.config import Config, TrainConfig, Width
-from evatok.core.distributed import num_processes, size_of_all, sum_over_processes
 from evatok.core.errors import EvatokError, MissingFileError
 from evatok.core.loading.pretrained import FILES, Pretrained
+from evatok.core.processes.distributed import num_processes, size_of_all, sum_over_processes
 from training.stage import StageBase, Validation
 from video.dataset import ClipSampler, DataConfig
 

@@ -25,7 +25,7 @@ from evaluation.metrics.frechet import frechet_distance
 from evaluation.metrics.fvd_infinity import Ids, extrapolated
 from evaluation.metrics.kernel import jedi_distance, kernel_distance
 from evaluation.metrics.prdc import coverage
-from evatok.core.threads import one_thread
+from evatok.core.processes.threads import one_thread
 
 NEIGHBOURS = ("precision", "recall", "density", "coverage")
 METRICS = ("fvd", "fvd-infinity", "kvd", "jedi", *NEIGHBOURS)

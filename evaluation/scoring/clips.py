@@ -22,8 +22,8 @@ from evaluation.encoders.base import legacy_resize, resize_frames
 from evaluation.scoring.feature_cache import FeatureCache
 from evaluation.scoring.readers import Video, find_videos
 from evatok.core.config import Config, PictureSize
-from evatok.core.distributed import Place, gather
 from evatok.core.errors import EvatokError
+from evatok.core.processes.distributed import Place, gather
 from video.clips import Resizing, WindowRule, drawn_starts, pad_last, to_clip
 from video.decoding.container import VideoError
 from video.reading import READING

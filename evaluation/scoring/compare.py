@@ -28,9 +28,9 @@ from evaluation.metrics.fvd_infinity import student
 from evaluation.scoring.clips import Cut, VideoClips
 from evaluation.scoring.feature_cache import FeatureCache
 from evaluation.scoring.score import check_metrics, shared_features
-from evatok.core.distributed import joined_place
 from evatok.core.errors import EvatokError
-from evatok.core.threads import one_thread
+from evatok.core.processes.distributed import joined_place
+from evatok.core.processes.threads import one_thread
 
 DRAWS = 40
 

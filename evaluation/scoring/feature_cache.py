@@ -24,7 +24,7 @@ from torch import Tensor
 from evaluation.encoders.base import FeatureNetwork
 from evatok.core.errors import EvatokError
 from evatok.core.files import cache_dir
-from evatok.core.locks import held
+from evatok.core.processes.locks import held
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

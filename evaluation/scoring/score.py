@@ -25,10 +25,10 @@ from evaluation.metrics.registry import METRICS, scores
 from evaluation.scoring.clips import ALONE, Cut, Source, VideoClips
 from evaluation.scoring.feature_cache import FeatureCache
 from evaluation.scoring.records import Record, versions
-from evatok.core.distributed import Place, gather, joined_place, wait_for_all
 from evatok.core.errors import EvatokError
+from evatok.core.processes.distributed import Place, gather, joined_place, wait_for_all
+from evatok.core.processes.threads import one_thread
 from evatok.core.suggest import did_you_mean
-from evatok.core.threads import one_thread
 from video.clips import sides
 
 logger = logging.getLogger(__name__)
@@ -214,8 +214,8 @@ def score_sides(
 ) -> dict[str, Any]:
     """Distances between two sources, with each network.
 
-    Processes that are joined (`evatok.core.distributed.joined`) share the clips; every one must
-    call this. Arguments are those of `score_clips` and `features_of`.
+    Processes that are joined (`evatok.core.processes.distributed.joined`) share the clips; every
+    one must call this. Arguments are those of `score_clips` and `features_of`.
 
     Returns:
         In the first process the scores, `num_real`, `num_fake`, `biased`, `networks`, and with

@@ -40,11 +40,11 @@ from evaluation.metrics.frechet import (
 from evaluation.scoring.clips import Cut, VideoClips
 from evaluation.scoring.feature_cache import FeatureCache
 from evaluation.scoring.score import shared_features
-from evatok.core.distributed import joined_place
 from evatok.core.errors import EvatokError
 from evatok.core.files import atomic_file
 from evatok.core.loading.arrays import DAMAGE, iter_npz, read_torch
-from evatok.core.threads import one_thread
+from evatok.core.processes.distributed import joined_place
+from evatok.core.processes.threads import one_thread
 from video.clips import sides
 
 MEAN, COVARIANCE = ("mu", "mean"), ("sigma", "cov", "covariance")

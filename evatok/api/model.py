@@ -16,7 +16,7 @@ from evaluation.scoring.records import Record
 from evatok.api.clip_checks import check_clips
 from evatok.api.token_files import VideoTokens, decode_video, encode_video
 from evatok.api.videos import Video
-from evatok.core.devices import resolve_device
+from evatok.core.compute.devices import resolve_device
 from evatok.core.errors import EvatokError
 from evatok.generate.prompts import sample_texts, text_seeds
 from evatok.generate.samples import (

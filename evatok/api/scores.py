@@ -7,7 +7,7 @@ from pathlib import Path
 from evaluation.scoring.clips import Cut
 from evaluation.scoring.score import score_folders
 from evaluation.scoring.statistics import is_statistics, score_statistics
-from evatok.core.devices import resolve_device
+from evatok.core.compute.devices import resolve_device
 from evatok.core.errors import EvatokError
 from evatok.hub import feature_networks
 from video.clips import WindowRule

@@ -123,7 +123,7 @@ def is_ours(words: Sequence[str], environment: MutableMapping[str, str] = os.env
     """
     if not words or words[0] in SHARED or "WORLD_SIZE" not in environment:
         return True
-    from evatok.core.distributed import place_from_environment
+    from evatok.core.processes.distributed import place_from_environment
 
     is_first = place_from_environment(environment).rank == 0
     for name in ("RANK", "WORLD_SIZE"):

@@ -132,7 +132,7 @@ Share = Annotated[float, Field(ge=0, lt=1)]
 
 
 class OptimizerConfig(Config):
-    """How gradients become steps; `training.optimizer` says which parameter goes where."""
+    """How gradients become steps; `training.optimization.optimizer` parts the parameters."""
 
     # adamw: all parameters. muon: torch.optim.Muon for hidden matrices, AdamW for the rest.
     name: Literal["adamw", "muon"] = "adamw"
@@ -145,7 +145,7 @@ class OptimizerConfig(Config):
 
 
 class ScheduleConfig(Config):
-    """Learning rate over the run, see `training.schedule`."""
+    """Learning rate over the run, see `training.optimization.schedule`."""
 
     name: Literal["constant", "cosine", "wsd"] = "cosine"
     warmup_steps: int = Field(default=0, ge=0)

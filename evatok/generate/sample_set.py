@@ -27,11 +27,11 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 from torch import Tensor
 
-from evatok.core.distributed import Place
 from evatok.core.errors import EvatokError
 from evatok.core.files import atomic_file, sweep, write_text
 from evatok.core.loading.records import read_object
 from evatok.core.paths import refuse_overwrite, safe_names
+from evatok.core.processes.distributed import Place
 from evatok.generate.samples import find_classes, request_seed, sample_labels
 from evatok.hub import Models
 from evatok.report.drawing import Panel, compose

@@ -21,7 +21,7 @@ from typing import Any
 import imageio.v3 as iio
 import numpy as np
 
-from evatok.core.devices import device_of
+from evatok.core.compute.devices import device_of
 from evatok.core.errors import EvatokError
 from evatok.core.files import atomic_file
 from evatok.core.paths import refuse_overwrite

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from evatok.core.devices import device_of
+from evatok.core.compute.devices import device_of
 from evatok.core.errors import EvatokError
 from evatok.hub import Models
 from tokenizer.coding.exact import ExactEncoder

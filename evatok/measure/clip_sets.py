@@ -20,7 +20,7 @@ from evaluation.encoders.base import FeatureNetwork
 from evaluation.encoders.nano import NanoNet
 from evaluation.metrics.frechet import frechet_distance
 from evaluation.metrics.quality import mean_where_moving, moving_psnr, psnr, ssim
-from evatok.core.devices import device_of
+from evatok.core.compute.devices import device_of
 from evatok.core.errors import EvatokError
 from evatok.generate.samples import labels_of, predict_clips, request_seed, sample_labels
 from evatok.hub import Models

@@ -29,12 +29,12 @@ from evaluation.encoders.base import FeatureNetwork
 from evaluation.scoring.feature_cache import FeatureCache
 from evaluation.scoring.records import write_records
 from evaluation.scoring.score import records_of, score_sides
+from evatok.core.compute.devices import resolve_device
 from evatok.core.config import Config, load_config
-from evatok.core.devices import resolve_device
-from evatok.core.distributed import joined_place
 from evatok.core.errors import EvatokError
 from evatok.core.files import check_writable
 from evatok.core.paths import paths_in, refuse_overwrite
+from evatok.core.processes.distributed import joined_place
 from evatok.core.suggest import did_you_mean
 from evatok.generate.samples import guidance_of
 from evatok.hub import load
@@ -66,7 +66,7 @@ def evaluate(
 ) -> dict[str, Any]:
     """Run a protocol on a model.
 
-    Processes that are joined (`evatok.core.distributed.joined`) share the clips.
+    Processes that are joined (`evatok.core.processes.distributed.joined`) share the clips.
 
     Args:
         settings: what and with what.

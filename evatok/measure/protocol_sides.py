@@ -21,8 +21,8 @@ from evaluation.perceptual.load import load_perceptual
 from evaluation.scoring.clips import ALONE, Cut, Item
 from evaluation.scoring.feature_cache import FeatureCache
 from evatok.core.config import Config
-from evatok.core.distributed import Place, gather
 from evatok.core.errors import EvatokError, MissingFileError
+from evatok.core.processes.distributed import Place, gather
 from evatok.generate.samples import (
     frame_condition,
     guidance_of,

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from evatok.core.devices import device_of
+from evatok.core.compute.devices import device_of
 from evatok.measure.clip_sets import ClipSet, clip_set
 from evatok.workflows.search import SearchConfig
 from tokenizer.assignment import Levels

@@ -14,8 +14,8 @@ import torch
 from pydantic import BaseModel, Field
 
 from evaluation.encoders.nano import NanoFeatures
+from evatok.core.compute.devices import resolve_device
 from evatok.core.config import Config, find_settings, load_config
-from evatok.core.devices import resolve_device
 from evatok.core.files import write_text
 from evatok.core.loading.records import read_record
 from evatok.core.paths import paths_in, refuse_overwrite, safe_names

@@ -17,8 +17,8 @@ from typing import Any
 
 from evaluation.encoders.base import weights_checksum
 from evaluation.encoders.nano import NanoNet
+from evatok.core.compute.devices import resolve_device
 from evatok.core.config import Config, ConfigError
-from evatok.core.devices import resolve_device
 from evatok.core.errors import EvatokError
 from evatok.core.paths import refuse_overwrite
 from evatok.core.suggest import did_you_mean
@@ -48,7 +48,7 @@ from evatok.workflows.train import train_config
 from generator.gpt import GPT
 from tokenizer.model import VideoTokenizer
 from tokenizer.router import Router
-from training.run_folder import run_lock
+from training.runs.run_folder import run_lock
 from video.arcade import recorder
 
 Say = Callable[[str], None]

@@ -11,7 +11,7 @@ from typing import Any
 
 from evatok.core.files import write_text
 from evatok.core.paths import refuse_overwrite
-from evatok.core.pools import in_processes
+from evatok.core.processes.pools import in_processes
 from video.lists import read_list
 from video.official import FOLDS, Entry, Survey, survey
 from video.prepare import Recipe, check_file, prepare, prepared_name

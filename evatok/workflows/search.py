@@ -19,14 +19,14 @@ from torch import Tensor
 
 from evaluation.metrics.quality import MOTION, REACH
 from evaluation.perceptual.load import load_perceptual
+from evatok.core.compute.devices import resolve_device
+from evatok.core.compute.precision import fast_float32_matmul
 from evatok.core.config import Config, load_config
-from evatok.core.devices import resolve_device
-from evatok.core.distributed import place_from_environment
 from evatok.core.errors import EvatokError, MissingFileError
 from evatok.core.extras import extra
 from evatok.core.paths import paths_in, refuse_overwrite
-from evatok.core.pools import end_with_parent
-from evatok.core.precision import fast_float32_matmul
+from evatok.core.processes.distributed import place_from_environment
+from evatok.core.processes.pools import end_with_parent
 from evatok.hub import load_model
 from tokenizer.model import VideoTokenizer
 from tokenizer.search.candidates import Method

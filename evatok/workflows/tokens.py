@@ -9,11 +9,11 @@ from typing import Any, Literal
 import torch
 from pydantic import Field, model_validator
 
+from evatok.core.compute.devices import device_of, resolve_device
 from evatok.core.config import Config, load_config
-from evatok.core.devices import device_of, resolve_device
-from evatok.core.distributed import Place, place_from_environment
 from evatok.core.errors import EvatokError, MissingFileError
 from evatok.core.paths import paths_in, refuse_overwrite
+from evatok.core.processes.distributed import Place, place_from_environment
 from evatok.hub import load_model
 from evatok.workflows.text import Captioner
 from generator.conditions import Assigner, FrameCondition, TextCondition, uniform

@@ -20,8 +20,8 @@ from tokenizer.training.tokenizer_stage import (
     TokenizerStage,
 )
 from training.loop import Stage, train
-from training.run_folder import SETTINGS
-from training.run_log import read_rows
+from training.runs.run_folder import SETTINGS
+from training.runs.run_log import read_rows
 
 
 @dataclass(frozen=True)

@@ -19,11 +19,11 @@ from typing import Any
 
 import numpy as np
 
-from evatok.core.distributed import Place
 from evatok.core.errors import EvatokError
 from evatok.core.files import atomic_file, write_text
 from evatok.core.loading.arrays import ArrayError, iter_npz
 from evatok.core.loading.records import read_object
+from evatok.core.processes.distributed import Place
 from generator.data.shards import META, Batch, Encoded, TokenSet, Writer
 
 log = logging.getLogger(__name__)

@@ -126,9 +126,7 @@ def import_llama(directory: str | Path) -> GPT:
             f"{config.max_position_embeddings}; the longest clip takes {longest} tokens"
         )
     theirs = load_pretrained("LlamaForCausalLM", directory).state_dict()
-    gpt = GPT(
-        exported.size, exported.vocabulary, exported.frames, exported.text, exported.guidance
-    )
+    gpt = GPT(exported.size, exported.vocabulary, exported.frames, exported.text, exported.guidance)
     names = _names(exported.size.layers)
     gpt.load_state_dict({name: theirs[other] for name, other in names.items()})
     return gpt.eval()

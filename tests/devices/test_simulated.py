@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from evatok.core.devices import device_of, resolve_device
+from evatok.core.compute.devices import device_of, resolve_device
 from tests.devices.simulated import READS, simulated
 
 

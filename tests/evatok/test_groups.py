@@ -16,7 +16,7 @@ from tokenizer.losses.alignment import AlignmentHead
 from tokenizer.losses.patch_discriminator import PatchDiscriminator, PatchDiscriminatorConfig
 from tokenizer.model import TokenizerConfig, VideoTokenizer
 from tokenizer.quantizer import VectorQuantizer
-from training.optimizer import looked_up, output_layers
+from training.optimization.optimizer import looked_up, output_layers
 
 LOOKUPS = ("embedding", "codebook", "position")
 

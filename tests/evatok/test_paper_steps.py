@@ -72,8 +72,8 @@ import torch.nn.functional as F
 from evatok.plan.untrained import model_of
 from evatok.workflows.train import load_training
 from tokenizer.router import Router
-from training.optimizer import build_optimizers
-from evatok.core.precision import fast_float32_matmul
+from training.optimization.optimizer import build_optimizers
+from evatok.core.compute.precision import fast_float32_matmul
 
 torch.set_num_threads(1)
 config = load_training(Path(sys.argv[1]))

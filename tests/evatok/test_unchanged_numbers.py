@@ -27,7 +27,7 @@ from generator.train import GeneratorConfig
 from tests.evatok.conftest import FRAMES, LEVELS, SIZE
 from tokenizer.training.router_stage import RouterTraining
 from tokenizer.training.tokenizer_stage import FinalConfig, ProxyConfig
-from training.run_log import read_rows
+from training.runs.run_log import read_rows
 
 Settings = dict[str, Any]
 FORMER = {"width": 16, "layers": 1, "heads": 2}

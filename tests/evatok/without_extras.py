@@ -23,7 +23,7 @@ NEED_AN_EXTRA = (
     "evaluation.metrics.frechet",
     "evatok.workflows.search",
     "tokenizer.search.table",
-    "training.run_log",
+    "training.runs.run_log",
 )
 
 

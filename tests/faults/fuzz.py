@@ -28,7 +28,7 @@ import toy_files
 from kinds import KINDS, Kind
 from mutations import mutate
 
-from evatok.core.pools import end_with_parent
+from evatok.core.processes.pools import end_with_parent
 
 # What commands import when they are run.
 WARM = tuple(
@@ -141,7 +141,7 @@ def warm() -> None:
     from PIL import Image
 
     from evatok.core.config import OptimizerConfig
-    from training.optimizer import build_optimizers
+    from training.optimization.optimizer import build_optimizers
 
     Image.init()
     torch.set_num_threads(1)

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from evatok.core import optional_kernels as kernels
+from evatok.core.compute import optional_kernels as kernels
 from generator.attention import (
     BACKENDS,
     Sequences,

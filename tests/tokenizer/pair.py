@@ -13,7 +13,7 @@ import torch
 from frozen import ToyEncoder  # the script's own folder
 
 import tokenizer.losses.semantic_discriminator
-from evatok.core.distributed import joined
+from evatok.core.processes.distributed import joined
 from tokenizer.training.tokenizer_stage import ProxyConfig, TokenizerStage
 from training.loop import train
 from video.writing import write_video

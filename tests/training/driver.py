@@ -20,12 +20,12 @@ import torch
 from safetensors.torch import save_file
 from toy import DuelStage, ToyStage
 
-from evatok.core import distributed as processes
 from evatok.core.config import OptimizerConfig, TrainConfig
-from evatok.core.distributed import place_from_environment
-from training import checkpoint
+from evatok.core.processes import distributed as processes
+from evatok.core.processes.distributed import place_from_environment
 from training.loop import train
-from training.optimizer import build_optimizers
+from training.optimization.optimizer import build_optimizers
+from training.runs import checkpoint
 from training.stage import Validation
 
 STEPS = 60

@@ -18,7 +18,7 @@ from torch import nn
 from toy import DuelStage, LayeredModel
 
 from evatok.core.config import TrainConfig
-from evatok.core.distributed import joined
+from evatok.core.processes.distributed import joined
 from training.loop import train
 from training.sharding import local_rows
 

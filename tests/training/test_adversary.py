@@ -11,9 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from evatok.core.config import OptimizerConfig, ScheduleConfig, TrainConfig
-from training import checkpoint
-from training.checkpoint import CheckpointError
 from training.loop import Adversarial, TrainingError, train
+from training.runs import checkpoint
+from training.runs.checkpoint import CheckpointError
 
 
 def settings(**changes: Any) -> TrainConfig:

@@ -13,12 +13,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from evatok.core.compute.seeds import mixed_seed
 from evatok.core.config import Config, ConfigError, OptimizerConfig, ScheduleConfig, TrainConfig
-from evatok.core.seeds import mixed_seed
-from training import checkpoint
-from training.checkpoint import CheckpointError
 from training.loop import Stage, StageBase, TrainingError, train
-from training.run_folder import run_lock
+from training.runs import checkpoint
+from training.runs.checkpoint import CheckpointError
+from training.runs.run_folder import run_lock
 
 
 def settings(**changes: Any) -> TrainConfig:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from evatok.core.distributed import Place, place_from_environment
 from evatok.core.errors import EvatokError
+from evatok.core.processes.distributed import Place, place_from_environment
 
 
 def test_shares_are_all_of_the_work_and_nothing_twice() -> None:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from evatok.core.config import AdversaryConfig, OptimizerConfig
-from evatok.core.distributed import mean_over_processes
+from evatok.core.processes.distributed import mean_over_processes
 from training.stage import StageBase, Validation
 
 

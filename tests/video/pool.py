@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 
-from evatok.core.pools import in_processes
+from evatok.core.processes.pools import in_processes
 
 
 def endless(number: int) -> None:

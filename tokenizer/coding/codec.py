@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from evatok.core.devices import device_of
+from evatok.core.compute.devices import device_of
 from evatok.core.errors import EvatokError
 from tokenizer.model import VideoTokenizer
 from tokenizer.search.assigners import Assigner

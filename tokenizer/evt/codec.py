@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from evatok.core.devices import device_of
+from evatok.core.compute.devices import device_of
 from tokenizer.coding.exact import ExactEncoder
 from tokenizer.evt.format import Chunk, EvtError, Header
 from tokenizer.evt.pictures import Fit, to_coded

@@ -17,8 +17,8 @@ from pydantic import Discriminator, Field, Tag, model_validator
 from torch import Tensor, nn
 
 from evatok.core.config import AdversaryConfig
-from evatok.core.distributed import mean_over_processes
 from evatok.core.errors import EvatokError
+from evatok.core.processes.distributed import mean_over_processes
 from tokenizer.losses.patch_discriminator import PatchDiscriminator, PatchDiscriminatorConfig
 from tokenizer.losses.semantic_discriminator import (
     SemanticDiscriminator,

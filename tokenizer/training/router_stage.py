@@ -15,8 +15,8 @@ import torch.nn.functional as F
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
+from evatok.core.compute.devices import device_of
 from evatok.core.config import Config, TrainConfig
-from evatok.core.devices import device_of
 from evatok.core.errors import EvatokError
 from tokenizer.assignment import Levels
 from tokenizer.router import Router, RouterConfig

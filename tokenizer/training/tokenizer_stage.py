@@ -17,8 +17,8 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from evaluation.metrics.quality import mean_where_moving, moving_psnr
+from evatok.core.compute.devices import device_of
 from evatok.core.config import Config, TrainConfig
-from evatok.core.devices import device_of
 from evatok.core.errors import EvatokError
 from tokenizer.losses.adversarial import AdversarialConfig, make_objective
 from tokenizer.losses.alignment import (

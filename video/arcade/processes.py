@@ -12,7 +12,7 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import TypeVar
 
-from evatok.core.pools import end_with_parent
+from evatok.core.processes.pools import end_with_parent
 from video.reading import VideoError
 
 Task = TypeVar("Task")

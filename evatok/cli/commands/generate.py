@@ -73,8 +73,8 @@ def sample_command(
         evatok sample --class Frogger -n 16 --seed 0 -o out/samples
         evatok sample --text "a bright clip of Frogger with much motion" -n 8 -o out/samples
     """
-    from evatok.core.devices import resolve_device
-    from evatok.core.distributed import place_from_environment
+    from evatok.core.compute.devices import resolve_device
+    from evatok.core.processes.distributed import place_from_environment
     from evatok.generate.prompts import text_files
     from evatok.generate.sample_set import sample_set
     from evatok.generate.samples import guidance_of
@@ -149,7 +149,7 @@ def predict_command(
     Example:
         evatok predict holiday.mp4 -o out/predict -n 4 --frames 48
     """
-    from evatok.core.devices import resolve_device
+    from evatok.core.compute.devices import resolve_device
     from evatok.generate.samples import predict_file
     from evatok.hub import load
     from generator.inference.engine import SamplingConfig

@@ -123,10 +123,10 @@ def fvd_command(
     from evaluation.scoring.records import write_records
     from evaluation.scoring.score import records_of, score_folders
     from evaluation.scoring.statistics import is_statistics, network_of, score_statistics
-    from evatok.core.devices import resolve_device
-    from evatok.core.distributed import joined
+    from evatok.core.compute.devices import resolve_device
     from evatok.core.files import check_writable
     from evatok.core.paths import refuse_overwrite
+    from evatok.core.processes.distributed import joined
     from evatok.hub import feature_networks
 
     started = time.monotonic()
@@ -200,10 +200,10 @@ def statistics_command(
 
     from evaluation.scoring.presets import preset as preset_of
     from evaluation.scoring.statistics import check_suffix, statistics_of
-    from evatok.core.devices import resolve_device
-    from evatok.core.distributed import joined
+    from evatok.core.compute.devices import resolve_device
     from evatok.core.files import check_writable
     from evatok.core.paths import refuse_overwrite
+    from evatok.core.processes.distributed import joined
     from evatok.hub import feature_networks
 
     check_suffix(output)
@@ -246,8 +246,8 @@ def compare_command(
     import torch
 
     from evaluation.scoring.compare import compare_folders
-    from evatok.core.devices import resolve_device
-    from evatok.core.distributed import joined
+    from evatok.core.compute.devices import resolve_device
+    from evatok.core.processes.distributed import joined
     from evatok.hub import feature_networks
 
     if len(fakes) < 2:
@@ -301,8 +301,8 @@ def evaluate_command(
     """
     import torch
 
-    from evatok.core.devices import resolve_device
-    from evatok.core.distributed import joined
+    from evatok.core.compute.devices import resolve_device
+    from evatok.core.processes.distributed import joined
     from evatok.hub import feature_networks
     from evatok.measure.evaluate import evaluate
     from evatok.measure.protocol_sides import Settings

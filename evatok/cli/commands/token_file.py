@@ -82,7 +82,7 @@ def encode_command(
     Example:
         evatok encode holiday.mp4 -o holiday.evt --tokens-per-second 2000
     """
-    from evatok.core.devices import resolve_device
+    from evatok.core.compute.devices import resolve_device
     from evatok.generate.token_file import EncodeSettings, encode_file, targets
     from evatok.generate.token_rate import Rate
     from evatok.hub import load
@@ -121,7 +121,7 @@ def decode_command(
     Example:
         evatok decode holiday.evt -o holiday-again.mp4 --start 60 --end 70
     """
-    from evatok.core.devices import resolve_device
+    from evatok.core.compute.devices import resolve_device
     from evatok.generate.token_file import decode_file
     from evatok.hub import load
 
@@ -177,7 +177,7 @@ def reconstruct_command(
     Example:
         evatok reconstruct holiday.mp4 -o out/videos --quality 1.4
     """
-    from evatok.core.devices import resolve_device
+    from evatok.core.compute.devices import resolve_device
     from evatok.generate.reconstruct import reconstruct_files, require_all_read
     from evatok.generate.token_file import EncodeSettings
     from evatok.generate.token_rate import Rate

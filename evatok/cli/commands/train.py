@@ -35,7 +35,7 @@ def train_command(
     Example:
         evatok train configs/nano/proxy.yaml train.steps=2000 train.optimizer.lr=1e-3
     """
-    from evatok.core.distributed import place_from_environment
+    from evatok.core.processes.distributed import place_from_environment
     from evatok.workflows.train import run_training
 
     overrides = placed(overrides, "train.device", device)
@@ -104,7 +104,7 @@ def curves_command(
     Example:
         evatok curves configs/nano/search.yaml -o out/curves --features nano
     """
-    from evatok.core.devices import resolve_device
+    from evatok.core.compute.devices import resolve_device
     from evatok.hub import feature_networks
     from evatok.measure.curves import run_curves
 

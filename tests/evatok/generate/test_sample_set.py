@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 import evatok.generate.sample_set as sample_set_module
-from evatok.core.distributed import Place
+from evatok.core.processes.distributed import Place
 from evatok.generate.sample_set import sample_set
 from evatok.hub import Models
 from generator.inference.engine import SamplingConfig

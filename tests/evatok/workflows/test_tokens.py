@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from evatok.core.config import load_config
-from evatok.core.distributed import Place
+from evatok.core.processes.distributed import Place
 from evatok.workflows.tokens import TokensConfig, run_tokens, write_shards
 
 ROOT = Path(__file__).resolve().parents[3]

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from evatok.core.distributed import Place
+from evatok.core.processes.distributed import Place
 from generator.conditions import FrameCondition
 from generator.data.parts import write_share
 from generator.data.shards import Batch, TokenSet, Writer, write_tokens

@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from evatok.core import optional_kernels as kernels
+from evatok.core.compute import optional_kernels as kernels
 from tests.tokenizer.conftest import toy
 from tokenizer.attention.backends import default_backend
 from tokenizer.attention.clip_groups import ClipGroups

@@ -25,8 +25,8 @@ from tokenizer.losses.adversarial import (
 from tokenizer.losses.reconstruction import LossConfig, tokenizer_loss
 from tokenizer.model import VideoTokenizer
 from tokenizer.training.tokenizer_stage import ProxyConfig, TokenizerStage
-from training.checkpoint import latest, load
 from training.loop import Adversarial, train
+from training.runs.checkpoint import latest, load
 from training.trainee import Trainee
 from video.writing import write_video
 

@@ -28,8 +28,8 @@ from tokenizer.losses.alignment import (
 )
 from tokenizer.model import VideoTokenizer
 from tokenizer.training.tokenizer_stage import ProxyConfig, TokenizerStage
-from training import checkpoint
 from training.loop import train
+from training.runs import checkpoint
 from video.writing import write_video
 
 spec = importlib.util.spec_from_file_location("frozen", Path(__file__).parents[1] / "frozen.py")

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from training.checkpoint import (
+from training.runs.checkpoint import (
     Checkpoint,
     CheckpointError,
     latest,

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from evatok.core.config import ScheduleConfig
-from training.schedule import multiplier
+from training.optimization.schedule import multiplier
 
 NAMES = ("constant", "cosine", "wsd")
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from evatok.core.precision import fast_float32_matmul, has_fast_float32
+from evatok.core.compute.precision import fast_float32_matmul, has_fast_float32
 
 
 def test_gate() -> None:

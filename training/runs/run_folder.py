@@ -45,7 +45,7 @@ def run_lock(run_dir: Path) -> Iterator[None]:
 
 def git_hash() -> str | None:
     """Commit of the source tree, None where it is not a git checkout."""
-    root = Path(__file__).resolve().parent.parent
+    root = Path(__file__).resolve().parents[2]
     if not (root / ".git").exists():
         return None
     command = ["git", "rev-parse", "HEAD"]

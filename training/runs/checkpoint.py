@@ -74,7 +74,7 @@ class Checkpoint:
         step: optimiser steps taken.
         model: state dict of the trained weights and buffers.
         ema: state dict of the averaged weights, empty where averaging is off.
-        optimizer: "parameter::key" → tensor, see `training.optimizer.state_tensors`.
+        optimizer: "parameter::key" → tensor, see `training.optimization.optimizer.state_tensors`.
         adversary: state dict of the second trainee, empty where there is none.
         adversary_optimizer: likewise, as `optimizer`.
         state: JSON values: config, metrics, git hash and what the loop adds.

@@ -29,7 +29,7 @@ from evatok.core.errors import EvatokError
 from evatok.core.extras import extra
 from evatok.core.files import atomic_file, naming, write_text
 from evatok.core.loading.records import RecordError, parse_json
-from training.trackers import Trackers
+from training.runs.trackers import Trackers
 
 with extra("train"):
     from torch.utils.tensorboard import SummaryWriter

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from training.run_log import ProgressDisplay, RunLog, read_rows, truncate
+from training.runs.run_log import ProgressDisplay, RunLog, read_rows, truncate
 
 
 def rows(run_dir: Path) -> list[dict]:

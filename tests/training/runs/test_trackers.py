@@ -13,7 +13,7 @@ from accelerate import tracking
 from evatok.core.config import ConfigError, TrainConfig
 from evatok.core.errors import EvatokError
 from training.loop import train
-from training.trackers import Trackers
+from training.runs.trackers import Trackers
 
 
 def settings(**changes: Any) -> TrainConfig:

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from evatok.core.config import OptimizerConfig
 from evatok.core.errors import EvatokError
-from training.muon import Muon
+from training.optimization.muon import Muon
 from training.sharding import is_sharded, shard_like
 
 

@@ -9,8 +9,13 @@ import torch
 from torch import nn
 
 from evatok.core.config import OptimizerConfig
-from training.muon import Muon
-from training.optimizer import build_optimizers, load_state_tensors, set_rates, state_tensors
+from training.optimization.muon import Muon
+from training.optimization.optimizer import (
+    build_optimizers,
+    load_state_tensors,
+    set_rates,
+    state_tensors,
+)
 
 
 class Mixed(nn.Module):

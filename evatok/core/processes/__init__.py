@@ -1,0 +1,1 @@
+"""Several processes: launched together, pooled, kept apart by locks."""

@@ -1,0 +1,1 @@
+"""What a training keeps on disk: its folder, log and checkpoints."""
