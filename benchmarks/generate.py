@@ -38,8 +38,9 @@ from evatok.hub import load
 from generator.budget import BudgetConfig
 from generator.gpt import GPT, GPTConfig
 from generator.grammar import Vocabulary
-from generator.inference.engine import Request, SamplingConfig, class_requests, sample
+from generator.inference.engine import sample
 from generator.inference.optimize import prepare_for_inference
+from generator.inference.requests import Request, SamplingConfig, class_requests
 
 LEVELS = (32, 64, 128, 256, 512)
 

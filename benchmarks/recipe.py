@@ -38,7 +38,7 @@ from evatok.measure.clip_sets import (
 from evatok.model_folders import SHIPPED
 from evatok.workflows.tokens import TokensConfig, write_shards
 from generator.gpt import GPT
-from generator.inference.engine import SamplingConfig
+from generator.inference.requests import SamplingConfig
 from generator.train import GeneratorConfig, GeneratorStage
 from tokenizer.model import VideoTokenizer
 from tokenizer.search.assigners import make_assigner

@@ -19,7 +19,7 @@ from evatok.measure.clip_sets import held_out_sets
 from evatok.measure.text_alignment import PAIRS, text_rows
 from evatok.report.tables import markdown
 from evatok.workflows.tokens import TokensConfig
-from generator.inference.engine import SamplingConfig
+from generator.inference.requests import SamplingConfig
 
 
 def main() -> int:

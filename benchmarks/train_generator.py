@@ -27,7 +27,7 @@ from torch import Tensor
 from generator import attention
 from generator.attention import Sequences
 from generator.data.packing import PackedBatch, Packer
-from generator.data.shards import TokenSet
+from generator.data.token_set import TokenSet
 from generator.gpt import GPT, GPTConfig
 
 SIZES = {

@@ -20,10 +20,11 @@ from evatok.core.config import Config, Count, Frames, Level, TrainConfig
 from evatok.core.errors import EvatokError
 from generator.conditions import Condition, FrameCondition, TextCondition
 from generator.data.packing import PackedBatch, Packer, pack
-from generator.data.shards import TokenSet
+from generator.data.token_set import TokenSet
 from generator.gpt import GPT, GPTConfig
 from generator.grammar import LENGTH, Vocabulary
-from generator.inference.engine import Request, SamplingConfig, class_requests, sample
+from generator.inference.engine import sample
+from generator.inference.requests import Request, SamplingConfig, class_requests
 from tokenizer.model import VideoTokenizer
 from tokenizer.tokens import Tokens
 from training.stage import StageBase, Validation

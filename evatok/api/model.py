@@ -33,7 +33,7 @@ from evatok.generate.token_rate import Rate
 from evatok.hub import Models, export_run, push_run
 from evatok.model_folders import locate
 from generator.budget import BudgetConfig
-from generator.inference.engine import SamplingConfig
+from generator.inference.requests import SamplingConfig
 from generator.inference.rollout import continue_clips
 from tokenizer.tokens import Tokens
 from video.clips import resize_crop, to_clip, to_frames

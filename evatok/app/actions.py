@@ -29,7 +29,7 @@ from evatok.generate.samples import (
     request_seed,
 )
 from generator.budget import BudgetConfig
-from generator.inference.engine import Request, SamplingConfig, class_requests, text_requests
+from generator.inference.requests import Request, SamplingConfig, class_requests, text_requests
 from generator.inference.streaming import stream_frames
 from video.clips import resize, resize_crop, sides, to_clip
 from video.reading import iter_timed

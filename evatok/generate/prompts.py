@@ -18,7 +18,7 @@ from evatok.core.paths import refuse_overwrite, safe_names
 from evatok.generate.samples import Progress, request_seed, run_requests, write_samples
 from evatok.hub import Models
 from evatok.workflows.captions import measure_clips
-from generator.inference.engine import SamplingConfig, text_requests
+from generator.inference.requests import SamplingConfig, text_requests
 from tokenizer.tokens import Tokens
 
 MAX_TITLE = 36  # letters above a panel

@@ -35,7 +35,7 @@ from evatok.core.processes.distributed import Place
 from evatok.generate.samples import find_classes, request_seed, sample_labels
 from evatok.hub import Models
 from evatok.report.drawing import Panel, compose
-from generator.inference.engine import SamplingConfig
+from generator.inference.requests import SamplingConfig
 from tokenizer.search.candidates import model_hash
 from video.clips import to_frames
 from video.writing import write_video

@@ -20,7 +20,8 @@ from evatok.core.suggest import did_you_mean
 from evatok.hub import Models
 from evatok.report.drawing import Panel, compose
 from generator.conditions import FrameCondition
-from generator.inference.engine import Request, SamplingConfig, class_requests, sample
+from generator.inference.engine import sample
+from generator.inference.requests import Request, SamplingConfig, class_requests
 from generator.inference.rollout import continue_clips
 from tokenizer.model import VideoTokenizer
 from tokenizer.tokens import Tokens

@@ -24,7 +24,7 @@ from evatok.core.compute.devices import device_of
 from evatok.core.errors import EvatokError
 from evatok.generate.samples import labels_of, predict_clips, request_seed, sample_labels
 from evatok.hub import Models
-from generator.inference.engine import SamplingConfig
+from generator.inference.requests import SamplingConfig
 from tokenizer.model import VideoTokenizer
 from tokenizer.search.assigners import Assigner, make_assigner
 from tokenizer.tokens import Tokens

@@ -33,7 +33,7 @@ from evatok.generate.samples import (
 )
 from evatok.hub import Models
 from evatok.measure.clip_sets import to_bytes
-from generator.inference.engine import SamplingConfig
+from generator.inference.requests import SamplingConfig
 from tokenizer.search.candidates import model_hash
 from tokenizer.tokens import Tokens
 from video.arcade.recorder import Source, class_name, games_of

@@ -33,7 +33,7 @@ from evatok.generate.samples import request_seed
 from evatok.hub import Models
 from evatok.measure.clip_sets import ClipSet, accuracy, reconstruct_set
 from evatok.workflows.captions import Thresholds, measure_clips, plain_caption
-from generator.inference.engine import SamplingConfig
+from generator.inference.requests import SamplingConfig
 from tokenizer.search.assigners import make_assigner
 
 PAIRS = 8  # of each class that shows both

@@ -24,7 +24,7 @@ from evatok.plan.untrained import model_of
 from evatok.workflows.search import SearchConfig
 from evatok.workflows.train import KINDS, load_training
 from generator.conditions import Condition
-from generator.data.shards import TokenSet
+from generator.data.token_set import TokenSet
 from generator.gpt import GPT
 from generator.train import GeneratorConfig
 from tokenizer.model import TokenizerConfig, VideoTokenizer

@@ -13,7 +13,7 @@ from evaluation.encoders.nano import FeaturesConfig, NanoNet
 from evatok.plan.describe import LOOSE, facts_of, rows_of
 from evatok.plan.training_networks import training_only
 from evatok.workflows.train import load_training
-from generator.data.shards import TokenSet
+from generator.data.token_set import TokenSet
 from generator.gpt import GPT
 from generator.train import GeneratorConfig
 from tokenizer.model import VideoTokenizer

@@ -37,7 +37,7 @@ from evatok.measure.clip_sets import (
 from evatok.report.drawing import Panel, canvas_size, compose
 from evatok.report.page import Page
 from evatok.report.tables import TITLES, draw
-from generator.inference.engine import SamplingConfig
+from generator.inference.requests import SamplingConfig
 from video.arcade import atari, recorder
 from video.clips import sides, to_frames
 from video.dataset import DataConfig, SourceConfig

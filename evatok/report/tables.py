@@ -29,7 +29,7 @@ from evatok.measure.text_alignment import text_rows
 from evatok.report.page import number
 from evatok.report.plots import line_plot
 from evatok.workflows.search import SearchConfig
-from generator.inference.engine import SamplingConfig
+from generator.inference.requests import SamplingConfig
 from tokenizer.training.router_stage import router_scores
 from video.dataset import DataConfig
 

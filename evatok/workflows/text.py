@@ -110,7 +110,7 @@ class Captioner:
         return [self.pieces.encode(class_words(text)) for text in texts]
 
     def describe(self, class_names: Sequence[str], *seed: int) -> Describe:
-        """For `write_tokens`: pieces of the captions of a set of clips."""
+        """For a `Writer` of tokens: pieces of the captions of a set of clips."""
         thresholds = self.needs_thresholds()
 
         def pieces(first: int, clips: Tensor, labels: Tensor, videos: Tensor) -> list[list[int]]:
@@ -121,7 +121,7 @@ class Captioner:
         return pieces
 
     def look_up(self, files: Sequence[Path], ids: Sequence[str], max_pieces: int) -> Describe:
-        """For `write_tokens`: pieces of the captions that come with a set of videos.
+        """For a `Writer` of tokens: pieces of the captions that come with a set of videos.
 
         Args:
             files: .csv with columns `path` and `caption`.

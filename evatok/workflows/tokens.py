@@ -164,7 +164,7 @@ def _assigner(
 def _text(
     config: TokensConfig, captioner: Captioner | None, sampler: ClipSampler
 ) -> dict[str, Any]:
-    """What `write_tokens` must know to write captions."""
+    """What a `Writer` of tokens must know to write captions."""
     if captioner is None:
         return {}
     condition = TextCondition(max_pieces=config.max_pieces, digest=captioner.pieces.digest)

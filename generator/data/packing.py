@@ -18,7 +18,7 @@ from torch import Tensor
 
 from evatok.core.errors import EvatokError
 from generator.conditions import Condition
-from generator.data.shards import TokenSet
+from generator.data.token_set import TokenSet
 
 
 @dataclass(frozen=True)

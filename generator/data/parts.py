@@ -24,7 +24,8 @@ from evatok.core.files import atomic_file, write_text
 from evatok.core.loading.arrays import ArrayError, iter_npz
 from evatok.core.loading.records import read_object
 from evatok.core.processes.distributed import Place
-from generator.data.shards import META, Batch, Encoded, TokenSet, Writer
+from generator.data.shards import Batch, Encoded, Writer
+from generator.data.token_set import META, TokenSet
 
 log = logging.getLogger(__name__)
 

@@ -20,7 +20,8 @@ from torch import Tensor
 
 from evatok.core.errors import EvatokError
 from generator.gpt import GPT
-from generator.inference.engine import SamplingConfig, frame_requests, sample
+from generator.inference.engine import sample
+from generator.inference.requests import SamplingConfig, frame_requests
 from tokenizer.tokens import Tokens
 
 

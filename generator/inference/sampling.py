@@ -91,7 +91,7 @@ def precise(device: torch.device) -> torch.dtype:
 
 
 def scheduled(guidance: Tensor, schedule: Tensor, block: Tensor, blocks: Tensor) -> Tensor:
-    """Guidance scales (N,) at block b of T; see `engine.SamplingConfig`.
+    """Guidance scales (N,) at block b of T; see `requests.SamplingConfig`.
 
     Args:
         guidance: (N,) float, s.

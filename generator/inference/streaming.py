@@ -15,7 +15,8 @@ import torch
 from torch import Tensor
 
 from generator.gpt import GPT
-from generator.inference.engine import Request, stream
+from generator.inference.engine import stream
+from generator.inference.requests import Request
 from tokenizer.coding.incremental import BlockDecoder, Past
 from tokenizer.model import VideoTokenizer
 from video.clips import to_frames

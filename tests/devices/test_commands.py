@@ -142,7 +142,7 @@ def test_search_and_curves(run: Run, search_file: Path, toy_dir: Path, tmp_path:
 
 
 def test_tokens(run: Run, data: dict[str, Any], toy_dir: Path, tmp_path: Path) -> None:
-    from generator.data.shards import TokenSet
+    from generator.data.token_set import TokenSet
 
     values = {
         "stage": "tokens", "data": data, "tokenizer": toy_dir / "final",

@@ -9,7 +9,8 @@ from generator.conditions import FrameCondition
 from generator.gpt import GPT, GPTConfig
 from generator.grammar import Vocabulary
 from generator.inference.cuda_graph import GraphBatch
-from generator.inference.engine import SamplingConfig, _Batch, class_requests, sample, stream
+from generator.inference.engine import _Batch, sample, stream
+from generator.inference.requests import SamplingConfig, class_requests
 from tests.devices.simulated import READS, simulated
 from tests.generator.inference.test_engine import mixed_requests
 

@@ -13,14 +13,9 @@ from generator.budget import BudgetConfig
 from generator.conditions import FrameCondition
 from generator.gpt import GPT
 from generator.grammar import Vocabulary
-from generator.inference.engine import (
-    Request,
-    SamplingConfig,
-    class_requests,
-    frame_requests,
-    sample,
-)
+from generator.inference.engine import sample
 from generator.inference.optimize import prepare_for_inference
+from generator.inference.requests import Request, SamplingConfig, class_requests, frame_requests
 from generator.inference.sampling import scheduled
 from tokenizer.tokens import Tokens
 

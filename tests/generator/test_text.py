@@ -20,20 +20,21 @@ from generator.conditions import (
     text_prompt,
     uniform,
 )
-from generator.data.shards import META, TokenSet, write_tokens
+from generator.data.token_set import META, TokenSet
 from generator.export.vocabulary import GrammarLogitsProcessor, token_table
 from generator.gpt import GPT
 from generator.grammar import NEVER, Vocabulary
-from generator.inference.engine import (
+from generator.inference.engine import sample
+from generator.inference.requests import (
     Request,
     SamplingConfig,
     class_requests,
     frame_requests,
-    sample,
     text_requests,
 )
 from generator.text import TextTokenizer, train_text_tokenizer
 from generator.train import ExpectedTokens, GeneratorConfig, GeneratorStage
+from tests.generator.token_sets import write_tokens
 from tokenizer.tokens import Tokens
 from training.loop import train
 

@@ -10,11 +10,12 @@ from torch import Tensor
 
 from evatok.core.config import load_config
 from generator.conditions import Condition, FrameCondition
-from generator.data.shards import write_tokens
 from generator.gpt import GPT
 from generator.grammar import Vocabulary
-from generator.inference.engine import SamplingConfig, class_requests, frame_requests, sample
+from generator.inference.engine import sample
+from generator.inference.requests import SamplingConfig, class_requests, frame_requests
 from generator.train import GeneratorConfig, GeneratorStage
+from tests.generator.token_sets import write_tokens
 from tokenizer.model import TokenizerConfig, VideoTokenizer
 from tokenizer.qformer import QFormerConfig
 from tokenizer.tokens import Tokens

@@ -79,8 +79,8 @@ def sample_command(
     from evatok.generate.sample_set import sample_set
     from evatok.generate.samples import guidance_of
     from evatok.hub import load
-    from generator.inference.engine import SamplingConfig
     from generator.inference.optimize import weights_of
+    from generator.inference.requests import SamplingConfig
 
     budget = budget_of(max_tokens, lengths, length_bias)
     place = place_from_environment()
@@ -152,7 +152,7 @@ def predict_command(
     from evatok.core.compute.devices import resolve_device
     from evatok.generate.samples import predict_file
     from evatok.hub import load
-    from generator.inference.engine import SamplingConfig
+    from generator.inference.requests import SamplingConfig
 
     settings = SamplingConfig(
         temperature=temperature,

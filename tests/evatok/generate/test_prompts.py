@@ -18,7 +18,7 @@ from evatok.measure.clip_sets import ClipSet
 from evatok.measure.text_alignment import _carried, interval, text_rows
 from evatok.workflows.captions import Thresholds
 from evatok.workflows.text import save_text
-from generator.inference.engine import SamplingConfig
+from generator.inference.requests import SamplingConfig
 from video.reading import read_frames
 
 GUIDED = SamplingConfig(guidance=2.0)

@@ -19,7 +19,7 @@ import evatok.generate.sample_set as sample_set_module
 from evatok.core.processes.distributed import Place
 from evatok.generate.sample_set import sample_set
 from evatok.hub import Models
-from generator.inference.engine import SamplingConfig
+from generator.inference.requests import SamplingConfig
 from video.reading import read_frames
 
 GUIDED = SamplingConfig(guidance=2.0)

@@ -19,7 +19,7 @@ from evatok.generate.samples import (
     sample_labels,
 )
 from evatok.hub import Models
-from generator.inference.engine import SamplingConfig
+from generator.inference.requests import SamplingConfig
 from tokenizer.tokens import Tokens
 from video.decoding.container import VideoError
 from video.reading import read_frames

@@ -22,7 +22,7 @@ from evatok.measure.clip_sets import (
     tokenizer_rows,
     uniform_rows,
 )
-from generator.inference.engine import SamplingConfig
+from generator.inference.requests import SamplingConfig
 from tokenizer.search.assigners import make_assigner
 from video.dataset import DataConfig, SourceConfig
 

@@ -25,7 +25,7 @@ from evatok.workflows.text import (
     train_text,
 )
 from generator.conditions import Condition
-from generator.data.shards import TokenSet
+from generator.data.token_set import TokenSet
 
 
 def test_measures_of_known_clips() -> None:

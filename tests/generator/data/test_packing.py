@@ -10,8 +10,9 @@ from torch import Tensor
 
 from generator.conditions import Condition, FrameCondition, TextCondition
 from generator.data.packing import PackedBatch, Packer, pack
-from generator.data.shards import TokenSet, write_tokens
+from generator.data.token_set import TokenSet
 from generator.grammar import Vocabulary
+from tests.generator.token_sets import write_tokens
 
 COUNT = 23
 CLASS, FRAMES, TEXT = Condition

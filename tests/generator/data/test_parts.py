@@ -12,8 +12,10 @@ from torch import Tensor
 from evatok.core.processes.distributed import Place
 from generator.conditions import FrameCondition
 from generator.data.parts import write_share
-from generator.data.shards import Batch, TokenSet, Writer, write_tokens
+from generator.data.shards import Batch, Writer
+from generator.data.token_set import TokenSet
 from generator.grammar import Vocabulary
+from tests.generator.token_sets import write_tokens
 
 SIZE, CLIPS = 3, 14
 BATCHES = -(-CLIPS // SIZE)

@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 
 from generator.conditions import Condition, FrameCondition, uniform
-from generator.data.shards import TokenSet, write_tokens
+from generator.data.token_set import TokenSet
 from generator.grammar import Vocabulary
+from tests.generator.token_sets import write_tokens
 from tokenizer.tokens import Tokens
 
 SIZES = [3, 2, 3]

@@ -19,12 +19,12 @@ from generator.export.checkpoint import export_llama, import_llama
 from generator.export.vocabulary import GrammarLogitsProcessor, end_token, read_exported
 from generator.gpt import GPT
 from generator.grammar import DONE, Grammar, Vocabulary
-from generator.inference.engine import (
+from generator.inference.engine import sample
+from generator.inference.requests import (
     Request,
     SamplingConfig,
     class_requests,
     frame_requests,
-    sample,
     text_requests,
 )
 from tokenizer.tokens import Tokens

@@ -18,8 +18,9 @@ from generator.gpt import GPT
 from generator.grammar import Vocabulary
 from generator.inference import cpu_kernels as native
 from generator.inference.cpu_kernels import CpuDecoder, NoCompiler, Slots, library, quantize_int8
-from generator.inference.engine import SamplingConfig, class_requests, sample
+from generator.inference.engine import sample
 from generator.inference.optimize import Weights, prepare_for_inference
+from generator.inference.requests import SamplingConfig, class_requests
 from tests.generator.inference.test_engine import mixed_requests
 from training import c_kernels
 

@@ -9,13 +9,8 @@ from torch import Tensor
 from generator.conditions import FrameCondition
 from generator.gpt import GPT
 from generator.grammar import Vocabulary
-from generator.inference.engine import (
-    Request,
-    SamplingConfig,
-    class_requests,
-    frame_requests,
-    sample,
-)
+from generator.inference.engine import sample
+from generator.inference.requests import Request, SamplingConfig, class_requests, frame_requests
 from generator.inference.sampling import sample_tokens
 from tokenizer.tokens import Tokens
 

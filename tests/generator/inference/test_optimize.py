@@ -10,8 +10,9 @@ from torch import Tensor
 
 from generator.gpt import GPT
 from generator.grammar import Vocabulary
-from generator.inference.engine import SamplingConfig, class_requests, sample
+from generator.inference.engine import sample
 from generator.inference.optimize import RoundedLinear, Weights, prepare_for_inference
+from generator.inference.requests import SamplingConfig, class_requests
 
 
 def logits(gpt: GPT, length: int = 24) -> Tensor:

@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from generator.gpt import GPT
-from generator.inference.engine import SamplingConfig, frame_requests, sample
+from generator.inference.engine import sample
+from generator.inference.requests import SamplingConfig, frame_requests
 from generator.inference.rollout import continue_clips, num_windows, window_seed
 
 FREE = SamplingConfig()

@@ -10,14 +10,8 @@ import torch
 from generator.conditions import FrameCondition
 from generator.gpt import GPT
 from generator.grammar import Vocabulary
-from generator.inference.engine import (
-    Request,
-    SamplingConfig,
-    class_requests,
-    frame_requests,
-    sample,
-    stream,
-)
+from generator.inference.engine import sample, stream
+from generator.inference.requests import Request, SamplingConfig, class_requests, frame_requests
 from generator.inference.streaming import stream_frames, stream_pixels
 from tokenizer.model import TokenizerConfig, VideoTokenizer
 from tokenizer.qformer import QFormerConfig
