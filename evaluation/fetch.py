@@ -16,8 +16,10 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from evaluation.encoders.base import weights_checksum
-from evatok.core.errors import EvatokError
+from evatok.core.errors import EvatokError, MissingFileError
 from evatok.core.files import atomic_file
+from evatok.core.loading.arrays import ArrayError, read_torch
+from evatok.core.loading.weights import check_finite
 
 
 class WeightsError(EvatokError):
@@ -60,6 +62,64 @@ def verified(path: Path, expected: str, what: str, remedy: str) -> dict[str, Ten
             f"expected {expected}; delete it and run `{remedy}`"
         )
     return tensors
+
+
+def read_state(path: Path, remedy: str) -> Mapping[str, Tensor]:
+    """The state dict in a user's file, of torch (read as tensors only) or safetensors.
+
+    Args:
+        path: of the file; a dict inside it under "model" or "module" is taken.
+        remedy: how to get the right one, for messages.
+
+    Raises:
+        FileNotFoundError: it is not there.
+        WeightsError: it holds anything but tensors with names.
+    """
+    if not path.is_file():
+        raise MissingFileError(f"no file {path}; {remedy}")
+    try:
+        state = load_file(path) if path.suffix == ".safetensors" else read_torch(path)
+    except (SafetensorError, ArrayError) as error:
+        raise WeightsError(f"{path} cannot be read as tensors ({error}); {remedy}") from error
+    if isinstance(state, Mapping):
+        state = next((state[key] for key in ("model", "module") if key in state), state)
+    if not isinstance(state, Mapping) or not all(isinstance(t, Tensor) for t in state.values()):
+        raise WeightsError(f"{path} holds no state dict of tensors; {remedy}")
+    return state
+
+
+def verified_state(
+    state: Mapping[str, Tensor],
+    expected: Mapping[str, tuple[int, ...]],
+    where: str,
+    what: str,
+    remedy: str,
+) -> dict[str, Tensor]:
+    """The tensors of a network, float32.
+
+    Args:
+        state: as it lies in the file.
+        expected: shape of every tensor, by its name.
+        where: the file, for messages.
+        what: that it should be, for messages.
+        remedy: how to get the right one, for messages.
+
+    Raises:
+        WeightsError: a tensor is missing, unknown, of another shape, or not finite.
+    """
+    missing = [name for name in expected if name not in state]
+    unknown = [name for name in state if name not in expected]
+    if missing or unknown:
+        first = f"lacks {missing[0]}" if missing else f"has {unknown[0]}"
+        raise WeightsError(
+            f"{where} is not {what}: it {first} ({len(missing)} of {len(expected)} names missing, "
+            f"{len(unknown)} unknown); {remedy}"
+        )
+    for name, shape in expected.items():
+        if tuple(state[name].shape) != shape:
+            raise WeightsError(f"{where}: {name} is {tuple(state[name].shape)}, not {shape}")
+    check_finite({name: state[name] for name in expected}, where, remedy)
+    return {name: state[name].detach().float() for name in expected}
 
 
 def store(tensors: Mapping[str, Tensor], target: Path, check: Callable[[Path], object]) -> Path:

@@ -10,6 +10,7 @@ Shape letters: B batch, F frames, H W pixels, D features.
 from __future__ import annotations
 
 import hashlib
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from typing import Protocol
@@ -47,6 +48,53 @@ class FeatureNetwork(Protocol):
         vector does not depend on the rest of its batch by more than rounding.
         """
         ...
+
+
+class OneByOne(ABC):
+    """What our own feature networks have in common: clips are checked, then each is taken alone.
+
+    Attributes:
+        name: see `FeatureNetwork`.
+        dim: D.
+        checksum: see `FeatureNetwork`.
+        device: where the weights lie.
+        fewest: frames that a clip must have.
+    """
+
+    name: str
+    dim: int
+    checksum: str
+    device: torch.device
+    fewest = 9
+
+    def __call__(self, clips: Tensor) -> Tensor:
+        """Features (B, D) float32, on the CPU, of clips (B, 3, F, H, W) in [-1, 1]."""
+        check_clips(clips)
+        self.check_length(clips.shape[2])
+        if self.device.type == "cpu":
+            return one_by_one(self._exact, clips, self.dim)
+        return self._exact(clips)
+
+    def check_length(self, frames: int) -> None:
+        """Refuse clips of so many frames.
+
+        Raises:
+            EvatokError: they are too few.
+        """
+        if frames < self.fewest:
+            raise EvatokError(
+                f"clips of {frames} frames: {self.name} needs {self.fewest} or more; longer clips "
+                "(--frames) repeat the last frame of a shorter video"
+            )
+
+    @torch.no_grad()
+    def _exact(self, clips: Tensor) -> Tensor:
+        with exact_float32(self.device):
+            return self.features(clips.to(self.device, torch.float32)).cpu()
+
+    @abstractmethod
+    def features(self, clips: Tensor) -> Tensor:
+        """Features (B, D) of clips (B, 3, F, H, W) float32 on the network's device."""
 
 
 def check_clips(clips: Tensor) -> None:

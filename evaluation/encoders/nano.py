@@ -23,9 +23,7 @@ from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from evaluation.encoders.base import (
-    check_clips,
-    exact_float32,
-    one_by_one,
+    OneByOne,
     resize_frames,
     weights_checksum,
 )
@@ -158,7 +156,7 @@ def _convolution(ins: int, outs: int, *, single_frames: bool) -> nn.Sequential:
     )
 
 
-class NanoFeatures:
+class NanoFeatures(OneByOne):
     """A trained `NanoNet` as a `FeatureNetwork`."""
 
     name = "nano"
@@ -169,23 +167,9 @@ class NanoFeatures:
         self.device = torch.device(device)
         self.checksum = weights_checksum(net.state_dict())
 
-    def __call__(self, clips: Tensor) -> Tensor:
-        """Features (B, D) float32, on the CPU, of clips (B, 3, F, H, W) in [-1, 1]; F ≥ 9."""
-        check_clips(clips)
-        if clips.shape[2] < MIN_FRAMES:
-            raise EvatokError(
-                f"clips of {clips.shape[2]} frames: nano needs {MIN_FRAMES} or more; longer clips "
-                "(--frames) repeat the last frame of a shorter video"
-            )
-        if self.device.type == "cpu":
-            return one_by_one(self._features, clips, self.dim)
-        return self._features(clips)
-
-    @torch.no_grad()
-    def _features(self, clips: Tensor) -> Tensor:
-        clips = clips.to(self.device, torch.float32)
-        with exact_float32(self.device):
-            return self.net.features(resize_frames(clips, SIZE, antialias=True)).cpu()
+    def features(self, clips: Tensor) -> Tensor:
+        """Features (B, D) of resized clips."""
+        return self.net.features(resize_frames(clips, SIZE, antialias=True))
 
 
 def load_nano(path: str | Path | None = None, device: str | torch.device = "cpu") -> NanoFeatures:

@@ -22,17 +22,13 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from evaluation.encoders.base import (
-    check_clips,
-    exact_float32,
-    one_by_one,
+    OneByOne,
     resize_frames,
     weights_checksum,
 )
 from evaluation.encoders.i3d.tats import truncated
-from evaluation.fetch import WeightsError
-from evatok.core.errors import EvatokError, MissingFileError
-from evatok.core.loading.arrays import ArrayError, read_torch
-from evatok.core.loading.weights import check_finite
+from evaluation.fetch import read_state, verified_state
+from evatok.core.errors import EvatokError
 
 NAME = "videomae-g"
 FILE = "vit_g_hybrid_pt_1200e_ssv2_ft.pth"
@@ -104,7 +100,7 @@ def positions(count: int, dim: int) -> Tensor:
     return angles.float()
 
 
-class VideoMAEGFeatures:
+class VideoMAEGFeatures(OneByOne):
     """The feature network `videomae-g`."""
 
     name = NAME
@@ -117,35 +113,26 @@ class VideoMAEGFeatures:
     ) -> None:
         """Take the tensors of `checked`; the shape is told for tests."""
         self.shape, self.device = shape or Shape(), torch.device(device)
+        self.dim = self.shape.dim
         self.checksum = weights_checksum(state)
         self.weights = {name: tensor.to(self.device) for name, tensor in state.items()}
         self.positions = positions(self.shape.tokens, self.shape.dim).to(self.device)
 
-    @property
-    def dim(self) -> int:
-        """D."""
-        return self.shape.dim
-
-    def __call__(self, clips: Tensor) -> Tensor:
-        """Features (B, D) float32, on the CPU, of clips (B, 3, F, H, W) in [-1, 1], F = 16."""
-        check_clips(clips)
-        if clips.shape[2] != self.shape.frames:
+    def check_length(self, frames: int) -> None:
+        """Refuse clips of other than 16 frames."""
+        if frames != self.shape.frames:
             raise EvatokError(
-                f"clips of {clips.shape[2]} frames: {NAME} takes {self.shape.frames}: "
+                f"clips of {frames} frames: {NAME} takes {self.shape.frames}: "
                 f"give --frames {self.shape.frames}"
             )
-        if self.device.type == "cpu":
-            return one_by_one(self._features, clips, self.dim)
-        return self._features(clips)
 
-    @torch.no_grad()
-    def _features(self, clips: Tensor) -> Tensor:
-        with exact_float32(self.device):
-            pixels = (truncated(clips.to(self.device)) + 1) / 2
-            x = self._embed(resize_frames(pixels, self.shape.size, antialias=False))
-            for layer in range(self.shape.layers):
-                x = self._layer(x, f"blocks.{layer}.")
-            return self._norm(x.mean(1), "fc_norm").cpu()
+    def features(self, clips: Tensor) -> Tensor:
+        """Features (B, D) of resized clips."""
+        pixels = (truncated(clips) + 1) / 2
+        x = self._embed(resize_frames(pixels, self.shape.size, antialias=False))
+        for layer in range(self.shape.layers):
+            x = self._layer(x, f"blocks.{layer}.")
+        return self._norm(x.mean(1), "fc_norm")
 
     def _embed(self, pixels: Tensor) -> Tensor:
         shape, w = self.shape, self.weights
@@ -188,20 +175,7 @@ def checked(
     Raises:
         WeightsError: a tensor is missing, unknown, or of another shape, or not finite.
     """
-    expected = (shape or Shape()).tensors()
-    missing = [name for name in expected if name not in state]
-    unknown = [name for name in state if name not in expected]
-    if missing or unknown:
-        first = f"lacks {missing[0]}" if missing else f"has {unknown[0]}"
-        raise WeightsError(
-            f"{where} is not {FILE}: it {first} ({len(missing)} of {len(expected)} names missing, "
-            f"{len(unknown)} unknown); {GET}"
-        )
-    for name, wanted in expected.items():
-        if tuple(state[name].shape) != wanted:
-            raise WeightsError(f"{where}: {name} is {tuple(state[name].shape)}, not {wanted}")
-    check_finite(dict(state), where, GET)
-    return {name: state[name].detach().float() for name in expected}
+    return verified_state(state, (shape or Shape()).tensors(), where, FILE, GET)
 
 
 def load_videomae_g(
@@ -216,15 +190,4 @@ def load_videomae_g(
     """
     if path is None:
         raise EvatokError(f"{NAME} needs its file; {GET}")
-    path = Path(path)
-    if not path.is_file():
-        raise MissingFileError(f"no file {path}; {GET}")
-    try:
-        found = read_torch(path)
-    except ArrayError as error:
-        raise WeightsError(f"{path} cannot be read as tensors ({error}); {GET}") from error
-    if isinstance(found, Mapping):
-        found = next((found[key] for key in ("model", "module") if key in found), found)
-    if not isinstance(found, Mapping) or not all(isinstance(t, Tensor) for t in found.values()):
-        raise WeightsError(f"{path} holds no state dict of tensors; {GET}")
-    return VideoMAEGFeatures(checked(found, str(path)), device)
+    return VideoMAEGFeatures(checked(read_state(Path(path), GET), str(path)), device)

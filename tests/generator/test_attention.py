@@ -1,8 +1,6 @@
 from __future__ import annotations
 
 import math
-import sys
-from types import ModuleType, SimpleNamespace
 
 import pytest
 import torch
@@ -16,6 +14,7 @@ from generator.attention import (
     default_backend,
     highest_matmul_precision,
 )
+from tests.attention_kernels import install
 
 
 def packed(lengths: list[int]) -> Tensor:
@@ -117,101 +116,15 @@ def test_adapters_hand_over_what_the_kernels_expect(monkeypatch: pytest.MonkeyPa
         assert calls["options"] == option
 
 
-def flash_attn_varlen_func(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    cu_seqlens_q: Tensor,
-    cu_seqlens_k: Tensor,
-    max_seqlen_q: int,
-    max_seqlen_k: int,
-    dropout_p: float = 0.0,
-    softmax_scale: float | None = None,
-    causal: bool = False,
-) -> Tensor:
-    """What flash-attn documents, in plain words: (total, heads, dim), int32 bounds, causal flag."""
-    for bounds, rows, longest in ((cu_seqlens_q, q, max_seqlen_q), (cu_seqlens_k, k, max_seqlen_k)):
-        assert bounds.dtype == torch.int32 and bounds[0] == 0 and bounds[-1] == len(rows)
-        assert isinstance(longest, int) and longest >= int(bounds.diff().max())
-    assert dropout_p == 0 and softmax_scale is None
-    out = []
-    bounds = zip(cu_seqlens_q.tolist(), cu_seqlens_q[1:].tolist(), strict=False)
-    for start, end in bounds:
-        a, b, c = (x[start:end] for x in (q, k, v))
-        scores = torch.einsum("qhd,khd->hqk", a, b) / math.sqrt(q.shape[-1])
-        if causal:
-            scores = scores.masked_fill(
-                torch.ones(end - start, end - start).triu(1).bool(), -math.inf
-            )
-        out.append(torch.einsum("hqk,khd->qhd", scores.softmax(-1), c))
-    return torch.cat(out)
-
-
-def varlen_attn(
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    cu_seq_q: Tensor,
-    cu_seq_k: Tensor,
-    max_q: int,
-    max_k: int,
-    *,
-    window_size: tuple[int, int] = (-1, -1),
-) -> Tensor:
-    """torch.nn.attention.varlen: "causal" is a window of no key to the right."""
-    assert window_size in ((-1, -1), (-1, 0))
-    is_causal = window_size == (-1, 0)
-    return flash_attn_varlen_func(
-        query, key, value, cu_seq_q, cu_seq_k, max_q, max_k, causal=is_causal
-    )
-
-
-class BlockDiagonalCausalMask:
-    """xformers: blocks on the diagonal, each causal."""
-
-    def __init__(self, lengths: list[int]) -> None:
-        self.lengths = lengths
-
-    @classmethod
-    def from_seqlens(cls, q_seqlen: list[int]) -> BlockDiagonalCausalMask:
-        assert isinstance(q_seqlen, list) and all(type(length) is int for length in q_seqlen)
-        return cls(q_seqlen)
-
-
-def memory_efficient_attention(
-    query: Tensor, key: Tensor, value: Tensor, attn_bias: BlockDiagonalCausalMask
-) -> Tensor:
-    """xformers: one batch of all rows, (1, total, heads, dim)."""
-    assert query.ndim == 4 and len(query) == 1
-    bounds = packed(attn_bias.lengths)
-    longest = max(attn_bias.lengths)
-    return flash_attn_varlen_func(
-        query[0], key[0], value[0], bounds, bounds, longest, longest, causal=True
-    )[None]
-
-
 def test_adapters_compute_attention(monkeypatch: pytest.MonkeyPatch) -> None:
     """With plain functions of the libraries' documented signatures in their place."""
-    modules = {
-        "flash_attn": {"flash_attn_varlen_func": flash_attn_varlen_func},
-        "torch.nn.attention.varlen": {"varlen_attn": varlen_attn},
-        "xformers": {"ops": SimpleNamespace()},
-        "xformers.ops": {"memory_efficient_attention": memory_efficient_attention},
-        "xformers.ops.fmha": {},
-        "xformers.ops.fmha.attn_bias": {"BlockDiagonalCausalMask": BlockDiagonalCausalMask},
-    }
-    for name, members in modules.items():
-        module = ModuleType(name)
-        module.__dict__.update(members)
-        monkeypatch.setitem(sys.modules, name, module)
-    kernels.optional_function.cache_clear()
+    install(monkeypatch)
     lengths = [4, 1, 9, 2]
     q, k, v = random_qkv(sum(lengths))
     expected = one_by_one(q, k, v, lengths)
     for name in ("flash", "varlen", "xformers"):
         result = attend(q, k, v, Sequences.from_cu_seqlens(packed(lengths)), name)
         torch.testing.assert_close(result, expected)
-    kernels.optional_function.cache_clear()
 
 
 def test_choice_depends_on_device_and_dtype(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -25,15 +25,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from evaluation.encoders.base import (
+    OneByOne,
     check_clips,
-    exact_float32,
-    one_by_one,
     resize_frames,
     weights_checksum,
 )
 from evaluation.encoders.encoder import Grid, check_layers
 from evaluation.encoders.i3d.weights import main, read_weights
-from evatok.core.errors import EvatokError
 
 NUM_CLASSES = 400
 SIZE = 224
@@ -169,7 +167,7 @@ def fold(weights: Mapping[str, Tensor], epsilon: float = BN_EPSILON) -> dict[str
     return state
 
 
-class I3DFeatures:
+class I3DFeatures(OneByOne):
     """The feature network `i3d`: clips of any size and at least 9 frames to 400 logits."""
 
     name = "i3d"
@@ -186,23 +184,9 @@ class I3DFeatures:
         self.model.to(self.device)
         self.model.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
 
-    def __call__(self, clips: Tensor) -> Tensor:
-        """Features (B, 400) float32, on the CPU, of clips (B, 3, F, H, W) in [-1, 1], F ≥ 9."""
-        if clips.ndim != 5 or clips.shape[1] != 3:
-            raise EvatokError(f"clips are (B, 3, F, H, W), not {tuple(clips.shape)}")
-        if clips.shape[2] < MIN_FRAMES:
-            raise EvatokError(
-                f"clips of {clips.shape[2]} frames: I3D needs {MIN_FRAMES} or more; longer clips "
-                "(--frames) repeat the last frame of a shorter video"
-            )
-        if self.device.type == "cpu":
-            return one_by_one(self._features, clips, self.dim)
-        return self._features(clips)
-
-    @torch.no_grad()
-    def _features(self, clips: Tensor) -> Tensor:
-        with exact_float32(self.device):
-            return self.model(preprocess(clips.to(self.device, torch.float32))).cpu()
+    def features(self, clips: Tensor) -> Tensor:
+        """Logits (B, 400) of resized clips."""
+        return self.model(preprocess(clips))
 
 
 def preprocess(clips: Tensor, size: int = SIZE) -> Tensor:

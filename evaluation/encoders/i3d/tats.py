@@ -17,15 +17,11 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor
 
+from evaluation import fetch
 from evaluation.encoders.i3d.network import I3D, I3DFeatures, Unit
-from evaluation.fetch import WeightsError
-from evatok.core.errors import EvatokError, MissingFileError
-from evatok.core.loading.arrays import ArrayError, read_torch
-from evatok.core.loading.weights import check_finite
+from evatok.core.errors import EvatokError
 
 NAME = "i3d-tats"
 EPSILON = 1e-5
@@ -60,21 +56,10 @@ def checked(state: Mapping[str, Tensor], where: str) -> dict[str, Tensor]:
     Raises:
         WeightsError: a tensor is missing, unknown, or of another shape.
     """
-    expected = expected_shapes()
     tensors = {name: t for name, t in state.items() if not name.endswith(".num_batches_tracked")}
-    missing = [name for name in expected if name not in tensors]
-    unknown = [name for name in tensors if name not in expected]
-    if missing or unknown:
-        first = f"lacks {missing[0]}" if missing else f"has {unknown[0]}"
-        raise WeightsError(
-            f"{where} is no state dict of the I3D of TATS: it {first} ({len(missing)} of "
-            f"{len(expected)} names missing, {len(unknown)} unknown)"
-        )
-    for name, shape in expected.items():
-        if tuple(tensors[name].shape) != shape:
-            raise WeightsError(f"{where}: {name} is {tuple(tensors[name].shape)}, not {shape}")
-    check_finite({name: tensors[name] for name in expected}, where, GET)
-    return {name: tensors[name].detach().float() for name in expected}
+    return fetch.verified_state(
+        tensors, expected_shapes(), where, "a state dict of the I3D of TATS", GET
+    )
 
 
 def read_state(path: Path) -> dict[str, Tensor]:
@@ -84,15 +69,7 @@ def read_state(path: Path) -> dict[str, Tensor]:
         FileNotFoundError: it is not there.
         WeightsError: it holds anything but the tensors of an I3D.
     """
-    if not path.is_file():
-        raise MissingFileError(f"no file {path}; {GET}")
-    try:
-        state = load_file(path) if path.suffix == ".safetensors" else read_torch(path)
-    except (SafetensorError, ArrayError) as error:
-        raise WeightsError(f"{path} cannot be read as tensors ({error}); {GET}") from error
-    if not isinstance(state, Mapping) or not all(isinstance(t, Tensor) for t in state.values()):
-        raise WeightsError(f"{path} holds {type(state).__name__}, not a state dict of tensors")
-    return checked(state, str(path))
+    return checked(fetch.read_state(path, GET), str(path))
 
 
 def truncated(clips: Tensor) -> Tensor:
@@ -107,9 +84,9 @@ class TatsFeatures(I3DFeatures):
     name = NAME
     epsilon = EPSILON
 
-    def __call__(self, clips: Tensor) -> Tensor:
-        """Features (B, 400) float32, on the CPU, of clips (B, 3, F, H, W) in [-1, 1], F ≥ 9."""
-        return super().__call__(truncated(clips))
+    def features(self, clips: Tensor) -> Tensor:
+        """Logits (B, 400) of clips whose bytes are cut off."""
+        return super().features(truncated(clips))
 
 
 def load_i3d_tats(path: str | Path | None, device: str | torch.device = "cpu") -> TatsFeatures:

@@ -169,7 +169,7 @@ def test_refusals_of_states(tmp_path: Path, state: dict[str, Tensor]) -> None:
     torch.save(not_finite, tmp_path / "x.pt")
     with pytest.raises(ValueError, match=r"logits\.conv3d\.bias holds values that are not finite"):
         load_features(f"i3d-tats:{tmp_path / 'x.pt'}")
-    refused([torch.zeros(1)], "holds list, not a state dict")
+    refused([torch.zeros(1)], "holds no state dict of tensors")
     refused(Path("not tensors"), "cannot be read as tensors")
     with pytest.raises(ValueError, match="needs its file"):
         load_features("i3d-tats")

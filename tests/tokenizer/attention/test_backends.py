@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import math
-import sys
-from types import ModuleType, SimpleNamespace
-from typing import Any
-
 import pytest
 import torch
 from torch import Tensor
 
 from evatok.core.compute import optional_kernels as kernels
+from tests.attention_kernels import install
 from tests.tokenizer.conftest import toy
 from tokenizer.attention.backends import default_backend
 from tokenizer.attention.clip_groups import ClipGroups
@@ -21,90 +17,9 @@ KINDS = ("1d-1d", "1d-3d", "3d-1d", "3d-3d")
 CELLS = 4
 
 
-def flash_attn_varlen_func(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    cu_seqlens_q: Tensor,
-    cu_seqlens_k: Tensor,
-    max_seqlen_q: int,
-    max_seqlen_k: int,
-    dropout_p: float = 0.0,
-    softmax_scale: float | None = None,
-    causal: bool = False,
-) -> Tensor:
-    """What flash-attn documents, in plain words: (total, heads, dim), int32 bounds."""
-    for bounds, rows, longest in ((cu_seqlens_q, q, max_seqlen_q), (cu_seqlens_k, k, max_seqlen_k)):
-        assert bounds.dtype == torch.int32 and bounds[0] == 0 and bounds[-1] == len(rows)
-        assert isinstance(longest, int) and longest == int(bounds.diff().max())
-    assert len(cu_seqlens_q) == len(cu_seqlens_k) and len(k) == len(v)
-    assert dropout_p == 0 and softmax_scale is None and not causal
-    out = []
-    for i in range(len(cu_seqlens_q) - 1):
-        a = q[cu_seqlens_q[i] : cu_seqlens_q[i + 1]]
-        b, c = (x[cu_seqlens_k[i] : cu_seqlens_k[i + 1]] for x in (k, v))
-        scores = torch.einsum("qhd,khd->hqk", a, b) / math.sqrt(q.shape[-1])
-        out.append(torch.einsum("hqk,khd->qhd", scores.softmax(-1), c))
-    return torch.cat(out)
-
-
-def varlen_attn(
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    cu_seq_q: Tensor,
-    cu_seq_k: Tensor,
-    max_q: int,
-    max_k: int,
-    *,
-    window_size: tuple[int, int] = (-1, -1),
-) -> Tensor:
-    """torch.nn.attention.varlen: (−1, −1) is a window over all keys."""
-    assert window_size == (-1, -1)
-    return flash_attn_varlen_func(query, key, value, cu_seq_q, cu_seq_k, max_q, max_k)
-
-
-class BlockDiagonalMask:
-    """xformers: blocks on the diagonal, of queries by keys."""
-
-    def __init__(self, queries: list[int], keys: list[int]) -> None:
-        self.bounds = [torch.tensor([0, *n]).cumsum(0).to(torch.int32) for n in (queries, keys)]
-        self.longest = max(queries), max(keys)
-
-    @classmethod
-    def from_seqlens(
-        cls, q_seqlen: list[int], kv_seqlen: list[int] | None = None
-    ) -> BlockDiagonalMask:
-        assert kv_seqlen is not None and len(q_seqlen) == len(kv_seqlen)
-        assert all(type(length) is int for length in (*q_seqlen, *kv_seqlen))
-        return cls(q_seqlen, kv_seqlen)
-
-
-def memory_efficient_attention(
-    query: Tensor, key: Tensor, value: Tensor, attn_bias: BlockDiagonalMask
-) -> Tensor:
-    """xformers: one batch of all rows, (1, total, heads, dim)."""
-    assert query.ndim == 4 and len(query) == len(key) == 1
-    rows: Any = (query[0], key[0], value[0], *attn_bias.bounds, *attn_bias.longest)
-    return flash_attn_varlen_func(*rows)[None]
-
-
 @pytest.fixture
 def libraries(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Plain functions of the libraries' documented signatures in the place of their kernels."""
-    modules = {
-        "flash_attn": {"flash_attn_varlen_func": flash_attn_varlen_func},
-        "torch.nn.attention.varlen": {"varlen_attn": varlen_attn},
-        "xformers": {"ops": SimpleNamespace()},
-        "xformers.ops": {"memory_efficient_attention": memory_efficient_attention},
-        "xformers.ops.fmha": {},
-        "xformers.ops.fmha.attn_bias": {"BlockDiagonalMask": BlockDiagonalMask},
-    }
-    for name, members in modules.items():
-        module = ModuleType(name)
-        module.__dict__.update(members)
-        monkeypatch.setitem(sys.modules, name, module)
-    monkeypatch.setattr(kernels, "optional_function", kernels.optional_function.__wrapped__)
+    install(monkeypatch)
 
 
 def run(

@@ -13,6 +13,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from tests.tokenizer.videos import striped_videos
 from tokenizer.losses.adversarial import (
     AdversarialConfig,
     AdversarialObjective,
@@ -28,7 +29,6 @@ from tokenizer.training.tokenizer_stage import ProxyConfig, TokenizerStage
 from training.loop import Adversarial, train
 from training.runs.checkpoint import latest, load
 from training.trainee import Trainee
-from video.writing import write_video
 
 REAL, FAKE = torch.tensor([[2.0], [-0.5]]), torch.tensor([[-3.0], [0.25]])
 SMALL = {"width": 24, "layers": 1, "heads": 2}
@@ -229,21 +229,7 @@ def test_running_means_follow_the_step(clips: Tensor) -> None:
 
 @pytest.fixture
 def data(tmp_path: Path) -> dict[str, Any]:
-    """Four videos of moving stripes."""
-    for number in range(4):
-        t, _, x = torch.meshgrid(
-            torch.arange(12), torch.arange(16), torch.arange(16), indexing="ij"
-        )
-        wave = ((x + number * t) // 3 % 2) * 200
-        frames = torch.stack([wave, 255 - wave, torch.full_like(wave, 40 * number)], -1)
-        write_video(tmp_path / "videos" / f"{number}.mp4", frames.to(torch.uint8), crf=8)
-    return {
-        "sources": [{"kind": "folder", "root": tmp_path / "videos"}],
-        "num_frames": 12,
-        "size": 16,
-        "cache_dir": tmp_path / "cache",
-        "workers": 1,
-    }
+    return striped_videos(tmp_path, 4, 12)
 
 
 def settings(data: dict[str, Any], steps: int = 10, **adversarial: Any) -> ProxyConfig:

@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from tests.tokenizer.videos import striped_videos
 from tokenizer.losses.reconstruction import LossConfig, tokenizer_loss
 from tokenizer.model import VideoTokenizer
 from tokenizer.router import Router
@@ -19,26 +20,11 @@ from tokenizer.training.router_stage import RouterStage, RouterTraining
 from tokenizer.training.tokenizer_stage import FinalConfig, ProxyConfig, TokenizerStage
 from training.loop import train
 from video.dataset import ClipSampler, DataConfig, Window
-from video.writing import write_video
 
 
 @pytest.fixture
 def data(tmp_path: Path) -> dict[str, Any]:
-    """Six videos: still, slow and fast stripes in different colours."""
-    for number in range(6):
-        t, _, x = torch.meshgrid(
-            torch.arange(16), torch.arange(16), torch.arange(16), indexing="ij"
-        )
-        wave = ((x + number * t) // 3 % 2) * 200
-        frames = torch.stack([wave, 255 - wave, torch.full_like(wave, 40 * number)], -1)
-        write_video(tmp_path / "videos" / f"{number}.mp4", frames.to(torch.uint8), crf=8)
-    return {
-        "sources": [{"kind": "folder", "root": tmp_path / "videos"}],
-        "num_frames": 12,
-        "size": 16,
-        "cache_dir": tmp_path / "cache",
-        "workers": 1,
-    }
+    return striped_videos(tmp_path, 6, 16)
 
 
 def settings(data: dict[str, Any], steps: int = 40) -> dict[str, Any]:

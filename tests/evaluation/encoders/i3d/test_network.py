@@ -130,7 +130,7 @@ def test_a_clip_does_not_see_its_batch(network: I3DFeatures) -> None:
 
 
 def test_refusals(network: I3DFeatures) -> None:
-    with pytest.raises(ValueError, match="clips of 8 frames: I3D needs 9"):
+    with pytest.raises(ValueError, match="clips of 8 frames: i3d needs 9"):
         network(torch.zeros(1, 3, 8, 32, 32))
     with pytest.raises(ValueError, match=r"\(B, 3, F, H, W\)"):
         network(torch.zeros(3, 9, 32, 32))
