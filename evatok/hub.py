@@ -109,11 +109,31 @@ class Models:
     @cached_property
     def generator(self) -> GPT:
         """Class, text or frames → tokens; with compiled steps where they can be had."""
-        return prepare_for_inference(self._load("generator", GPT))
+        return prepare_for_inference(self._fitting_generator())
 
     def sample_with(self, weights: Weights, graphs: bool) -> None:
         """Load the generator anew for these decode steps; see `optimize.prepare_for_inference`."""
-        self.generator = prepare_for_inference(self._load("generator", GPT), weights, graphs=graphs)
+        self.generator = prepare_for_inference(self._fitting_generator(), weights, graphs=graphs)
+
+    def _fitting_generator(self) -> GPT:
+        """The generator, whose tokens the final tokenizer knows.
+
+        Raises:
+            EvatokError: it was trained on another tokenizer's.
+        """
+        generator: GPT = self._load("generator", GPT)
+        if not {"final", "proxy"} & set(self.parts):
+            return generator
+        told, final = generator.vocabulary, self.final
+        ours = tuple(told.levels), told.codebook_size, told.num_blocks
+        theirs = final.levels.values, final.config.codebook_size, final.num_blocks
+        if ours != theirs:
+            raise EvatokError(
+                f"{self.folder('generator')} was not trained on the tokens of "
+                f"{self.folder('final')}: levels, codes and blocks are {ours}, not {theirs}; "
+                "export both from one run"
+            )
+        return generator
 
     @cached_property
     def text(self) -> Captioner:

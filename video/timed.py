@@ -5,7 +5,8 @@ Shape letters: H W pixels.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, contextmanager
 from fractions import Fraction
 from itertools import chain, islice
 from pathlib import Path
@@ -121,19 +122,30 @@ def write_timed(
             raise VideoError(f"{path}: there are no frames to write")
         container.mux(stream.encode())
         if sound is not None and track is not None:
-            try:
+            with _reading_sound(path):
                 _mux_sound(container, sound, track)
-            except (av.error.FFmpegError, ValueError) as error:
-                said = getattr(error, "strerror", error)
-                raise VideoError(
-                    f"{path}: the sound is damaged ({said}): leave it out with --no-sound"
-                ) from error
     return count
 
 
+@contextmanager
+def _reading_sound(path: Path) -> Iterator[None]:
+    """Tell of damaged sound in one line."""
+    try:
+        yield
+    except (av.error.FFmpegError, ValueError) as error:
+        said = getattr(error, "strerror", error)
+        raise VideoError(
+            f"{path}: the sound is damaged ({said}): leave it out with --no-sound"
+        ) from error
+
+
 def _sound_track(container: av.container.OutputContainer, sound: Path, path: Path) -> AudioStream:
-    with av.open(str(sound)) as source:
-        template = source.streams.audio[0]
+    with ExitStack() as stack:
+        with _reading_sound(path):
+            source = stack.enter_context(av.open(str(sound)))
+            if not source.streams.audio:
+                raise ValueError("it has no track")
+            template = source.streams.audio[0]
         name = template.codec_context.name
         try:
             return container.add_stream_from_template(template)

@@ -13,6 +13,7 @@ from huggingface_hub import ModelCard
 
 import evatok
 from evaluation.scoring.records import Record
+from evatok.core.errors import EvatokError
 from evatok.hub import FILES, Models, load
 from evatok.model_folders import PARTS
 from generator.gpt import GPT
@@ -69,6 +70,19 @@ class Hub:
     def upload_folder(self, repo_id: str, folder_path: Path, **options: object) -> str:
         shutil.copytree(folder_path, self.root / repo_id, dirs_exist_ok=True)
         return f"commit of {repo_id}"
+
+
+def test_a_generator_of_another_tokenizer_is_refused(toy_dir: Path, tmp_path: Path) -> None:
+    """Also where the weights fit: patches of other sides and as many pixels."""
+    mixed = shutil.copytree(toy_dir, tmp_path / "mixed")
+    config = json.loads((mixed / "final" / "config.json").read_text())
+    frames, rows, columns = config["patch"]
+    changed = config | {"patch": [2 * frames, rows, columns // 2]}
+    (mixed / "final" / "config.json").write_text(json.dumps(changed))
+    models = load(mixed)
+    assert models.final.num_blocks == 2
+    with pytest.raises(EvatokError, match=r"generator was not trained on the tokens of .*final"):
+        _ = models.generator
 
 
 @pytest.fixture

@@ -249,3 +249,14 @@ def test_sound_that_cannot_be_written_is_refused(
     ):
         write_timed(path, frames, Fraction(1, 10), tmp_path / "sound.mka")
     assert [entry.name for entry in tmp_path.iterdir()] == ["sound.mka"]
+    for damage in (b"", b"not a container", silent_file(tmp_path)):
+        (tmp_path / "sound.mka").write_bytes(damage)
+        with pytest.raises(VideoError, match=r"a\.mkv: the sound is damaged .*--no-sound"):
+            write_timed(path, frames, Fraction(1, 10), tmp_path / "sound.mka")
+        assert not path.exists()
+
+
+def silent_file(folder: Path) -> bytes:
+    """A whole container without a track of sound."""
+    write_video(folder / "silent.mp4", moving(2, 24, 24))
+    return (folder / "silent.mp4").read_bytes()
