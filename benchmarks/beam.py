@@ -25,7 +25,7 @@ from evatok.core.config import load_config
 from evatok.hub import load_model
 from tokenizer.model import VideoTokenizer
 from tokenizer.search.beam import beam_search
-from tokenizer.search.reward import Standard, psnr_of_mse, rewards, standard_of
+from tokenizer.search.reward import RewardStats, psnr_of_mse, reward_stats, rewards
 from tokenizer.search.tree import PrefixTree
 from tokenizer.training.tokenizer_stage import ProxyConfig
 from video.dataset import ClipSampler
@@ -63,7 +63,7 @@ def main() -> int:
             random_times.append(time.perf_counter() - start)
             print(f"random: {done} of {len(batches)} batches", file=sys.stderr, flush=True)
         quality = psnr_of_mse(torch.cat(errors))
-        standard = standard_of(quality, lengths)
+        standard = reward_stats(quality, lengths)
         best = rewards(quality, lengths, standard, options.w_q).max(1).values
         beam_times, found = search(model, batches, standard, options.w_q, options.width, 1)
         greedy_times, greedy = search(model, batches, standard, options.w_q, 1, 4)
@@ -92,7 +92,7 @@ def main() -> int:
 def search(
     model: VideoTokenizer,
     batches: list[Tensor],
-    standard: Standard,
+    standard: RewardStats,
     w_q: float,
     width: int,
     span: int,

@@ -26,7 +26,7 @@ from evaluation.encoders.base import FeatureNetwork
 from evaluation.metrics.frechet import frechet_distance
 from evaluation.scoring.clips import Cut, VideoClips
 from evaluation.scoring.corruptions import DAMAGES
-from evatok.cli.options import note
+from evatok.cli.options import eprint
 from evatok.hub import feature_networks
 from evatok.report.plots import line_plot
 
@@ -69,7 +69,7 @@ def curves(name: str, clips: Tensor, network: FeatureNetwork) -> list[dict[str, 
         for strength in strengths:
             fake = features(network, spoil(clips, strength))
             found.append((strength, frechet_distance(real, fake)))
-            note(f"{name} {damage} {strength:g}: FVD[{network.name}] {found[-1][1]:.4g}")
+            eprint(f"{name} {damage} {strength:g}: FVD[{network.name}] {found[-1][1]:.4g}")
         rows += [
             {
                 **{"set": name, "damage": damage, "step": step, "strength": strength, "unit": unit},

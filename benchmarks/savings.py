@@ -61,7 +61,7 @@ def main() -> int:
             psnr, tokens = float(base.psnr.mean()), options.level * models.proxy.num_blocks
             points = []
             for w_q in WEIGHTS:
-                chosen = make_assigner(f"router:{w_q}", models.final, models.steerable)
+                chosen = make_assigner(f"router:{w_q}", models.final, models.conditioned_router)
                 done = reconstruct_set(models.final, chosen, real)
                 mean_tokens = float(done.tokens.lengths.double().mean())
                 points.append((mean_tokens, float(done.psnr.mean())))

@@ -24,7 +24,7 @@ from evatok.core.config import load_config
 from evatok.hub import load
 from evatok.workflows.search import SearchConfig
 from tokenizer.search.candidates import Method, candidate_errors
-from tokenizer.search.reward import psnr_of_mse, rewards, standard_of
+from tokenizer.search.reward import psnr_of_mse, reward_stats, rewards
 from video.dataset import ClipSampler
 
 CONFIG = Path("configs/nano/search.yaml")
@@ -65,7 +65,7 @@ def main() -> int:
             print(f"{done} clips: {ratio:.2f} times faster", file=sys.stderr, flush=True)
     tree, brute = (torch.cat(errors[method]) for method in ("tree", "brute"))
     lengths = model.levels.candidates(model.num_blocks).sum(1)
-    standard = standard_of(psnr_of_mse(brute), lengths)
+    standard = reward_stats(psnr_of_mse(brute), lengths)
     choices = [
         [rewards(psnr_of_mse(one), lengths, standard, w_q).argmax(1) for one in (tree, brute)]
         for w_q in WEIGHTS

@@ -29,7 +29,7 @@ from benchmarks.damage import draw, features
 from evaluation.encoders.base import FeatureNetwork, resize_frames
 from evaluation.metrics.frechet import frechet_distance
 from evaluation.scoring.corruptions import blur, noise
-from evatok.cli.options import note
+from evatok.cli.options import eprint
 from evatok.hub import feature_networks
 from video.clips import to_clip, to_frames
 from video.reading import read_frames
@@ -57,7 +57,7 @@ def rows(clips: Tensor, network: FeatureNetwork) -> Iterator[dict[str, Any]]:
 
     def row(trap: str, variant: str, real: Tensor, other: Tensor) -> dict[str, Any]:
         value = frechet_distance(real, other)
-        note(f"{trap}, {variant}: FVD[{network.name}] {value:.4g}")
+        eprint(f"{trap}, {variant}: FVD[{network.name}] {value:.4g}")
         found = {"trap": trap, "variant": variant, "network": network.name, "fvd": value}
         return found | {"count": len(real)}
 

@@ -85,7 +85,7 @@ class Models:
         return self._load(PREFERENCE, Router)
 
     @property
-    def steerable(self) -> Router:
+    def conditioned_router(self) -> Router:
         """The router to ask with a w_q; the plain one, which refuses, where there is no other."""
         return self.preference if PREFERENCE in self.parts else self.router
 
@@ -94,7 +94,7 @@ class Models:
         kind, _, value = spec.partition(":")
         router = self.router if kind in ("router", "best") else None
         if kind == "router" and value:
-            router = self.steerable
+            router = self.conditioned_router
         proxy = self.proxy if kind in ("best", "threshold") else None
         return make_assigner(spec, self.final, router, proxy, max_tokens)
 

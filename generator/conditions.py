@@ -41,7 +41,7 @@ class Condition(IntEnum):
     TEXT = 2
 
 
-class Assigner(Protocol):
+class PrefixAssigner(Protocol):
     """Chooses how many tokens each block gets; `Router.assign` is one."""
 
     def __call__(self, clips: Tensor, prefix: Sequence[int] = ()) -> Tensor:
@@ -49,7 +49,7 @@ class Assigner(Protocol):
         ...
 
 
-def uniform(tokens: int, num_blocks: int) -> Assigner:
+def uniform(tokens: int, num_blocks: int) -> PrefixAssigner:
     """The assigner that gives every block of every clip the same number of tokens."""
 
     def assign(clips: Tensor, prefix: Sequence[int] = ()) -> Tensor:

@@ -32,7 +32,7 @@ from evatok.core.errors import EvatokError
 from evatok.core.loading.pretrained import Pretrained
 from tokenizer.assignment import Levels
 from tokenizer.model import sincos_positions
-from tokenizer.search.reward import Quality, Standard
+from tokenizer.search.reward import Quality, RewardStats
 from tokenizer.vit import ViTLayer
 from video.clips import sides
 
@@ -53,7 +53,7 @@ class RouterConfig(Config):
     # What it has learned to maximise; written by the training. With `preference`, w_q is what it
     # takes when none is given.
     w_q: float = Field(default=1.2, ge=0, le=2)
-    standard: Standard | None = None
+    standard: RewardStats | None = None
     quality: Quality = "psnr"
 
     @model_validator(mode="after")

@@ -24,7 +24,7 @@ from evatok.core.compute.seeds import mixed_seed, seed_everything
 from evatok.core.config import Config, ConfigError, TrainConfig, save_config
 from evatok.core.errors import EvatokError
 from evatok.core.processes.distributed import (
-    Place,
+    RankInfo,
     first_says,
     joined,
     mean_over_processes,
@@ -103,8 +103,8 @@ def train(
     run_dir = Path(run_dir)
     with ExitStack() as stack:
         device = resolve_device(config.device)
-        place = stack.enter_context(joined(device))
-        run = Run(stage, config, run_dir, config if resolved is None else resolved, place, device)
+        process = stack.enter_context(joined(device))
+        run = Run(stage, config, run_dir, config if resolved is None else resolved, process, device)
         stack.enter_context(fast_float32_matmul(run.device))
         refused: TrainingError | None = None
         if run.is_main:
@@ -133,12 +133,12 @@ class Run:
         config: TrainConfig,
         run_dir: Path,
         resolved: Config,
-        place: Place,
+        process: RankInfo,
         device: torch.device,
     ) -> None:
         self.stage, self.config, self.run_dir, self.resolved = stage, config, run_dir, resolved
         self.device = device
-        self.rank, self.world = place.rank, place.world
+        self.rank, self.world = process.rank, process.world
         self.is_main = self.rank == 0
         if config.batch_size % (self.world * config.grad_accumulation):
             raise ConfigError(
@@ -268,7 +268,7 @@ class Run:
             display = ProgressDisplay(self.run_dir.name, self.step, config.steps, self.is_main)
             stack.callback(display.close)
             if self.step:
-                display.say(f"goes on from step {self.step}")
+                display.log(f"goes on from step {self.step}")
             before, start = self.seconds, time.perf_counter()
             mark, mark_step = start, self.step  # the speed shown leaves out validating and saving
             for batch in self._batches():
@@ -436,7 +436,7 @@ class Run:
             log.write("validation", self.step, self.metrics)
             log.pictures(self.step, found.images)
             numbers = "  ".join(f"{name} {value:.4g}" for name, value in self.metrics.items())
-            display.say(f"validation at step {self.step}  {numbers}")
+            display.log(f"validation at step {self.step}  {numbers}")
         self.model.train()
         if self.copy is not None and self.trainee.is_sharded:
             self.copy.cpu()

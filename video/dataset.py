@@ -40,13 +40,13 @@ from video.lists import (
 log = logging.getLogger(__name__)
 
 
-class Settings(BaseModel):
+class VideoConfig(BaseModel):
     """Base of this package's settings: frozen, unknown keys refused."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
-class SourceConfig(Settings):
+class SourceConfig(VideoConfig):
     """One set of videos."""
 
     # procgen: no files, clips are played while a model trains; see `video.arcade.live`
@@ -101,7 +101,7 @@ class SourceConfig(Settings):
         return read_kinetics_csv(path, self.root, others)
 
 
-class DataConfig(Settings):
+class DataConfig(VideoConfig):
     """Clips of what, and how they are drawn."""
 
     sources: tuple[SourceConfig, ...] = Field(min_length=1)

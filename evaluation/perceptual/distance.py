@@ -63,7 +63,7 @@ class PerceptualDistance(Protocol):
         ...
 
 
-class Stage(Protocol):
+class FeatureStages(Protocol):
     """Frames (N, 3, H, W) in [−1, 1] to the features (N, C, H', W') of several depths."""
 
     def __call__(self, frames: Tensor) -> Sequence[Tensor]: ...
@@ -88,7 +88,7 @@ class FeatureDistance:
         Args:
             name: of the distance.
             checksum: of all its weights.
-            net: a `Stage`.
+            net: a `FeatureStages`.
             weights: (C,) ≥ 0 for each depth; None = 1 / number of depths.
             epsilon: added to the squared length of a feature vector.
         """

@@ -23,7 +23,7 @@ from evaluation.scoring.feature_cache import FeatureCache
 from evaluation.scoring.readers import Video, find_videos
 from evatok.core.config import Config, PictureSize
 from evatok.core.errors import EvatokError
-from evatok.core.processes.distributed import Place, gather
+from evatok.core.processes.distributed import RankInfo, gather
 from video.clips import Resizing, WindowRule, drawn_starts, pad_last, to_clip
 from video.decoding.container import VideoError
 from video.reading import READING
@@ -32,7 +32,7 @@ logger = logging.getLogger(__name__)
 
 Order = Literal["path", "name"]
 Short = Literal["repeat", "skip"]
-ALONE = Place()
+ALONE = RankInfo()
 AHEAD = 16  # videos of which a first window is decoded before it is asked for
 READERS = 4  # threads that decode them
 CLIPS = 1 << 32  # numbers that a video has for its clips
@@ -114,12 +114,12 @@ class Source(Protocol):
         self,
         is_wanted: Callable[[str], bool],
         cache: FeatureCache | None,
-        place: Place = ALONE,
+        process: RankInfo = ALONE,
     ) -> Iterator[Item]:
         """This process's clips; the items of all processes together are those of one alone."""
         ...
 
-    def share(self) -> None:
+    def exchange(self) -> None:
         """Exchange what was learned on the way; every process calls this after its walk."""
         ...
 
@@ -181,17 +181,17 @@ class VideoClips:
         self,
         is_wanted: Callable[[str], bool],
         cache: FeatureCache | None,
-        place: Place = ALONE,
+        process: RankInfo = ALONE,
     ) -> Iterator[Item]:
         """See `Source.walk`. A video is decoded only if one of its clips is wanted."""
         self.damaged, self.padded, self.short = {}, [], []
-        drawn = self._drawn(cache, place) if self.cut.count is not None else None
+        drawn = self._drawn(cache, process) if self.cut.count is not None else None
         # While the caller computes, the next videos are decoded.
         ahead = deque[_Taken]()
         most = AHEAD if self.cut.window == "first" else 1  # else a video is decoded in full
         reader = ThreadPoolExecutor(min(most, READERS), "decode")
         try:
-            for taken in self._taken(is_wanted, cache, place, drawn, reader):
+            for taken in self._taken(is_wanted, cache, process, drawn, reader):
                 ahead.append(taken)
                 if len(ahead) > most:
                     yield from self._items(ahead.popleft(), cache)
@@ -204,12 +204,12 @@ class VideoClips:
         self,
         is_wanted: Callable[[str], bool],
         cache: FeatureCache | None,
-        place: Place,
+        process: RankInfo,
         drawn: dict[int, list[int]] | None,
         reader: ThreadPoolExecutor,
     ) -> Iterator[_Taken]:
         """This process's videos; those of which a clip is wanted are being read."""
-        for number in place.share(len(self.videos)):
+        for number in process.shard(len(self.videos)):
             video = self.videos[number]
             if drawn is not None and number not in drawn:
                 continue
@@ -243,7 +243,7 @@ class VideoClips:
                 clip = self.cut.finish(to_clip(pad_last(window, self.cut.num_frames)))
             yield Item(number * CLIPS + order, name, self._key(digest, start), clip)
 
-    def share(self) -> None:
+    def exchange(self) -> None:
         """Tell all processes which videos were damaged, padded or left out."""
         padded, short = set(self.padded), set(self.short)
         for found in gather([self.damaged, self.padded, self.short]):
@@ -334,11 +334,11 @@ class VideoClips:
         draw = random.Random(f"{self.cut.seed} {name}")
         return drawn_starts(length, self.cut.num_frames, self.cut.window, draw)
 
-    def _drawn(self, cache: FeatureCache | None, place: Place) -> dict[int, list[int]]:
+    def _drawn(self, cache: FeatureCache | None, process: RankInfo) -> dict[int, list[int]]:
         """Which windows of which videos are drawn; every length has to be known first."""
         assert self.cut.count is not None
         found: dict[int, list[int]] = {}
-        for number in place.share(len(self.videos)):
+        for number in process.shard(len(self.videos)):
             video = self.videos[number]
             digest = self._digest(video, cache)
             if digest is None:
@@ -349,7 +349,7 @@ class VideoClips:
                 starts = [] if length is None else self._starts(length, video.name)
             found[number] = starts
         every = sorted(
-            (number, starts) for part in _shared(found, place) for number, starts in part
+            (number, starts) for part in _shared(found, process) for number, starts in part
         )
         windows = [(number, start) for number, starts in every for start in starts]
         if len(windows) < self.cut.count:
@@ -365,7 +365,7 @@ class VideoClips:
         return out
 
 
-def _shared(found: dict[int, list[int]], place: Place) -> list[list[tuple[int, list[int]]]]:
+def _shared(found: dict[int, list[int]], process: RankInfo) -> list[list[tuple[int, list[int]]]]:
     """Windows by video, of every process."""
     mine = list(found.items())
-    return [mine] if place.world == 1 else gather(mine)
+    return [mine] if process.world == 1 else gather(mine)

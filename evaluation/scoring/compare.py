@@ -29,7 +29,7 @@ from evaluation.scoring.clips import Cut, VideoClips
 from evaluation.scoring.feature_cache import FeatureCache
 from evaluation.scoring.score import check_metrics, shared_features
 from evatok.core.errors import EvatokError
-from evatok.core.processes.distributed import joined_place
+from evatok.core.processes.distributed import joined_rank
 from evatok.core.processes.threads import one_thread
 
 DRAWS = 40
@@ -169,7 +169,7 @@ def compare_folders(
     for name, side in sides.items():
         if len(side.names) < 4:
             raise EvatokError(f"{name} has {len(side.names)} clips; halves need 4 or more")
-    if joined_place().rank:
+    if joined_rank().rank:
         return {}
     rows, pairs = [], []
     first, *contenders = names

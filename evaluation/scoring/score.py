@@ -26,7 +26,7 @@ from evaluation.scoring.clips import ALONE, Cut, Source, VideoClips
 from evaluation.scoring.feature_cache import FeatureCache
 from evaluation.scoring.records import Record, versions
 from evatok.core.errors import EvatokError
-from evatok.core.processes.distributed import Place, gather, joined_place, wait_for_all
+from evatok.core.processes.distributed import RankInfo, gather, joined_rank, wait_for_all
 from evatok.core.processes.threads import one_thread
 from evatok.core.suggest import did_you_mean
 from video.clips import sides
@@ -35,7 +35,7 @@ logger = logging.getLogger(__name__)
 
 RANGE_SLACK = 1e-3
 
-Progress = Callable[[str, int], None]
+SideProgress = Callable[[str, int], None]
 
 
 def score_clips(
@@ -46,7 +46,7 @@ def score_clips(
     biased: bool = True,
     metrics: Sequence[str] = ("fvd",),
     batch_size: int = 16,
-    progress: Progress | None = None,
+    progress: SideProgress | None = None,
 ) -> dict[str, Any]:
     """Distances between two sets of clips, with each network.
 
@@ -143,7 +143,7 @@ def features_of(
     cache: FeatureCache | None = None,
     *,
     batch_size: int = 16,
-    place: Place = ALONE,
+    process: RankInfo = ALONE,
     progress: Callable[[int], None] | None = None,
 ) -> Features:
     """Features of all clips of a source, by each network; those that a cache knows are not made.
@@ -155,7 +155,7 @@ def features_of(
         networks: that see them.
         cache: of features; None: everything is made.
         batch_size: clips given to a network at a time.
-        place: this process of those that share the clips.
+        process: this one of those that share the clips.
         progress: called with the number of clips done.
     """
     found: list[dict[str, Tensor]] = [{} for _ in networks]
@@ -184,7 +184,7 @@ def features_of(
                 cache.put(network, made)
         waiting.clear()
 
-    for number, name, key, clip in clips.walk(lacks, cache, place):
+    for number, name, key, clip in clips.walk(lacks, cache, process):
         items.append((number, name, key))
         if clip is not None and lacks(key):
             waiting[key] = clip
@@ -210,7 +210,7 @@ def score_sides(
     cache: FeatureCache | None = None,
     batch_size: int = 16,
     with_interval: bool = False,
-    progress: Progress | None = None,
+    progress: SideProgress | None = None,
 ) -> dict[str, Any]:
     """Distances between two sources, with each network.
 
@@ -229,7 +229,7 @@ def score_sides(
         sides[side] = shared_features(
             clips, networks, side, cache, batch_size=batch_size, progress=tell
         )
-    if joined_place().rank:
+    if joined_rank().rank:
         return {}
     ids = (sides["real"].names, sides["fake"].names)
     vectors = {side: features.vectors for side, features in sides.items()}
@@ -254,10 +254,10 @@ def shared_features(
         ValueError: fewer than two clips, or features that are not finite.
     """
     mine = features_of(
-        clips, networks, cache, batch_size=batch_size, place=joined_place(), progress=progress
+        clips, networks, cache, batch_size=batch_size, process=joined_rank(), progress=progress
     )
     wait_for_all()
-    clips.share()
+    clips.exchange()
     named = zip(mine.numbers.tolist(), mine.names, strict=True)
     every = sorted(tuple(pair) for part in gather(list(named)) for pair in part)
     if len(every) < 2:
@@ -327,7 +327,7 @@ def score_folders(
     cache: FeatureCache | None = None,
     batch_size: int = 16,
     with_interval: bool = False,
-    progress: Progress | None = None,
+    progress: SideProgress | None = None,
 ) -> dict[str, Any]:
     """Score anyone's videos against others: folders, files or arrays.
 

@@ -43,7 +43,7 @@ from evaluation.scoring.score import shared_features
 from evatok.core.errors import EvatokError
 from evatok.core.files import atomic_file
 from evatok.core.loading.arrays import DAMAGE, iter_npz, read_torch
-from evatok.core.processes.distributed import joined_place
+from evatok.core.processes.distributed import joined_rank
 from evatok.core.processes.threads import one_thread
 from video.clips import sides
 
@@ -266,7 +266,7 @@ def statistics_of(
     """
     clips = VideoClips(real, cut)
     (features,) = shared_features(clips, [network], "real", cache).vectors
-    if joined_place().rank:
+    if joined_rank().rank:
         return {}
     write_statistics(output, features, network, cut, clips.fingerprint())
     return {
@@ -361,10 +361,10 @@ def score_statistics(
             told |= {f"damaged_{side}": clips.damaged, f"padded_{side}": clips.padded}
             if cut.short == "skip":
                 told[f"short_{side}"] = clips.short
-            data = clips.fingerprint() if side == "real" and not joined_place().rank else ""
+            data = clips.fingerprint() if side == "real" and not joined_rank().rank else ""
         if side == "real":
             told["data"] = data
-    if joined_place().rank:
+    if joined_rank().rank:
         return {}
     with one_thread():
         value = distance_between(found["real"], found["fake"])

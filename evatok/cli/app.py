@@ -45,7 +45,7 @@ from evatok.cli.commands.train import (
 )
 from evatok.cli.errors import REPORT, message_for_user
 from evatok.cli.numbers import check_numbers
-from evatok.cli.options import note
+from evatok.cli.options import eprint
 from evatok.cli.output import Once, naming_stdout
 from evatok.cli.process import (
     INTERRUPTED,
@@ -123,9 +123,9 @@ def is_ours(words: Sequence[str], environment: MutableMapping[str, str] = os.env
     """
     if not words or words[0] in SHARED or "WORLD_SIZE" not in environment:
         return True
-    from evatok.core.processes.distributed import place_from_environment
+    from evatok.core.processes.distributed import rank_from_environment
 
-    is_first = place_from_environment(environment).rank == 0
+    is_first = rank_from_environment(environment).rank == 0
     for name in ("RANK", "WORLD_SIZE"):
         environment.pop(name, None)
     return is_first
@@ -137,7 +137,7 @@ def tell_of_thread(stopped: threading.ExceptHookArgs) -> None:
     if message is None:
         threading.__excepthook__(stopped)
     else:
-        note(f"in the background: {message}")
+        eprint(f"in the background: {message}")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -158,7 +158,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if arguments is None else arguments)
     try:
         if not is_ours(words):
-            note(f"evatok: {words[0]} is the first process's work; this one leaves")
+            eprint(f"evatok: {words[0]} is the first process's work; this one leaves")
             return 0
         with stoppable():
             status = _run(words or ["--help"])
@@ -167,10 +167,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return status
     except TyperException as error:
         told = renamed_option(words) or error.format_message()
-        note(f"evatok: {' '.join(told.split())}")
+        eprint(f"evatok: {' '.join(told.split())}")
         return 2
     except (typer.Abort, KeyboardInterrupt):
-        note(STOPPED.rstrip())
+        eprint(STOPPED.rstrip())
         return INTERRUPTED
     except BrokenPipeError:
         drop_stdout()
@@ -180,7 +180,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if message is None:
             error.add_note(REPORT)
             raise
-        note(f"evatok: {message}")
+        eprint(f"evatok: {message}")
         return 2
 
 

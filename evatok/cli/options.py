@@ -67,7 +67,7 @@ def size_of(text: str) -> int | tuple[int, int]:
     return width if width == height else (height, width)
 
 
-def note(text: str) -> None:
+def eprint(text: str) -> None:
     """Say something that is no result; a stderr that takes nothing stops no work."""
     with suppress(OSError):
         print(text, file=sys.stderr, flush=True)

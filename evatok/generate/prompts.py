@@ -15,7 +15,7 @@ from torch import Tensor
 
 from evatok.core.errors import EvatokError
 from evatok.core.paths import refuse_overwrite, safe_names
-from evatok.generate.samples import Progress, request_seed, run_requests, write_samples
+from evatok.generate.samples import ClipsDone, request_seed, run_requests, write_samples
 from evatok.hub import Models
 from evatok.workflows.captions import measure_clips
 from generator.inference.requests import SamplingConfig, text_requests
@@ -29,7 +29,7 @@ def sample_texts(
     texts: Sequence[str],
     seeds: Sequence[int],
     settings: SamplingConfig,
-    progress: Progress | None = None,
+    progress: ClipsDone | None = None,
 ) -> tuple[Tensor, Tokens]:
     """One clip for each text.
 
@@ -74,7 +74,7 @@ def text_files(
     *,
     fps: float = 15,
     plain: bool = False,
-    progress: Progress | None = None,
+    progress: ClipsDone | None = None,
 ) -> dict[str, Any]:
     """Sample texts and write one mp4 a clip; arguments as of `sample_files`.
 

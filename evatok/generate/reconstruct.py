@@ -29,7 +29,7 @@ from evatok.core.errors import EvatokError
 from evatok.core.paths import refuse_overwrite, short_name
 from evatok.generate.token_file import (
     EncodeSettings,
-    Progress,
+    FileProgress,
     encode_frames,
     frames_of,
     header_of_file,
@@ -109,7 +109,7 @@ def reconstruct_files(
     *,
     networks: Sequence[FeatureNetwork] = (),
     plain: bool = False,
-    progress: Progress | None = None,
+    progress: FileProgress | None = None,
 ) -> dict[str, Any]:
     """Reconstruct videos and write one mp4 for each, with its times and sound.
 
@@ -215,7 +215,7 @@ def _reconstruct_file(
     scores: ClipScores,
     plain: bool,
     on_damage: OnDamage | None,
-    progress: Progress | None,
+    progress: FileProgress | None,
 ) -> dict[str, Any]:
     info, header = probe(file), header_of_file(models, file, rate, settings)
     ignored: OnDamage | None = None if on_damage is None else lambda _: None

@@ -31,7 +31,7 @@ from evatok.core.errors import EvatokError
 from evatok.core.files import atomic_file, sweep, write_text
 from evatok.core.loading.records import read_object
 from evatok.core.paths import refuse_overwrite, safe_names
-from evatok.core.processes.distributed import Place
+from evatok.core.processes.distributed import RankInfo
 from evatok.generate.samples import find_classes, request_seed, sample_labels
 from evatok.hub import Models
 from evatok.report.drawing import Panel, compose
@@ -57,14 +57,14 @@ class Sample:
     Attributes:
         number: its place in the plan, from 0.
         label: class.
-        place: which clip of its class.
+        sample_index: which clip of its class.
         seed: of its own random numbers.
         file: name of the file that holds it.
     """
 
     number: int
     label: int
-    place: int
+    sample_index: int
     seed: int
     file: str
 
@@ -107,17 +107,17 @@ class Plan:
 
     def samples(self) -> list[Sample]:
         """Every clip, class after class."""
-        rows = [(label, place) for label in self.labels for place in range(self.count)]
+        rows = [(label, index) for label in self.labels for index in range(self.count)]
         stems = safe_names(self.names)
         files = [
             f"samples-{number // self.chunk:05d}.npz"
             if self.format == "npz"
-            else f"{stems[label]}-{self.seed}-{place:03d}.mp4"
-            for number, (label, place) in enumerate(rows)
+            else f"{stems[label]}-{self.seed}-{index:03d}.mp4"
+            for number, (label, index) in enumerate(rows)
         ]
         return [
-            Sample(number, label, place, request_seed(self.seed, label, place), files[number])
-            for number, (label, place) in enumerate(rows)
+            Sample(number, label, index, request_seed(self.seed, label, index), files[number])
+            for number, (label, index) in enumerate(rows)
         ]
 
     def chunks(self) -> list[list[Sample]]:
@@ -153,7 +153,7 @@ def sample_set(
     plain: bool = False,
     fps: float = 15,
     chunk: int = 64,
-    place: Place | None = None,
+    process: RankInfo | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> dict[str, Any]:
     """Make this process's share of the samples that are not there yet.
@@ -169,7 +169,7 @@ def sample_set(
         plain: the clip alone, at the tokenizer's size, without bars.
         fps: of mp4 files.
         chunk: clips that are generated together.
-        place: which process this is; the only one by default.
+        process: which one this is; the only one by default.
         progress: told the clips of this share that are there, and all of the share.
 
     Returns:
@@ -181,11 +181,11 @@ def sample_set(
     names = models.generator.vocabulary.class_names
     labels = tuple(find_classes(names, class_names))
     plan = Plan(names, labels, count, seed, settings, format, plain, fps, chunk)
-    place = place or Place()
+    process = process or RankInfo()
     chunks = plan.chunks()
     _claim(plan, models, output)
     sweep(output)
-    mine = place.share(len(chunks))
+    mine = process.shard(len(chunks))
     total, rows = sum(len(chunks[index]) for index in mine), []
     for index in mine:
         record = output / CHUNKS / f"{index:05d}.json"
@@ -205,8 +205,8 @@ def sample_set(
         "seed": seed,
         **settings.model_dump(),
     }
-    if place.world > 1:
-        result |= {"rank": place.rank, "processes": place.world}
+    if process.world > 1:
+        result |= {"rank": process.rank, "processes": process.world}
     return result
 
 
@@ -281,7 +281,7 @@ def _make(
     models: Models, plan: Plan, chunk: Sequence[Sample], output: Path, whole: set[str]
 ) -> list[dict[str, Any]]:
     """Generate and write a chunk, but for the files that are whole."""
-    labels, sample_indices = [s.label for s in chunk], [s.place for s in chunk]
+    labels, sample_indices = [s.label for s in chunk], [s.sample_index for s in chunk]
     clips, tokens = sample_labels(models, labels, sample_indices, plan.seed, plan.settings)
     assignment = tokens.assignment.tolist()
     if plan.format == "npz":

@@ -33,7 +33,7 @@ from video.writing import write_video
 BATCH = 32
 GUIDANCE = 2.0  # of generators that were exported before they told theirs
 
-Progress = Callable[[int], None]  # clips done
+ClipsDone = Callable[[int], None]  # clips done
 
 
 def request_seed(seed: int, *place: int) -> int:
@@ -89,7 +89,7 @@ def labels_of(models: Models, names: Sequence[str]) -> tuple[list[int], list[int
 
 
 def run_requests(
-    models: Models, requests: Sequence[Request], progress: Progress | None = None
+    models: Models, requests: Sequence[Request], progress: ClipsDone | None = None
 ) -> tuple[Tensor, Tokens]:
     """Generate and decode.
 
@@ -124,7 +124,7 @@ def sample_labels(
     sample_indices: Sequence[int],
     seed: int,
     settings: SamplingConfig,
-    progress: Progress | None = None,
+    progress: ClipsDone | None = None,
 ) -> tuple[Tensor, Tokens]:
     """One clip for each label; the i-th clip of a class is the same whatever else is asked for.
 

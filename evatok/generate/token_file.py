@@ -50,7 +50,7 @@ IMAGES = (".png", ".jpg", ".jpeg", ".bmp", ".webp")
 ROUNDING = 1e-6  # seconds by which a time written as a decimal may be off
 DIGEST_BYTES = 1 << 20  # of each end of a source, to tell it from others
 
-Progress = Callable[[str, int, int | None], None]  # file, frames done, frames in all if known
+FileProgress = Callable[[str, int, int | None], None]  # file, frames done, frames in all if known
 
 
 @dataclass(frozen=True)
@@ -98,7 +98,7 @@ def encode_file(
     target: Path,
     rate: Rate | None = None,
     settings: EncodeSettings | None = None,
-    progress: Progress | None = None,
+    progress: FileProgress | None = None,
 ) -> dict[str, Any]:
     """Encode a video into a token file; one that was broken off is continued.
 
@@ -257,7 +257,7 @@ def decode_file(
     native: bool = False,
     sound: bool = True,
     allow_damaged: bool = False,
-    progress: Progress | None = None,
+    progress: FileProgress | None = None,
 ) -> dict[str, Any]:
     """Decode a token file into a video, a GIF or a picture.
 
@@ -302,7 +302,7 @@ def _decoded(
     start: float,
     end: float | None,
     native: bool,
-    progress: Progress | None,
+    progress: FileProgress | None,
     allow_damaged: bool,
 ) -> Iterator[tuple[int, np.ndarray]]:
     tick, origin, done = reader.header.tick, None, 0

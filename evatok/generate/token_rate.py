@@ -94,7 +94,7 @@ def router_for(models: Models, rate: Rate) -> Any:
     kind, _, value = rate.assignment.partition(":")
     if kind != "router":
         return None
-    return models.steerable if value or rate.budget else models.router
+    return models.conditioned_router if value or rate.budget else models.router
 
 
 def assigner_for(
@@ -127,7 +127,7 @@ def assigner_for(
     def at(clips: Tensor, w_q: float) -> Tensor:
         return encoder.assign(clips, w_q=w_q)
 
-    if not models.steerable.config.preference:
+    if not models.conditioned_router.config.preference:
         raise EvatokError(f"a budget ({rate.budget}) needs a router with w_q as an input")
     if rate.min_psnr is not None:
         return partial(encoder.assign, w_q=_w_q_of_psnr(encoder, header, rate.min_psnr, frames))

@@ -225,7 +225,7 @@ def tokenizer_rows(
         ("router (final)", final, make_assigner("router", final, models.router)),
     ]
     for w_q in preferences:
-        assigner = make_assigner(f"router:{w_q}", final, models.steerable)
+        assigner = make_assigner(f"router:{w_q}", final, models.conditioned_router)
         contenders.append((f"router, w_q {w_q:g} (final)", final, assigner))
     rows = []
     for real in sets:
@@ -270,11 +270,11 @@ def sampling_rows(
         names = [real.class_names[label] for label in real.labels.tolist()]
         if not set(names) <= set(vocabulary.class_names):
             continue
-        labels, places = labels_of(models, names)
+        labels, indices = labels_of(models, names)
         truth = accuracy(models.features, real)
         for scale in scales:
             chosen = settings.model_copy(update={"guidance": scale})
-            clips, tokens = sample_labels(models, labels, places, seed, chosen)
+            clips, tokens = sample_labels(models, labels, indices, seed, chosen)
             fake = real.like([clips])
             rows.append(
                 {

@@ -27,7 +27,7 @@ from evatok.core.files import write_text
 from evatok.core.paths import paths_in, refuse_overwrite, safe_names
 from evatok.hub import Models, load, load_model
 from evatok.measure.clip_sets import Network, distances, reconstruct_set
-from evatok.measure.searched_clips import Searched, searched_sets
+from evatok.measure.searched_clips import SearchedClips, searched_sets
 from evatok.model_folders import PREFERENCE
 from evatok.report.plots import line_plot
 from evatok.workflows.search import SearchConfig
@@ -65,13 +65,15 @@ class Choice:
     w_q: float | None = None
 
 
-def choices_of(clips: Searched, router: Router, wishing: Router | None = None) -> Iterator[Choice]:
+def choices_of(
+    clips: SearchedClips, router: Router, conditioned: Router | None = None
+) -> Iterator[Choice]:
     """Every strategy at every setting.
 
     Args:
         clips: with their qualities.
         router: knows one w_q.
-        wishing: a router with w_q as an input.
+        conditioned: a router with w_q as an input.
     """
     count = len(clips.real)
     for level in clips.levels.values:
@@ -87,17 +89,17 @@ def choices_of(clips: Searched, router: Router, wishing: Router | None = None) -
         yield Choice("max-reward", w_q, chosen, w_q)
     w_q = router.config.w_q
     yield Choice("router", w_q, clips.logits(router).argmax(-1), w_q)
-    if wishing is not None:
+    if conditioned is not None:
         for w_q in WEIGHTS:
-            yield Choice("router(w_q)", w_q, clips.logits(wishing, w_q).argmax(-1), w_q)
+            yield Choice("router(w_q)", w_q, clips.logits(conditioned, w_q).argmax(-1), w_q)
 
 
 @torch.no_grad()
 def curve_rows(
-    clips: Searched,
+    clips: SearchedClips,
     proxy: VideoTokenizer,
     router: Router,
-    wishing: Router | None = None,
+    conditioned: Router | None = None,
     networks: Sequence[Network] = (),
 ) -> Rows:
     """A row for each strategy and setting: mean tokens, PSNR, percentile, gain over uniform.
@@ -108,13 +110,13 @@ def curve_rows(
         clips: held-out clips of one set.
         proxy: reconstructs, where networks are given.
         router: knows one w_q.
-        wishing: a router with w_q as an input.
+        conditioned: a router with w_q as an input.
         networks: for distances between clips and reconstructions.
     """
     rows: Rows = []
     uniform: list[tuple[float, float]] = []
     candidates = clips.levels.candidates(clips.num_blocks)
-    for choice in choices_of(clips, router, wishing):
+    for choice in choices_of(clips, router, conditioned):
         means = {
             name: float(table.gather(1, choice.chosen[:, None]).double().mean())
             for name, table in clips.measures.items()
@@ -171,7 +173,7 @@ def measure_curves(
     models: Models,
     search: SearchConfig,
     directory: Path,
-    wishing: Router | None = None,
+    conditioned: Router | None = None,
     networks: Sequence[Network] = (),
     training: Path | None = None,
 ) -> tuple[Rows, Rows]:
@@ -181,7 +183,7 @@ def measure_curves(
     for clips in searched_sets(
         search, directory, models.proxy.levels, models.router.config.quality, training
     ):
-        mine = curve_rows(clips, models.proxy, models.router, wishing, networks)
+        mine = curve_rows(clips, models.proxy, models.router, conditioned, networks)
         rows += mine
         for strategy in dict.fromkeys(row["strategy"] for row in mine):
             if strategy.startswith("router"):
@@ -226,18 +228,18 @@ def run_curves(
     read = [config, folder, models.directory, *paths_in(search)]
     read += [path for path in (preference, training) if path is not None]
     refuse_overwrite([output, output / "curves.csv"], read, links=False)
-    wishing: Router | None = models.preference if PREFERENCE in models.parts else None
+    conditioned: Router | None = models.preference if PREFERENCE in models.parts else None
     if preference is not None:
-        wishing = load_model(Router, preference).to(models.device)
-    if wishing is not None and not wishing.config.preference:
+        conditioned = load_model(Router, preference).to(models.device)
+    if conditioned is not None and not conditioned.config.preference:
         raise EvatokError(f"{preference}: this router does not take w_q as an input")
     learned = models.router.config.quality
-    if wishing is not None and wishing.config.quality != learned:
+    if conditioned is not None and conditioned.config.quality != learned:
         raise EvatokError(
-            f"the routers learned other rewards, of {learned} and of {wishing.config.quality}"
+            f"the routers learned other rewards, of {learned} and of {conditioned.config.quality}"
         )
     networks = [Network(one) for one in features]
-    rows, kept = measure_curves(models, search, folder, wishing, networks, training)
+    rows, kept = measure_curves(models, search, folder, conditioned, networks, training)
     files = write_curves(rows, output)
     return {"curves": rows, "kept": kept, "files": [str(path) for path in files]}
 

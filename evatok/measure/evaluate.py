@@ -34,11 +34,19 @@ from evatok.core.config import Config, load_config
 from evatok.core.errors import EvatokError
 from evatok.core.files import check_writable
 from evatok.core.paths import paths_in, refuse_overwrite
-from evatok.core.processes.distributed import joined_place
+from evatok.core.processes.distributed import joined_rank
 from evatok.core.suggest import did_you_mean
 from evatok.generate.samples import guidance_of
 from evatok.hub import load
-from evatok.measure.protocol_sides import CHUNK, PROTOCOLS, Kind, Protocol, Settings, draw, making
+from evatok.measure.protocol_sides import (
+    CHUNK,
+    PROTOCOLS,
+    EvaluationSettings,
+    Protocol,
+    ProtocolKind,
+    draw,
+    fake_side,
+)
 from tokenizer.coding.rate import Rate
 from tokenizer.search.reward import psnr_of_mse
 from tokenizer.tokens import Tokens
@@ -55,7 +63,7 @@ class DataFile(Config):
 
 
 def evaluate(
-    settings: Settings,
+    settings: EvaluationSettings,
     networks: Sequence[FeatureNetwork],
     *,
     metrics: Sequence[str] = ("fvd",),
@@ -101,14 +109,14 @@ def evaluate(
             f"--window is for reconstructions; {settings.protocol} has windows of its own"
         )
     real = draw(protocol, data, settings.count, settings.window)
-    made = making(protocol.kind, models, real, settings)
+    made = fake_side(protocol.kind, models, real, settings)
 
-    place = joined_place()
-    mine = sum(map(len, real.chunks(place)))
+    process = joined_rank()
+    mine = sum(map(len, real.chunks(process)))
 
     def progress(side: str, done: int) -> None:
-        if place.rank == 0:
-            say(f"{side}: {done} of {mine} clips{' of this process' * (place.world > 1)}")
+        if process.rank == 0:
+            say(f"{side}: {done} of {mine} clips{' of this process' * (process.world > 1)}")
 
     result = score_sides(
         real,
@@ -155,7 +163,7 @@ def _protocol(name: str) -> Protocol:
     return PROTOCOLS[name]
 
 
-def _choices(kind: Kind, settings: Settings) -> dict[str, Any]:
+def _choices(kind: ProtocolKind, settings: EvaluationSettings) -> dict[str, Any]:
     """What was chosen of the model, not of the protocol."""
     if kind == "rfvd":
         return {"assignment": settings.assignment}
@@ -168,7 +176,7 @@ def summary(
     """Means over clips.
 
     Args:
-        notes: of each clip, as `Made.notes`.
+        notes: of each clip, as `FakeSide.notes`.
         codebook_size: K.
         num_levels: m.
         pixels: of a clip, over all its frames.

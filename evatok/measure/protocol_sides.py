@@ -22,7 +22,7 @@ from evaluation.scoring.clips import ALONE, Cut, Item
 from evaluation.scoring.feature_cache import FeatureCache
 from evatok.core.config import Config
 from evatok.core.errors import EvatokError, MissingFileError
-from evatok.core.processes.distributed import Place, gather
+from evatok.core.processes.distributed import RankInfo, gather
 from evatok.generate.samples import (
     frame_condition,
     guidance_of,
@@ -40,7 +40,7 @@ from video.arcade.recorder import Source, class_name, games_of
 from video.clips import Resizing, WindowRule
 from video.dataset import ClipSampler, DataConfig, Split, Window
 
-Kind = Literal["rfvd", "gfvd", "fp"]
+ProtocolKind = Literal["rfvd", "gfvd", "fp"]
 CHUNK = 32  # clips made at a time; the same in every run, so that the same bits come out
 
 
@@ -92,7 +92,7 @@ class Protocol(Config):
         short: likewise, of videos shorter than a clip.
     """
 
-    kind: Kind
+    kind: ProtocolKind
     data: DataSet
     split: Split
     window: WindowRule
@@ -145,7 +145,7 @@ PROTOCOLS: dict[str, Protocol] = {
 
 
 @dataclass(frozen=True)
-class Settings:
+class EvaluationSettings:
     """What is asked of `evaluate`.
 
     Attributes:
@@ -172,32 +172,32 @@ class Settings:
 
 
 @dataclass
-class Drawn:
+class RealSide:
     """The real side: clips of a sampler, at windows that a protocol draws."""
 
     sampler: ClipSampler
     windows: list[Window]
     cut: Cut
-    digests: dict[int, str] = field(default_factory=dict)  # by place, of the clips gone through
+    digests: dict[int, str] = field(default_factory=dict)  # by process, of the clips gone through
 
     def load(self, start: int) -> Tensor:
         """The chunk of clips from a place on, (B, 3, F, H, W) float32 in [−1, 1]."""
         return self.sampler.load(self.windows[start : start + CHUNK])[0]
 
-    def chunks(self, place: Place) -> Iterator[range]:
+    def chunks(self, process: RankInfo) -> Iterator[range]:
         """Places of clips that are made together, one process's share of them."""
-        for chunk in place.share(-(-len(self.windows) // CHUNK)):
+        for chunk in process.shard(-(-len(self.windows) // CHUNK)):
             yield range(len(self.windows))[chunk * CHUNK : (chunk + 1) * CHUNK]
 
     def walk(
         self,
         is_wanted: Callable[[str], bool],
         cache: FeatureCache | None,
-        place: Place = ALONE,
+        process: RankInfo = ALONE,
     ) -> Iterator[Item]:
         """See `evaluation.scoring.clips.Source.walk`; a clip is known by its pixels."""
         self.digests = {}
-        for chunk in self.chunks(place):
+        for chunk in self.chunks(process):
             for number, clip in zip(chunk, self.load(chunk.start), strict=True):
                 digest = hashlib.sha256(to_bytes(clip[None]).numpy().tobytes()).hexdigest()
                 self.digests[number] = digest
@@ -205,7 +205,7 @@ class Drawn:
                 wanted = self.cut.finish(clip) if is_wanted(key) else None
                 yield Item(number, str(number), key, wanted)
 
-    def share(self) -> None:
+    def exchange(self) -> None:
         """Tell all processes every clip's digest."""
         every = [pair for part in gather(list(self.digests.items())) for pair in part]
         self.digests = {number: digest for number, digest in sorted(every)}
@@ -227,17 +227,17 @@ def _changed(cut: Cut) -> str:
 
 
 @dataclass
-class Made:
+class FakeSide:
     """The fake side: what a model makes of the real clips, and what is told of each.
 
     Attributes:
         real: the clips, gone through before.
-        make: (first place, real clips) → clips in [−1, 1], tokens, notes of each.
+        make: (first process, real clips) → clips in [−1, 1], tokens, notes of each.
         origin: whatever decides a made clip beside the real one.
-        notes: of each clip by its place, filled while the clips are gone through.
+        notes: of each clip by its process, filled while the clips are gone through.
     """
 
-    real: Drawn
+    real: RealSide
     make: Callable[[int, Tensor], tuple[Tensor, Tokens, list[dict[str, Any]]]]
     origin: str
     notes: dict[int, dict[str, Any]] = field(default_factory=dict)
@@ -246,11 +246,11 @@ class Made:
         self,
         is_wanted: Callable[[str], bool],
         cache: FeatureCache | None,
-        place: Place = ALONE,
+        process: RankInfo = ALONE,
     ) -> Iterator[Item]:
         """See `evaluation.scoring.clips.Source.walk`; a chunk of which all is known is not made."""
         self.notes = {}
-        for chunk in self.real.chunks(place):
+        for chunk in self.real.chunks(process):
             keys = [
                 f"{self.origin} {number} {self.real.digests[number]}{_changed(self.real.cut)}"
                 for number in chunk
@@ -271,7 +271,7 @@ class Made:
                     cache.put_note(key, self.notes[number])
                 yield Item(number, str(number), key, self.real.cut.finish(clip))
 
-    def share(self) -> None:
+    def exchange(self) -> None:
         """Tell all processes every clip's note."""
         every = [pair for part in gather(list(self.notes.items())) for pair in part]
         self.notes = {number: note for number, note in sorted(every, key=lambda pair: pair[0])}
@@ -279,7 +279,7 @@ class Made:
 
 def draw(
     protocol: Protocol, data: DataConfig, count: int | None, window: WindowRule | None = None
-) -> Drawn:
+) -> RealSide:
     """The clips of a protocol, at other windows than its own if some are named."""
     window = window or protocol.window
     sampler = ClipSampler(data, protocol.split, resizing=protocol.resize)
@@ -312,7 +312,7 @@ def draw(
         order="name" if protocol.order == "name" else "path",
         short=protocol.short,
     )
-    return Drawn(sampler, windows, cut)
+    return RealSide(sampler, windows, cut)
 
 
 def lpips_at_hand() -> PerceptualDistance | None:
@@ -323,7 +323,9 @@ def lpips_at_hand() -> PerceptualDistance | None:
         return None
 
 
-def making(kind: Kind, models: Models, real: Drawn, settings: Settings) -> Made:
+def fake_side(
+    kind: ProtocolKind, models: Models, real: RealSide, settings: EvaluationSettings
+) -> FakeSide:
     """The fake side of a protocol."""
     if kind == "rfvd":
         assigner = models.assigner(settings.assignment)
@@ -349,24 +351,24 @@ def making(kind: Kind, models: Models, real: Drawn, settings: Settings) -> Made:
 
         parts: tuple[torch.nn.Module, ...] = (models.final,)
         if settings.assignment.split(":")[0] in ("router", "best"):
-            parts = (models.final, models.router, models.steerable)
+            parts = (models.final, models.router, models.conditioned_router)
         origin = {"assignment": settings.assignment}
         if lpips is not None:
             origin["lpips"] = lpips.checksum
-        return Made(real, reconstruct, _origin(kind, parts, origin))
+        return FakeSide(real, reconstruct, _origin(kind, parts, origin))
     scale = guidance_of(models, settings.guidance) if kind == "gfvd" else 1.0
     chosen = SamplingConfig(guidance=scale)
     origin = {"sampling": chosen.model_dump(mode="json"), "seed": settings.seed}
     parts = (models.final, models.generator)
     if kind == "gfvd":
-        labels, places = labels_of(models, real.class_names())
+        labels, indices = labels_of(models, real.class_names())
 
         def generate(start: int, clips: Tensor) -> tuple[Tensor, Tokens, list[dict[str, Any]]]:
             rows = slice(start, start + len(clips))
-            out, tokens = sample_labels(models, labels[rows], places[rows], settings.seed, chosen)
+            out, tokens = sample_labels(models, labels[rows], indices[rows], settings.seed, chosen)
             return out, tokens, [{} for _ in out]
 
-        return Made(real, generate, _origin(kind, parts, origin))
+        return FakeSide(real, generate, _origin(kind, parts, origin))
     given = frame_condition(models).num_frames
 
     def predict(start: int, clips: Tensor) -> tuple[Tensor, Tokens, list[dict[str, Any]]]:
@@ -375,10 +377,10 @@ def making(kind: Kind, models: Models, real: Drawn, settings: Settings) -> Made:
         values = psnr(out[:, :, given:], clips[:, :, given:])
         return out, tokens, [{"psnr_predicted": float(value)} for value in values]
 
-    return Made(real, predict, _origin(kind, parts, origin))
+    return FakeSide(real, predict, _origin(kind, parts, origin))
 
 
-def _origin(kind: Kind, parts: Sequence[torch.nn.Module], more: dict[str, Any]) -> str:
+def _origin(kind: ProtocolKind, parts: Sequence[torch.nn.Module], more: dict[str, Any]) -> str:
     """Hash of the weights and settings that decide what is made."""
     told = json.dumps({"kind": kind, "weights": [model_hash(p) for p in parts], **more})
     return hashlib.sha256(told.encode()).hexdigest()[:16]

@@ -17,13 +17,13 @@ from evatok.measure.clip_sets import ClipSet, clip_set
 from evatok.workflows.search import SearchConfig
 from tokenizer.assignment import Levels
 from tokenizer.router import Router
-from tokenizer.search.reward import Quality, Standard, rewards, standard_of
+from tokenizer.search.reward import Quality, RewardStats, reward_stats, rewards
 from tokenizer.search.table import check_clips, read_table
 from video.dataset import ClipSampler
 
 
 @dataclass(frozen=True)
-class Searched:
+class SearchedClips:
     """Held-out clips of one set, with the quality of every candidate.
 
     Attributes:
@@ -41,7 +41,7 @@ class Searched:
     real: ClipSet
     quality: Tensor
     measures: dict[str, Tensor]
-    standard: Standard
+    standard: RewardStats
     levels: Levels
     num_blocks: int
 
@@ -71,7 +71,7 @@ def searched_sets(
     levels: Levels,
     quality: Quality,
     training: Path | None = None,
-) -> list[Searched]:
+) -> list[SearchedClips]:
     """The held-out clips of a search, a set for each source.
 
     Args:
@@ -85,10 +85,10 @@ def searched_sets(
     table = read_table((training or directory) / "train").quality(quality)
     held = read_table(directory / "test")
     num_blocks = round(np.log(table.shape[1]) / np.log(len(levels)))
-    standard = standard_of(table, levels.candidates(num_blocks).sum(1))
+    standard = reward_stats(table, levels.candidates(num_blocks).sum(1))
     sampler = ClipSampler(search.data, "test")
-    drawn = sampler.eval_clips(len(held.places))  # the same draw as that search
-    numbers = [batch * search.batch_size + row for batch, row in held.places]
+    drawn = sampler.eval_clips(len(held.batch_rows))  # the same draw as that search
+    numbers = [batch * search.batch_size + row for batch, row in held.batch_rows]
     windows = [drawn[number % len(drawn)] for number in numbers]  # beyond: the names will differ
     check_clips(directory / "test", held.names, [sampler.name(window) for window in windows])
     sets = []
@@ -104,6 +104,6 @@ def searched_sets(
                     measures[column] = table[rows]
             of_reward = held.quality(quality)[rows]
             sets.append(
-                Searched(real.name, real, of_reward, measures, standard, levels, num_blocks)
+                SearchedClips(real.name, real, of_reward, measures, standard, levels, num_blocks)
             )
     return sets

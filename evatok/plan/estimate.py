@@ -22,7 +22,7 @@ from evatok.plan import flops as costs
 from evatok.plan.training_networks import perceptual_flops, training_only, training_only_flops
 from evatok.plan.untrained import model_of
 from evatok.workflows.search import SearchConfig
-from evatok.workflows.train import KINDS, load_training
+from evatok.workflows.train import STAGES, load_training
 from generator.conditions import Condition
 from generator.data.token_set import TokenSet
 from generator.gpt import GPT
@@ -65,7 +65,7 @@ PAPER_HOURS = {
     "ucf101/generator-633m": 64 * 88,
     "k600/generator-633m": 64 * 140,
 }
-STAGES = ("proxy", "search", "router", "final-semantic", "final", "generator-633m", "generator")
+ORDER = ("proxy", "search", "router", "final-semantic", "final", "generator-633m", "generator")
 
 
 def plan(
@@ -315,14 +315,14 @@ def _search(path: Path, num_gpus: int, gpu: str, mfu: float) -> dict[str, Any]:
 
 def _folder(path: Path, num_gpus: int, gpu: str, mfu: float, checkpointing: bool) -> dict[str, Any]:
     """The stages of a folder beside the paper's hours on V100."""
-    wanted = [name for name in STAGES if (path / f"{name}.yaml").is_file()]
+    wanted = [name for name in ORDER if (path / f"{name}.yaml").is_file()]
     for better, other in (("final-semantic", "final"), ("generator-633m", "generator")):
         if better in wanted and other in wanted:
             wanted.remove(other)
     rows = []
     for name in wanted:
         file = path / f"{name}.yaml"
-        if read_yaml(file).get("stage") not in (*KINDS, "search"):
+        if read_yaml(file).get("stage") not in (*STAGES, "search"):
             continue
         result = plan(file, num_gpus, gpu, mfu, checkpointing)
         flops = result.get("flops_a_step", {}).get("all", 0) * result.get("steps", 0)

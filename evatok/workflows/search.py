@@ -25,7 +25,7 @@ from evatok.core.config import Config, load_config
 from evatok.core.errors import EvatokError, MissingFileError
 from evatok.core.extras import extra
 from evatok.core.paths import paths_in, refuse_overwrite
-from evatok.core.processes.distributed import place_from_environment
+from evatok.core.processes.distributed import rank_from_environment
 from evatok.core.processes.pools import end_with_parent
 from evatok.hub import load_model
 from tokenizer.model import VideoTokenizer
@@ -38,7 +38,7 @@ with extra("train"):
     import pyarrow.parquet as pq
 
 DECIDING = ("batch_size", "seed", "precision")
-Progress = Callable[[str, int, int], None]  # "train" or "test", clips done, clips in all
+SplitProgress = Callable[[str, int, int], None]  # "train" or "test", clips done, clips in all
 
 
 class Pace:
@@ -50,7 +50,7 @@ class Pace:
         self._last: dict[str, deque[tuple[float, int]]] = {}
 
     def __call__(self, split: str, done: int, total: int) -> None:
-        """A `Progress`."""
+        """A `SplitProgress`."""
         last = self._last.setdefault(split, deque(maxlen=20))
         last.append((time.monotonic(), done))
         seconds, clips = (b - a for a, b in zip(last[0], last[-1], strict=True))
@@ -88,7 +88,7 @@ def run_search(
     path: Path,
     overrides: Sequence[str] = (),
     run_dir: Path | None = None,
-    progress: Progress | None = None,
+    progress: SplitProgress | None = None,
 ) -> dict[str, Any]:
     """Search what a settings file says; a killed search goes on where it was.
 
@@ -103,14 +103,14 @@ def run_search(
 
 
 def search_config(
-    config: SearchConfig, run_dir: Path, progress: Progress | None = None
+    config: SearchConfig, run_dir: Path, progress: SplitProgress | None = None
 ) -> dict[str, Any]:
     """As `run_search`, for settings that have been read."""
     if not (config.model / "config.json").is_file():
         raise MissingFileError(f"model: no tokenizer in {config.model}: train the proxy first")
     model: VideoTokenizer = load_model(VideoTokenizer, config.model)
     result: dict[str, Any] = {"candidates": model.levels.num_candidates(model.num_blocks)}
-    place = place_from_environment()
+    place = rank_from_environment()
     ours, groups = place.rank, place.world
     splits: tuple[Split, ...] = ("train", "test") if config.clips else ("test",)
     for split in splits:
@@ -198,7 +198,7 @@ def _share(
     total: int,
 ) -> None:
     """Let several processes do a split; small operations gain more so than from threads."""
-    place = place_from_environment()
+    place = rank_from_environment()
     ours, groups = place.rank, place.world
     threads = max(1, torch.get_num_threads() // processes)
     context = get_context("spawn")

@@ -13,10 +13,10 @@ from evatok.core.compute.devices import device_of, resolve_device
 from evatok.core.config import Config, load_config
 from evatok.core.errors import EvatokError, MissingFileError
 from evatok.core.paths import paths_in, refuse_overwrite
-from evatok.core.processes.distributed import Place, place_from_environment
+from evatok.core.processes.distributed import RankInfo, rank_from_environment
 from evatok.hub import load_model
 from evatok.workflows.text import Captioner
-from generator.conditions import Assigner, FrameCondition, TextCondition, uniform
+from generator.conditions import FrameCondition, PrefixAssigner, TextCondition, uniform
 from generator.data.parts import write_share
 from generator.data.shards import Batch, Writer
 from generator.grammar import Vocabulary
@@ -69,11 +69,11 @@ def run_tokens(
     folder = run_dir or Path("runs") / path.resolve().parent.name / path.stem
     written = [folder, folder / "train", folder / "test"]
     refuse_overwrite(written, [path, *paths_in(config)], links=False)
-    return {"folder": str(folder), **write_shards(config, folder, place_from_environment())}
+    return {"folder": str(folder), **write_shards(config, folder, rank_from_environment())}
 
 
 def write_shards(
-    config: TokensConfig, directory: Path, place: Place | None = None
+    config: TokensConfig, directory: Path, process: RankInfo | None = None
 ) -> dict[str, Any]:
     """Write directory/train and directory/test; finished ones are taken as they are.
 
@@ -83,7 +83,7 @@ def write_shards(
     Args:
         config: what is written.
         directory: of both sets.
-        place: which process this is; the only one by default.
+        process: which one this is; the only one by default.
 
     Returns:
         JSON-able: clips and mean tokens a clip of both, length tokens not counted; of a set that
@@ -137,7 +137,7 @@ def write_shards(
             **_text(config, captioner, sampler),
         )
         num_batches = -(-clips // config.batch_size)
-        tokens = write_share(writer, moved, num_batches, config.batch_size, place)
+        tokens = write_share(writer, moved, num_batches, config.batch_size, process)
         if tokens is None:
             result[split] = {"clips": clips, "complete": False}
             continue
@@ -147,7 +147,7 @@ def write_shards(
 
 def _assigner(
     config: TokensConfig, tokenizer: VideoTokenizer
-) -> tuple[Assigner, dict[str, str | int]]:
+) -> tuple[PrefixAssigner, dict[str, str | int]]:
     """What chooses the lengths, and how the shards name it."""
     if config.router is not None:
         router: Router = load_model(Router, config.router).to(device_of(tokenizer))

@@ -25,7 +25,7 @@ from training.runs.run_log import read_rows
 
 
 @dataclass(frozen=True)
-class Kind:
+class StageEntry:
     """One value of `stage:`.
 
     Attributes:
@@ -37,13 +37,13 @@ class Kind:
     build: Callable[[Any], Stage]
 
 
-KINDS = {
-    "features": Kind(FeaturesConfig, FeaturesStage),
-    "videomae": Kind(MaskedConfig, MaskedStage),
-    "proxy": Kind(ProxyConfig, TokenizerStage),
-    "router": Kind(RouterTraining, RouterStage),
-    "final": Kind(FinalConfig, TokenizerStage),
-    "generator": Kind(GeneratorConfig, GeneratorStage),
+STAGES = {
+    "features": StageEntry(FeaturesConfig, FeaturesStage),
+    "videomae": StageEntry(MaskedConfig, MaskedStage),
+    "proxy": StageEntry(ProxyConfig, TokenizerStage),
+    "router": StageEntry(RouterTraining, RouterStage),
+    "final": StageEntry(FinalConfig, TokenizerStage),
+    "generator": StageEntry(GeneratorConfig, GeneratorStage),
 }
 
 
@@ -55,7 +55,7 @@ def stage_name(path: Path, overrides: Sequence[str] = ()) -> str:
     """
     name = read_yaml(path, overrides).get("stage")
     if not isinstance(name, str):
-        raise ConfigError(f"{path}: stage: is missing; it is one of {', '.join(KINDS)}, search")
+        raise ConfigError(f"{path}: stage: is missing; it is one of {', '.join(STAGES)}, search")
     return name
 
 
@@ -66,9 +66,9 @@ def load_training(path: Path, overrides: Sequence[str] = ()) -> Config:
         ConfigError: no such stage, or keys that it does not have.
     """
     name = stage_name(path, overrides)
-    if name not in KINDS:
-        raise ConfigError(f"{path}: stage: {name!r} is not trained; one of {', '.join(KINDS)}")
-    return load_config(KINDS[name].schema, path, overrides)
+    if name not in STAGES:
+        raise ConfigError(f"{path}: stage: {name!r} is not trained; one of {', '.join(STAGES)}")
+    return load_config(STAGES[name].schema, path, overrides)
 
 
 def default_run_dir(path: Path) -> Path:
@@ -99,7 +99,7 @@ def run_training(
 
 def train_config(config: Any, run_dir: Path) -> dict[str, Any]:
     """As `run_training`, for settings that have been read."""
-    stage = KINDS[config.stage].build(config)
+    stage = STAGES[config.stage].build(config)
     folder = run_dir / "model"
     whole = train(
         stage,

@@ -23,7 +23,7 @@ from evatok.core.errors import EvatokError
 from evatok.core.files import atomic_file, write_text
 from evatok.core.loading.arrays import ArrayError, iter_npz
 from evatok.core.loading.records import read_object
-from evatok.core.processes.distributed import Place
+from evatok.core.processes.distributed import RankInfo
 from generator.data.shards import Batch, Encoded, Writer
 from generator.data.token_set import META, TokenSet
 
@@ -35,7 +35,7 @@ def write_share(
     batch: Callable[[int], Batch],
     num_batches: int,
     batch_size: int,
-    place: Place | None = None,
+    process: RankInfo | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> TokenSet | None:
     """Encode this process's batches that are not there yet; join the parts if none is missing.
@@ -45,7 +45,7 @@ def write_share(
         batch: number → batch; asked only for those of this share.
         num_batches: of the whole set.
         batch_size: of every batch but the last.
-        place: which process this is; the only one by default.
+        process: which one this is; the only one by default.
         progress: told the batches of this share that are there, and all of the share.
 
     Returns:
@@ -62,7 +62,7 @@ def write_share(
     if num_batches < 1:
         raise EvatokError(f"no clip to write into {writer.directory}")
     _claim(parts, writer.meta | {"batches": num_batches, "batch_size": batch_size})
-    mine = (place or Place()).share(num_batches)
+    mine = (process or RankInfo()).shard(num_batches)
     for count, number in enumerate(mine, 1):
         if not _is_whole(_part(parts, number)):
             _save(_part(parts, number), writer.encode(batch(number), number * batch_size))

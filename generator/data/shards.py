@@ -28,8 +28,8 @@ from evatok.core.errors import EvatokError
 from evatok.core.files import atomic_folder
 from evatok.core.loading.records import read_record
 from generator.conditions import (
-    Assigner,
     FrameCondition,
+    PrefixAssigner,
     TextCondition,
     check_text,
     class_prompt,
@@ -116,7 +116,7 @@ class Writer:
         self,
         directory: str | Path,
         tokenizer: Encoder,
-        assign: Assigner,
+        assign: PrefixAssigner,
         vocabulary: Vocabulary,
         frames: FrameCondition | None = None,
         note: Mapping[str, Any] | None = None,
@@ -246,7 +246,11 @@ class Writer:
 
 
 def _class_sequences(
-    clips: Tensor, labels: Tensor, tokenizer: Encoder, assign: Assigner, vocabulary: Vocabulary
+    clips: Tensor,
+    labels: Tensor,
+    tokenizer: Encoder,
+    assign: PrefixAssigner,
+    vocabulary: Vocabulary,
 ) -> list[Tensor]:
     blocks = tokenizer.encode(clips, assign(clips)).to("cpu").blocks()
     prompts = [class_prompt(vocabulary, None if x < 0 else x) for x in labels.tolist()]
@@ -270,7 +274,7 @@ def _text_prompts(
 def _frame_sequences(
     clips: Tensor,
     tokenizer: Encoder,
-    assign: Assigner,
+    assign: PrefixAssigner,
     vocabulary: Vocabulary,
     frames: FrameCondition,
 ) -> list[Tensor]:

@@ -32,7 +32,7 @@ from generator.budget import Budgets
 from generator.gpt import GPT
 from generator.grammar import Grammar
 from generator.inference.batching import DecodeBatch
-from generator.inference.progress import Progress
+from generator.inference.progress import GrammarProgress
 from generator.inference.requests import Request
 from generator.inference.sampling import SCHEDULES, Manner, precise, sample_tokens, scheduled
 from tokenizer.tokens import Tokens
@@ -138,7 +138,7 @@ class _Batch:
         # guidance, temperature, top_k, top_p, schedule, blocks
         self.settings = torch.zeros(0, 6, device=self.device)
         self.budgets = Budgets(gpt.vocabulary, self.device)
-        self.progress = Progress()
+        self.progress = GrammarProgress()
         self.manner = Manner.from_rows(())
         constant = SCHEDULES[0]
         self.is_scheduled = any(r.settings.guidance_schedule != constant for r in requests)

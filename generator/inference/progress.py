@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 
-class Progress:
+class GrammarProgress:
     """Blocks and codes still to come in N rows, and tokens taken.
 
     Attributes:

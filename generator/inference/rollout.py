@@ -25,7 +25,7 @@ from generator.inference.requests import SamplingConfig, frame_requests
 from tokenizer.tokens import Tokens
 
 
-class Codec(Protocol):
+class EncoderDecoder(Protocol):
     """What windows need of a tokenizer; `VideoTokenizer` is one."""
 
     def encode(self, clips: Tensor, assignment: Tensor) -> Tokens:
@@ -66,7 +66,7 @@ def window_seed(seed: int, window: int) -> int:
 @torch.no_grad()
 def continue_clips(
     gpt: GPT,
-    tokenizer: Codec,
+    tokenizer: EncoderDecoder,
     clips: Tensor,
     num_frames: int,
     seeds: Sequence[int],

@@ -13,13 +13,13 @@ from evatok.plan.info import describe
 from evatok.plan.training_networks import SHAPES
 from evatok.workflows.search import SearchConfig
 from evatok.workflows.tokens import TokensConfig
-from evatok.workflows.train import KINDS
+from evatok.workflows.train import STAGES
 from generator.conditions import FrameCondition
 from tokenizer.training.tokenizer_stage import FinalConfig, TokenizerTraining
 
 ROOT = Path(__file__).resolve().parent.parent.parent / "configs"
 FAMILIES = ("webvid", "ucf101", "k600")
-SCHEMAS: dict[str, Any] = {name: kind.schema for name, kind in KINDS.items()} | {
+SCHEMAS: dict[str, Any] = {name: kind.schema for name, kind in STAGES.items()} | {
     "search": SearchConfig,
     "tokens": TokensConfig,
 }
@@ -60,7 +60,7 @@ def test_settings_load(path: Path) -> None:
 )
 def test_sizes_are_the_published_ones(name: str, published: float) -> None:
     result = describe(str(ROOT / f"{name}.yaml"))
-    (row,) = [row for row in result["parts"] if row["part"] in KINDS]
+    (row,) = [row for row in result["parts"] if row["part"] in STAGES]
     assert row["parameters"] == pytest.approx(published, rel=0.02)
 
 

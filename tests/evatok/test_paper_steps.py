@@ -41,12 +41,12 @@ import json, resource, sys, time
 from pathlib import Path
 import torch
 import training.loop
-from evatok.workflows.train import KINDS, load_training
+from evatok.workflows.train import STAGES, load_training
 
 torch.set_num_threads(1)
 path, folder, *overrides = sys.argv[1:]
 config = load_training(Path(path), overrides)
-stage = KINDS[config.stage].build(config)
+stage = STAGES[config.stage].build(config)
 sides = [stage.model] + ([] if stage.adversary is None else [stage.adversary])
 before = [[p.detach().clone() for p in side.parameters()] for side in sides]
 training.loop.checkpoint.save = lambda *args, **kwargs: None

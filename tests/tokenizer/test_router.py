@@ -57,17 +57,17 @@ def test_the_preference_is_an_input(router: Router, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="knows one w_q only"):
         router.assign(clips, w_q=1.0)
     torch.manual_seed(0)
-    wishing = Router(router.config.model_copy(update={"preference": True, "w_q": 0.8})).eval()
-    low, high = wishing(clips, torch.full((2,), 0.4)), wishing(clips, torch.full((2,), 2.0))
+    conditioned = Router(router.config.model_copy(update={"preference": True, "w_q": 0.8})).eval()
+    low, high = conditioned(clips, torch.full((2,), 0.4)), conditioned(clips, torch.full((2,), 2.0))
     assert not torch.allclose(low, high)
-    assert torch.equal(wishing(clips), wishing(clips, torch.full((2,), 0.8)))
-    mixed = wishing(clips, torch.tensor([0.4, 2.0]))
+    assert torch.equal(conditioned(clips), conditioned(clips, torch.full((2,), 0.8)))
+    mixed = conditioned(clips, torch.tensor([0.4, 2.0]))
     torch.testing.assert_close(mixed, torch.stack([low[0], high[1]]))
     with pytest.raises(ValueError, match="outside"):
-        wishing.assign(clips, w_q=2.5)
-    wishing.save_pretrained(tmp_path)
+        conditioned.assign(clips, w_q=2.5)
+    conditioned.save_pretrained(tmp_path)
     again = Router.from_pretrained(tmp_path).eval()
-    assert again.config == wishing.config and torch.equal(again(clips), wishing(clips))
+    assert again.config == conditioned.config and torch.equal(again(clips), conditioned(clips))
 
 
 def test_one_clip_does_not_see_another(router: Router) -> None:

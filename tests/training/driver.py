@@ -22,7 +22,7 @@ from toy import DuelStage, ToyStage
 
 from evatok.core.config import OptimizerConfig, TrainConfig
 from evatok.core.processes import distributed as processes
-from evatok.core.processes.distributed import place_from_environment
+from evatok.core.processes.distributed import rank_from_environment
 from training.loop import train
 from training.optimization.optimizer import build_optimizers
 from training.runs import checkpoint
@@ -167,7 +167,7 @@ def together(folder: Path, what: str) -> None:
     stage_of, changes = RANKS[what]
     settings = {"steps": 6, "batch_size": 8, "log_every": 3, "save_every": 3, "ema_decay": 0.9}
     config = TrainConfig.model_validate(settings | {"validate_every": 3} | changes)
-    place = place_from_environment()
+    place = rank_from_environment()
     stage = stage_of(noise=False)
     train(stage, config, folder / what / f"world{place.world}")
     tensors = stage.model.state_dict()

@@ -106,7 +106,7 @@ class ExactEncoder:
         chosen = best.indices[:, 0]
         for index in (best.values[:, 0] - best.values[:, -1] < LOGIT_MARGIN).nonzero().flatten():
             one = slice(int(index), int(index) + 1)
-            wish = None if wanted is None else wanted[one].double()
-            alone = self._router64(clips[one].double(), wish).masked_fill(~allowed, float("-inf"))
+            w_q = None if wanted is None else wanted[one].double()
+            alone = self._router64(clips[one].double(), w_q).masked_fill(~allowed, float("-inf"))
             chosen[one] = alone.argmax(-1)
         return candidates[chosen]

@@ -26,7 +26,7 @@ from tokenizer.losses.semantic_discriminator import (
 )
 from video.clips import Size
 
-Kind = Literal["hinge", "non_saturating"]
+AdversarialKind = Literal["hinge", "non_saturating"]
 
 
 def _kind_of(settings: Any) -> Any:
@@ -39,7 +39,7 @@ class AdversarialConfig(AdversaryConfig):
     """Weight, losses and the discriminator. Weight 0 = nothing of it is built."""
 
     weight: float = Field(default=0.0, ge=0)  # of the generator's loss
-    kind: Kind = "hinge"
+    kind: AdversarialKind = "hinge"
     # non_saturating: real and fake targets are off 1 and 0 by |N(0, σ)|, at most 2 σ; LARP: 0.15.
     smoothing: float = Field(default=0.0, ge=0, le=0.5)
     lecam: float = Field(default=0.0, ge=0)  # weight of the regulariser in the discriminator's loss
@@ -63,7 +63,7 @@ class AdversarialConfig(AdversaryConfig):
 # --- losses ---------------------------------------------------------------------------------------
 
 
-def generator_loss(fake: Tensor, kind: Kind) -> Tensor:
+def generator_loss(fake: Tensor, kind: AdversarialKind) -> Tensor:
     """What the tokenizer minimises.
 
     Args:
@@ -77,7 +77,7 @@ def generator_loss(fake: Tensor, kind: Kind) -> Tensor:
 def discriminator_loss(
     real: Tensor,
     fake: Tensor,
-    kind: Kind,
+    kind: AdversarialKind,
     smoothing: float = 0.0,
     generator: torch.Generator | None = None,
 ) -> Tensor:

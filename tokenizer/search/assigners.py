@@ -32,13 +32,13 @@ from tokenizer.model import VideoTokenizer
 from tokenizer.router import Router
 from tokenizer.search.candidates import candidate_errors, candidate_measures, motion_weights
 from tokenizer.search.long_clips import slide
-from tokenizer.search.reward import Quality, Standard, psnr_of_mse, rewards
+from tokenizer.search.reward import Quality, RewardStats, psnr_of_mse, rewards
 
 # clips (B, 3, F, H, W) in [−1, 1] → (B, T) int64 token counts
 Assigner = Callable[[Tensor], Tensor]
 
 
-def choose_best(quality: Tensor, lengths: Tensor, standard: Standard, w_q: float) -> Tensor:
+def choose_best(quality: Tensor, lengths: Tensor, standard: RewardStats, w_q: float) -> Tensor:
     """The candidate with the highest proxy reward: (N,) int64 from qualities (N, M)."""
     return rewards(quality, lengths, standard, w_q).argmax(1)
 
@@ -191,7 +191,7 @@ def _search(
 
 def _rewarded(
     model: VideoTokenizer,
-    standard: Standard,
+    standard: RewardStats,
     w_q: float,
     max_tokens: int | None,
     quality_of: CandidateQuality,

@@ -23,7 +23,7 @@ from evatok.core.errors import EvatokError
 from tokenizer.coding.incremental import BlockDecoder, BlockEncoder, Past
 from tokenizer.model import VideoTokenizer
 from tokenizer.qformer import KeyValue
-from tokenizer.search.reward import Standard, psnr_of_mse, rewards
+from tokenizer.search.reward import RewardStats, psnr_of_mse, rewards
 
 
 @dataclass(frozen=True)
@@ -88,7 +88,7 @@ def _rows_of(past: Past, mask: Tensor) -> Past:
 def beam_search(
     model: VideoTokenizer,
     clips: Tensor,
-    standard: Standard,
+    standard: RewardStats,
     w_q: float,
     width: int,
     span: int = 1,
@@ -139,7 +139,7 @@ def _extended(
 
 
 def _scores(
-    model: VideoTokenizer, standard: Standard, w_q: float, num_blocks: int, node: _Node
+    model: VideoTokenizer, standard: RewardStats, w_q: float, num_blocks: int, node: _Node
 ) -> Tensor:
     """(n,) float64 rewards of a prefix, its length extrapolated to `num_blocks`."""
     done = len(node.ranks)

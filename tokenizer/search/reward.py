@@ -27,7 +27,7 @@ Quality = Literal["psnr", "moving_psnr", "lpips", "efficientnet-lite0"]
 ROWS = 4096  # of a table that are taken to float64 at a time
 
 
-class Standard(Config):
+class RewardStats(Config):
     """Means and standard deviations that make quality and length comparable."""
 
     mean_quality: float
@@ -37,7 +37,7 @@ class Standard(Config):
 
 
 @dataclass(frozen=True)
-class Moments:
+class TableMoments:
     """Count, mean and sum of squared deviations; those of parts merge to those of the whole.
 
     Parts may lie with different processes and be merged in any order (Chan, Golub & LeVeque 1983).
@@ -48,18 +48,18 @@ class Moments:
     deviations: float
 
     @classmethod
-    def from_values(cls, values: Tensor) -> Moments:
+    def from_values(cls, values: Tensor) -> TableMoments:
         """Of numbers of any shape."""
         values = values.double()
         mean = values.mean()
         return cls(values.numel(), float(mean), float((values - mean).square().sum()))
 
-    def merged(self, other: Moments) -> Moments:
+    def merged(self, other: TableMoments) -> TableMoments:
         """Of both together."""
         count = self.count + other.count
         gap = other.mean - self.mean
         deviations = self.deviations + other.deviations
-        return Moments(
+        return TableMoments(
             count,
             self.mean + gap * other.count / count,
             deviations + gap * gap * self.count * other.count / count,
@@ -76,7 +76,7 @@ def psnr_of_mse(mse: Tensor) -> Tensor:
     return 10 * torch.log10(4 / mse.clamp_min(4e-10))
 
 
-def standard_of(quality: Tensor, lengths: Tensor) -> Standard:
+def reward_stats(quality: Tensor, lengths: Tensor) -> RewardStats:
     """Statistics of a table.
 
     Args:
@@ -84,8 +84,8 @@ def standard_of(quality: Tensor, lengths: Tensor) -> Standard:
         lengths: (M,) tokens of each candidate.
     """
     lengths = lengths.double()
-    moments = reduce(Moments.merged, map(Moments.from_values, quality.split(ROWS)))
-    return Standard(
+    moments = reduce(TableMoments.merged, map(TableMoments.from_values, quality.split(ROWS)))
+    return RewardStats(
         mean_quality=moments.mean,
         std_quality=moments.std,
         mean_length=float(lengths.mean()),
@@ -93,7 +93,7 @@ def standard_of(quality: Tensor, lengths: Tensor) -> Standard:
     )
 
 
-def rewards(quality: Tensor, lengths: Tensor, standard: Standard, w_q: float | Tensor) -> Tensor:
+def rewards(quality: Tensor, lengths: Tensor, standard: RewardStats, w_q: float | Tensor) -> Tensor:
     """Rewards of candidates.
 
     Args:

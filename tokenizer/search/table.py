@@ -56,12 +56,12 @@ class SearchTable:
     Attributes:
         measures: for each column (N, M) float32; "mse" is always one of them.
         names: of the clips.
-        places: (batch, row) of each clip in that search.
+        batch_rows: (batch, row) of each clip in that search.
     """
 
     measures: dict[str, Tensor]
     names: list[str]
-    places: list[tuple[int, int]]
+    batch_rows: list[tuple[int, int]]
 
     def quality(self, name: Quality = "psnr") -> Tensor:
         """(N, M) float32, higher is better: a PSNR in dB, or minus a perceptual distance.
@@ -249,8 +249,8 @@ def read_table(directory: Path) -> SearchTable:
     for name in table.column_names[3:]:
         flat = table[name].combine_chunks().flatten().to_numpy()
         measures[name] = torch.from_numpy(flat.copy()).view(table.num_rows, -1)
-    places = list(zip(table["batch"].to_pylist(), table["row"].to_pylist(), strict=True))
-    return SearchTable(measures, table["clip"].to_pylist(), places)
+    batch_rows = list(zip(table["batch"].to_pylist(), table["row"].to_pylist(), strict=True))
+    return SearchTable(measures, table["clip"].to_pylist(), batch_rows)
 
 
 def check_clips(directory: Path, recorded: list[str], drawn: list[str]) -> None:

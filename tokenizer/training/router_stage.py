@@ -25,8 +25,8 @@ from tokenizer.search.reward import (
     best_uniform,
     percentile,
     percentiles,
+    reward_stats,
     rewards,
-    standard_of,
 )
 from tokenizer.search.table import check_clips, read_table
 from tokenizer.training.initialization import initialise_router
@@ -109,7 +109,7 @@ class RouterStage(StageBase):
                 f"{config.table} has {self.quality.shape[1]} candidates a clip; a router of "
                 f"{blocks} blocks and levels {levels.values} has {len(self.lengths)}"
             )
-        self.standard = standard_of(self.quality, self.lengths)
+        self.standard = reward_stats(self.quality, self.lengths)
         torch.manual_seed(config.train.seed)
         router = Router(
             config.model.model_copy(
@@ -118,7 +118,7 @@ class RouterStage(StageBase):
         )
         self.model: nn.Module = router
         self.sampler = ClipSampler(config.data, "train")
-        self.samples = [number * config.search_batch + row for number, row in table.places]
+        self.samples = [number * config.search_batch + row for number, row in table.batch_rows]
         drawn = [self.sampler.window(sample, config.search_seed) for sample in self.samples]
         check_clips(config.table, table.names, [self.sampler.name(window) for window in drawn])
         if config.start_from_data:
@@ -128,8 +128,8 @@ class RouterStage(StageBase):
         if config.held_out_table is not None:
             held = read_table(config.held_out_table)
             sampler = ClipSampler(config.data, "test")
-            wanted = sampler.eval_clips(len(held.places))  # the same draw as that search
-            rows = [number * config.search_batch + row for number, row in held.places]
+            wanted = sampler.eval_clips(len(held.batch_rows))  # the same draw as that search
+            rows = [number * config.search_batch + row for number, row in held.batch_rows]
             windows = [wanted[row % len(wanted)] for row in rows]  # beyond: the names will differ
             check_clips(config.held_out_table, held.names, [sampler.name(w) for w in windows])
             self.held_out = HeldOut(sampler, windows, held.quality(config.quality))

@@ -104,7 +104,7 @@ class FinalConfig(TokenizerTraining):
         return self
 
 
-class Assigner(Protocol):
+class ClipAssigner(Protocol):
     """Chooses assignments: clips (B, 3, F, H, W) → (B, T) int64 token counts."""
 
     def __call__(self, clips: Tensor) -> Tensor: ...
@@ -320,7 +320,7 @@ def reconstruct(
 
 
 def assign_in_parts(
-    assigner: Assigner, clips: Tensor, device: torch.device, part: int = 64
+    assigner: ClipAssigner, clips: Tensor, device: torch.device, part: int = 64
 ) -> Tensor:
     """Assignments (B, T), on the CPU, of many clips, `part` at a time on a device."""
     return torch.cat([assigner(x.to(device)).cpu() for x in clips.split(part)])

@@ -164,9 +164,9 @@ class ProgressDisplay:
         if self.bar is not None:
             self.bar.update(self.task, completed=step, text=text)
         else:
-            self.say(f"step {step}/{self.steps}  {text}")
+            self.log(f"step {step}/{self.steps}  {text}")
 
-    def say(self, text: str) -> None:
+    def log(self, text: str) -> None:
         """Print one line."""
         if not self.shown:
             return

@@ -74,7 +74,7 @@ def sample_command(
         evatok sample --text "a bright clip of Frogger with much motion" -n 8 -o out/samples
     """
     from evatok.core.compute.devices import resolve_device
-    from evatok.core.processes.distributed import place_from_environment
+    from evatok.core.processes.distributed import rank_from_environment
     from evatok.generate.prompts import text_files
     from evatok.generate.sample_set import sample_set
     from evatok.generate.samples import guidance_of
@@ -83,7 +83,7 @@ def sample_command(
     from generator.inference.requests import SamplingConfig
 
     budget = budget_of(max_tokens, lengths, length_bias)
-    place = place_from_environment()
+    process = rank_from_environment()
     models = load(model, resolve_device(device))
     settings = SamplingConfig(
         guidance=guidance_of(models, guidance),
@@ -97,7 +97,7 @@ def sample_command(
     if texts and class_names:
         raise EvatokError("--class and --text: give one of the two, a text can name its class")
     if texts:
-        if place.world > 1 or file_format != "mp4":
+        if process.world > 1 or file_format != "mp4":
             raise EvatokError("--text writes mp4 files with one process")
         show(text_files(models, texts, count, seed, settings, output, plain=plain), as_json)
         return
@@ -112,7 +112,7 @@ def sample_command(
             format=file_format,
             plain=plain,
             chunk=chunk,
-            place=place,
+            process=process,
             progress=bar,
         )
     show(result, as_json)

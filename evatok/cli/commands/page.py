@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from evatok.cli.options import AsJson, Device, Model, Output, note
+from evatok.cli.options import AsJson, Device, Model, Output, eprint
 from evatok.cli.output import show
 
 
@@ -29,7 +29,7 @@ def app_command(
 
     url, close = serve(model, host, port, device)
     try:
-        note(f"evatok: {url} (Ctrl-C ends it)")
+        eprint(f"evatok: {url} (Ctrl-C ends it)")
         if as_json:
             show({"url": url}, as_json)
         while True:
@@ -56,4 +56,4 @@ def demo_command(
     from evatok.core.config import find_settings
     from evatok.report.demo import run_demo
 
-    show(run_demo(output, model, note, find_settings(settings), device), as_json)
+    show(run_demo(output, model, eprint, find_settings(settings), device), as_json)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, get_args
 import typer
 
 from evatok.cli.errors import message_for_user
-from evatok.cli.options import AsJson, Device, Guidance, Model, Trust, note
+from evatok.cli.options import AsJson, Device, Guidance, Model, Trust, eprint
 from evatok.cli.output import show
 from evatok.core.errors import EvatokError
 
@@ -148,7 +148,7 @@ def fvd_command(
             "give one network, and no other metric than fvd"
         )
     biased = not unbiased and (chosen is None or chosen.biased)
-    with joined(torch.device("cpu")) as place, open_cache(cache, no_cache) as opened:
+    with joined(torch.device("cpu")) as process, open_cache(cache, no_cache) as opened:
         if files:
             result = score_statistics(real, fake, networks[0], cut=cut, biased=biased, cache=opened)
         else:
@@ -162,7 +162,7 @@ def fvd_command(
                 cache=opened,
                 with_interval=record is not None,
             )
-    if place.rank:
+    if process.rank:
         return
     if record is not None:
         seconds = round(time.monotonic() - started, 1)
@@ -217,9 +217,9 @@ def statistics_command(
     networks = feature_networks(names, model, trust, resolve_device(device))
     if len(networks) != 1:
         raise EvatokError(f"a file holds statistics of one network, not {names}: name one")
-    with joined(torch.device("cpu")) as place, open_cache(cache, no_cache) as opened:
+    with joined(torch.device("cpu")) as process, open_cache(cache, no_cache) as opened:
         result = statistics_of(real, output, networks[0], cut=cut, cache=opened)
-    if place.rank == 0:
+    if process.rank == 0:
         show(result, as_json)
 
 
@@ -253,10 +253,10 @@ def compare_command(
     if len(fakes) < 2:
         raise EvatokError("one set is compared with nothing: give two or more, or `evatok fvd`")
     cut = cut_of(None, num_frames=frames, size=size, window=window, resize=None)
-    with joined(torch.device("cpu")) as place, open_cache(cache, no_cache) as opened:
+    with joined(torch.device("cpu")) as process, open_cache(cache, no_cache) as opened:
         networks = feature_networks(features, model, trust, resolve_device(device))
         result = compare_folders(real, fakes, networks, cut=cut, cache=opened)
-    if place.rank:
+    if process.rank:
         return
     if not as_json:  # each pair's row stands in the verdicts, as far as it concerns the nearest
         del result["differences"], result["cut"]
@@ -305,10 +305,10 @@ def evaluate_command(
     from evatok.core.processes.distributed import joined
     from evatok.hub import feature_networks
     from evatok.measure.evaluate import evaluate
-    from evatok.measure.protocol_sides import Settings
+    from evatok.measure.protocol_sides import EvaluationSettings
     from video.clips import window_rule
 
-    settings = Settings(
+    settings = EvaluationSettings(
         protocol=protocol,
         data=data,
         model=model,
@@ -319,7 +319,7 @@ def evaluate_command(
         seed=seed,
         device=device,
     )
-    with joined(torch.device("cpu")) as place, open_cache(cache, no_cache) as opened:
+    with joined(torch.device("cpu")) as process, open_cache(cache, no_cache) as opened:
         result = evaluate(
             settings,
             feature_networks(features, model, trust, resolve_device(device)),
@@ -327,7 +327,7 @@ def evaluate_command(
             cache=opened,
             record=record,
             name=name,
-            say=note,
+            say=eprint,
         )
-    if place.rank == 0:
+    if process.rank == 0:
         show(result, as_json)

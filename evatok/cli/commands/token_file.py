@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from evatok.cli.options import AllowDamaged, AsJson, Device, Model, Output, Plain, note
+from evatok.cli.options import AllowDamaged, AsJson, Device, Model, Output, Plain, eprint
 from evatok.cli.output import show
 from evatok.core.errors import EvatokError
 
@@ -221,10 +221,12 @@ class Pace:
         now = time.monotonic()
         if file != self.file:  # the first frames tell no pace: models load, kernels compile
             self.file, self.start, self.begun = file, now, done
-            note(f"{file}: {done} frames")
+            eprint(f"{file}: {done} frames")
             return
         speed = (done - self.begun) / max(now - self.start, 1e-9)
         left = ""
         if total and done < total and speed > 0:
             left = f", {timedelta(seconds=round((total - done) / speed))} left"
-        note(f"{file}: {done}{f' of {total}' if total else ''} frames, {speed:.1f} frames/s{left}")
+        eprint(
+            f"{file}: {done}{f' of {total}' if total else ''} frames, {speed:.1f} frames/s{left}"
+        )

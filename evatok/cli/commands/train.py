@@ -16,7 +16,7 @@ from evatok.cli.options import (
     Output,
     Overrides,
     RunDir,
-    note,
+    eprint,
     placed,
 )
 from evatok.cli.output import show
@@ -35,12 +35,12 @@ def train_command(
     Example:
         evatok train configs/nano/proxy.yaml train.steps=2000 train.optimizer.lr=1e-3
     """
-    from evatok.core.processes.distributed import place_from_environment
+    from evatok.core.processes.distributed import rank_from_environment
     from evatok.workflows.train import run_training
 
     overrides = placed(overrides, "train.device", device)
     result = run_training(config, overrides, run_dir)
-    if place_from_environment().rank == 0:
+    if rank_from_environment().rank == 0:
         show(result, as_json)
 
 
@@ -59,7 +59,7 @@ def search_command(
     """
     from evatok.workflows.search import Pace, run_search
 
-    show(run_search(config, placed(overrides, "device", device), run_dir, Pace(note)), as_json)
+    show(run_search(config, placed(overrides, "device", device), run_dir, Pace(eprint)), as_json)
 
 
 def tokens_command(
@@ -133,5 +133,5 @@ def pipeline_command(
     """
     from evatok.workflows.pipeline import run_pipeline
 
-    result = run_pipeline(settings, until, force, note, device)
+    result = run_pipeline(settings, until, force, eprint, device)
     show(result if as_json else {"steps": result["steps"], "run_dir": result["run_dir"]}, as_json)

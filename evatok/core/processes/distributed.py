@@ -1,7 +1,7 @@
 """Which process this is, and values that all must agree on. With one process nothing happens.
 
 torchrun, or any launcher that sets RANK and WORLD_SIZE, says which process this is. Work that is
-cut beforehand (`Place.share`) needs no word between processes; a training joins them (`joined`).
+cut beforehand (`RankInfo.shard`) needs no word between processes; a training joins them (`joined`).
 
 Shape letters: B rows of this process, L their values laid end to end, P picks.
 """
@@ -29,7 +29,7 @@ _waiting: Any = None  # of all processes, with the longer limit
 
 
 @dataclass(frozen=True)
-class Place:
+class RankInfo:
     """Which of several processes this is, for work that needs no word between them.
 
     Attributes:
@@ -44,13 +44,13 @@ class Place:
         if not 0 <= self.rank < self.world:
             raise EvatokError(f"rank {self.rank} is not one of {self.world} processes")
 
-    def share(self, count: int) -> range:
+    def shard(self, count: int) -> range:
         """This process's part of the numbers below `count`; all parts together are all of them."""
         return range(self.rank, count, self.world)
 
 
-def place_from_environment(environment: Mapping[str, str] = os.environ) -> Place:
-    """The place that torchrun (or any launcher that sets RANK and WORLD_SIZE) gave this process.
+def rank_from_environment(environment: Mapping[str, str] = os.environ) -> RankInfo:
+    """The rank that torchrun (or any launcher that sets RANK and WORLD_SIZE) gave this process.
 
     Raises:
         EvatokError: one of the two is set without the other, or they are no such numbers.
@@ -64,14 +64,14 @@ def place_from_environment(environment: Mapping[str, str] = os.environ) -> Place
                 "accelerate launch --cpu starts one process whatever --num_processes says: "
                 "start several with torchrun --nproc-per-node 2 -m evatok …"
             )
-        return Place()
+        return RankInfo()
     if not (rank and world and rank.isdigit() and world.isdigit()):
         raise EvatokError(f"RANK={rank} and WORLD_SIZE={world}: set both to numbers, or neither")
-    return Place(int(rank), int(world))
+    return RankInfo(int(rank), int(world))
 
 
 @contextmanager
-def joined(device: torch.device) -> Iterator[Place]:
+def joined(device: torch.device) -> Iterator[RankInfo]:
     """Join the processes that a launcher has started (NCCL on CUDA, else gloo), and leave them.
 
     Processes that are joined already stay so: the outermost `joined` makes the group and ends it,
@@ -84,16 +84,16 @@ def joined(device: torch.device) -> Iterator[Place]:
         Which of them this is.
     """
     global _waiting
-    place = place_from_environment()
+    process = rank_from_environment()
     if distributed.is_initialized():
-        place = Place(distributed.get_rank(), distributed.get_world_size())
-    if place.world == 1 or distributed.is_initialized():
-        yield place
+        process = RankInfo(distributed.get_rank(), distributed.get_world_size())
+    if process.world == 1 or distributed.is_initialized():
+        yield process
         return
     backend = "nccl" if device.type == "cuda" else "gloo"
     distributed.init_process_group(backend, timeout=COLLECTIVE)
     _waiting = distributed.new_group(backend="gloo", timeout=WAIT)
-    yield place  # not in a `try`: the group of a process that fails ends with the process
+    yield process  # not in a `try`: the group of a process that fails ends with the process
     wait_for_all()
     _waiting = None
     distributed.destroy_process_group()
@@ -130,9 +130,9 @@ def gather(value: Any) -> list[Any]:
     return [json.loads(p[: int(n)].numpy().tobytes()) for p, n in zip(parts, sizes, strict=True)]
 
 
-def joined_place() -> Place:
+def joined_rank() -> RankInfo:
     """Which of the joined processes this is; alone where none are joined."""
-    return Place(distributed.get_rank(), num_processes()) if num_processes() > 1 else Place()
+    return RankInfo(distributed.get_rank(), num_processes()) if num_processes() > 1 else RankInfo()
 
 
 def num_processes() -> int:

@@ -76,11 +76,11 @@ class Side:
     def __init__(self, clips: Tensor, ids: list[str]) -> None:
         self.clips, self.ids = clips, ids
 
-    def walk(self, is_wanted: object, cache: object, place: object = None) -> Iterator[Item]:
+    def walk(self, is_wanted: object, cache: object, process: object = None) -> Iterator[Item]:
         for number, (name, clip) in enumerate(zip(self.ids, self.clips, strict=True)):
             yield Item(number, name, f"{id(self)} {name}", clip)
 
-    def share(self) -> None:
+    def exchange(self) -> None:
         """Nothing was learned."""
 
 

@@ -445,7 +445,7 @@ def test_short_videos_are_left_out(folder: Path, tmp_path: Path, window: str) ->
                 clips = clips_of(folder, num_frames=9, short="skip", window=window, count=count)
                 names = [item.name for item in clips.walk(lambda key: True, used)]
                 assert [name[0] for name in names] == ["a", "b"]
-                clips.share()
+                clips.exchange()
                 assert clips.short == short and not clips.padded
     with pytest.raises(ValueError, match="has 2 clips, not 3"):
         list(clips_of(folder, num_frames=9, short="skip", window=window, count=3))

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 import evatok.generate.sample_set as sample_set_module
-from evatok.core.processes.distributed import Place
+from evatok.core.processes.distributed import RankInfo
 from evatok.generate.sample_set import sample_set
 from evatok.hub import Models
 from generator.inference.requests import SamplingConfig
@@ -71,17 +71,17 @@ def test_every_class_by_default(toy: Models, tmp_path: Path) -> None:
 def test_any_number_of_processes_makes_the_same_files(
     toy: Models, tmp_path: Path, file_format: Any
 ) -> None:
-    def run(folder: str, place: Place | None = None) -> dict[str, Any]:
+    def run(folder: str, process: RankInfo | None = None) -> dict[str, Any]:
         return sample_set(
-            toy, (), 5, 3, GUIDED, tmp_path / folder, format=file_format, chunk=3, place=place
+            toy, (), 5, 3, GUIDED, tmp_path / folder, format=file_format, chunk=3, process=process
         )
 
     whole = run("one")
     assert whole["num_samples"] == 10
-    parts = [run("three", Place(rank, 3)) for rank in (2, 0, 1)]
+    parts = [run("three", RankInfo(rank, 3)) for rank in (2, 0, 1)]
     assert sum(part["num_samples"] for part in parts) == 10
     assert contents(tmp_path / "one") == contents(tmp_path / "three")
-    idle = run("one", Place(7, 8))  # more processes than chunks
+    idle = run("one", RankInfo(7, 8))  # more processes than chunks
     assert idle["num_samples"] == 0 and idle["mean_tokens"] is None
 
 

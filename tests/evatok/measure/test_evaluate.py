@@ -20,7 +20,7 @@ from evatok.core.config import load_config
 from evatok.measure import evaluate as face
 from evatok.measure import protocol_sides as module
 from evatok.measure.evaluate import DataFile, evaluate
-from evatok.measure.protocol_sides import PROTOCOLS, DataSet, Settings, draw
+from evatok.measure.protocol_sides import PROTOCOLS, DataSet, EvaluationSettings, draw
 from video.dataset import DataConfig
 from video.reading import read_frames
 from video.writing import write_video
@@ -60,7 +60,7 @@ def data(footage: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path
 @pytest.mark.parametrize("kind", ["rfvd", "gfvd", "fp"])
 def test_broken_off_and_run_again(kind: str, data: Path, toy_dir: Path, tmp_path: Path) -> None:
     """The same record as undisturbed, and nothing is made twice."""
-    settings = Settings(f"arcade-{kind}", data, str(toy_dir))
+    settings = EvaluationSettings(f"arcade-{kind}", data, str(toy_dir))
 
     def run(network: Means, folder: str) -> dict[str, object]:
         cache = FeatureCache(tmp_path / folder / "features.sqlite")
@@ -121,7 +121,7 @@ def test_lpips_is_in_the_record_or_told_absent(
     data: Path, toy_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Also where the clips were noted before its weights came."""
-    settings = Settings("arcade-rfvd", data, model=str(toy_dir), count=4)
+    settings = EvaluationSettings("arcade-rfvd", data, model=str(toy_dir), count=4)
     said: list[str] = []
     values = []
     for distance in (None, Distance()):

@@ -92,7 +92,7 @@ def test_ten_kills_change_no_row(settings: dict[str, Any], tmp_path: Path, root:
     whole = shards(tmp_path / "whole" / "train")
     assert len(whole) == 300 and shards(tmp_path / "killed" / "train") == whole
     table = read_table(tmp_path / "killed" / "train")
-    assert len(set(table.places)) == len(table.names) == 600
+    assert len(set(table.batch_rows)) == len(table.names) == 600
 
 
 def test_launched_processes_do_each_batch_once(

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from evatok.core.config import load_config
-from evatok.core.processes.distributed import Place
+from evatok.core.processes.distributed import RankInfo
 from evatok.workflows.tokens import TokensConfig, run_tokens, write_shards
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -70,7 +70,7 @@ def test_two_processes_write_the_bytes_of_one(settings: Path, tmp_path: Path) ->
 def test_a_share_says_that_others_are_at_work(
     settings: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("evatok.workflows.tokens.place_from_environment", lambda: Place(1, 2))
+    monkeypatch.setattr("evatok.workflows.tokens.rank_from_environment", lambda: RankInfo(1, 2))
     result = run_tokens(settings, run_dir=tmp_path / "t")
     assert result["train"] == {"clips": 24, "complete": False}
 
@@ -87,10 +87,10 @@ def test_damaged_files_are_made_again(settings: Path, tmp_path: Path) -> None:
         run_tokens(settings, run_dir=folder)
         assert contents(folder) == whole, name
     share = partial(write_shards, load_config(TokensConfig, settings), tmp_path / "p")
-    share(Place(0, 2))
+    share(RankInfo(0, 2))
     for path in (tmp_path / "p" / "train.parts").glob("*.npz"):
         path.write_bytes(b"")
-    share(Place(0, 2))
-    share(Place(1, 2))
+    share(RankInfo(0, 2))
+    share(RankInfo(1, 2))
     assert contents(tmp_path / "p" / "train").keys() == contents(folder / "train").keys()
     assert contents(tmp_path / "p" / "train") == contents(folder / "train")

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from evatok.core.processes.distributed import Place
+from evatok.core.processes.distributed import RankInfo
 from generator.conditions import FrameCondition
 from generator.data.parts import write_share
 from generator.data.shards import Batch, Writer
@@ -62,14 +62,14 @@ def test_any_number_of_processes_writes_the_same_bytes(
 ) -> None:
     writer = Writer(tmp_path / "t", tokenizer, assign, vocabulary, frames, {"a": 1})
     done = [
-        write_share(writer, draw, BATCHES, SIZE, Place(rank, world))
+        write_share(writer, draw, BATCHES, SIZE, RankInfo(rank, world))
         for rank in reversed(range(world))
     ]
     assert done[:-1] == [None] * (world - 1) or world > BATCHES
     assert isinstance(done[-1], TokenSet) and len(done[-1]) == CLIPS
     assert contents(tmp_path / "t") == contents(whole)
     assert {path.name for path in tmp_path.iterdir()} == {"t", "whole"}
-    again = write_share(writer, no_batch, BATCHES, SIZE, Place(0, 2))
+    again = write_share(writer, no_batch, BATCHES, SIZE, RankInfo(0, 2))
     assert again is not None
 
 
@@ -89,7 +89,7 @@ def test_a_killed_process_goes_on_where_it_was(
     with pytest.raises(KeyboardInterrupt):
         write_share(writer, counted, BATCHES, SIZE)
     assert not (tmp_path / "t").exists()
-    tokens = write_share(writer, counted, BATCHES, SIZE, Place(0, 1))
+    tokens = write_share(writer, counted, BATCHES, SIZE, RankInfo(0, 1))
     assert drawn == [0, 1, 2, 2, 3, 4]
     assert tokens is not None and contents(tmp_path / "t") == contents(whole)
 
@@ -98,11 +98,11 @@ def test_parts_of_other_settings_are_refused(
     tmp_path: Path, vocabulary: Vocabulary, tokenizer
 ) -> None:
     writer = Writer(tmp_path / "t", tokenizer, assign, vocabulary)
-    assert write_share(writer, draw, BATCHES, SIZE, Place(0, 2)) is None
+    assert write_share(writer, draw, BATCHES, SIZE, RankInfo(0, 2)) is None
     other = Writer(tmp_path / "t", tokenizer, assign, vocabulary, note={"a": 2})
     for wrong, size in ((other, SIZE), (writer, SIZE + 1)):
         with pytest.raises(ValueError, match="parts of other settings"):
-            write_share(wrong, draw, BATCHES, size, Place(1, 2))
+            write_share(wrong, draw, BATCHES, size, RankInfo(1, 2))
     with pytest.raises(ValueError, match="no clip"):
         write_share(Writer(tmp_path / "e", tokenizer, assign, vocabulary), draw, 0, SIZE)
 
@@ -111,11 +111,11 @@ def test_a_damaged_part_is_removed_and_made_again(
     tmp_path: Path, vocabulary: Vocabulary, tokenizer, whole: Path, frames: FrameCondition
 ) -> None:
     writer = Writer(tmp_path / "t", tokenizer, assign, vocabulary, frames, {"a": 1})
-    assert write_share(writer, draw, BATCHES, SIZE, Place(0, 2)) is None
+    assert write_share(writer, draw, BATCHES, SIZE, RankInfo(0, 2)) is None
     part = sorted((tmp_path / "t.parts").glob("*.npz"))[0]
     part.write_bytes(part.read_bytes()[:-40])
     with pytest.raises(ValueError, match=r"000000\.npz .*run the same command again"):
-        write_share(writer, draw, BATCHES, SIZE, Place(1, 2))
+        write_share(writer, draw, BATCHES, SIZE, RankInfo(1, 2))
     assert write_share(writer, draw, BATCHES, SIZE) is not None
     assert contents(tmp_path / "t") == contents(whole)
 
@@ -124,7 +124,7 @@ def test_a_damaged_plan_of_parts_is_named(
     tmp_path: Path, vocabulary: Vocabulary, tokenizer
 ) -> None:
     writer = Writer(tmp_path / "t", tokenizer, assign, vocabulary)
-    assert write_share(writer, draw, BATCHES, SIZE, Place(0, 2)) is None
+    assert write_share(writer, draw, BATCHES, SIZE, RankInfo(0, 2)) is None
     (tmp_path / "t.parts" / "tokens.json").write_text("{")
     with pytest.raises(ValueError, match=r"tokens\.json is no JSON .*: delete .*t\.parts"):
-        write_share(writer, draw, BATCHES, SIZE, Place(1, 2))
+        write_share(writer, draw, BATCHES, SIZE, RankInfo(1, 2))

@@ -10,7 +10,7 @@ from tokenizer.model import VideoTokenizer
 from tokenizer.router import Router, RouterConfig
 from tokenizer.search.assigners import choose_by_threshold, make_assigner
 from tokenizer.search.candidates import candidate_errors, candidate_measures
-from tokenizer.search.reward import psnr_of_mse, rewards, standard_of
+from tokenizer.search.reward import psnr_of_mse, reward_stats, rewards
 
 CONFIG = RouterConfig(levels=(1, 2, 4, 8), num_frames=12, size=16, width=16, layers=1, heads=2)
 
@@ -29,14 +29,14 @@ def test_the_same_for_every_clip(model: VideoTokenizer) -> None:
 def test_the_router(model: VideoTokenizer, clips: Tensor) -> None:
     router = Router(CONFIG).eval()
     assert torch.equal(make_assigner("router", model, router)(clips), router.assign(clips))
-    wishing = Router(CONFIG.model_copy(update={"preference": True})).eval()
-    chosen = make_assigner("router:1.4", model, wishing)(clips)
-    assert torch.equal(chosen, wishing.assign(clips, w_q=1.4))
+    conditioned = Router(CONFIG.model_copy(update={"preference": True})).eval()
+    chosen = make_assigner("router:1.4", model, conditioned)(clips)
+    assert torch.equal(chosen, conditioned.assign(clips, w_q=1.4))
 
 
 def test_best_is_the_highest_reward_of_all(model: VideoTokenizer, clips: Tensor) -> None:
     quality, lengths = quality_and_lengths(model, clips)
-    standard = standard_of(quality, lengths)
+    standard = reward_stats(quality, lengths)
     router = Router(CONFIG.model_copy(update={"w_q": 0.7, "standard": standard}))
     for spec, w_q in (("best", 0.7), ("best:1.6", 1.6)):
         wanted = rewards(quality, lengths, standard, w_q).argmax(1)
@@ -59,7 +59,7 @@ def test_best_is_of_the_quality_that_the_router_learned(
     monkeypatch.setattr("tokenizer.search.assigners.load_perceptual", lambda name: Worst())
     quality = -candidate_measures(model, clips, {"lpips": Worst()}, "brute")["lpips"]
     lengths = model.levels.candidates(3).sum(1)
-    standard = standard_of(quality, lengths)
+    standard = reward_stats(quality, lengths)
     settings = {"w_q": 1.4, "standard": standard, "quality": "lpips"}
     router = Router(CONFIG.model_copy(update=settings))
     wanted = rewards(quality, lengths, standard, 1.4).argmax(1)
@@ -69,7 +69,7 @@ def test_best_is_of_the_quality_that_the_router_learned(
 
 def test_a_limit_of_tokens(model: VideoTokenizer, clips: Tensor) -> None:
     quality, lengths = quality_and_lengths(model, clips)
-    standard = standard_of(quality, lengths)
+    standard = reward_stats(quality, lengths)
     router = Router(CONFIG.model_copy(update={"w_q": 2.0, "standard": standard})).eval()
     inside = rewards(quality, lengths, standard, 2.0).masked_fill(lengths > 7, float("-inf"))
     chosen = make_assigner("best", model, router, max_tokens=7)(clips)

@@ -9,16 +9,16 @@ from torch import Tensor
 from tokenizer.model import VideoTokenizer
 from tokenizer.search.beam import beam_search
 from tokenizer.search.candidates import candidate_errors
-from tokenizer.search.reward import Standard, psnr_of_mse, rewards, standard_of
+from tokenizer.search.reward import RewardStats, psnr_of_mse, reward_stats, rewards
 
 W_Q = 1.3
 
 
-def exact(model: VideoTokenizer, clips: Tensor) -> tuple[Tensor, Tensor, Standard]:
+def exact(model: VideoTokenizer, clips: Tensor) -> tuple[Tensor, Tensor, RewardStats]:
     """Errors and rewards of all candidates (B, M), and the statistics."""
     errors = candidate_errors(model, clips, "brute")
     lengths = model.levels.candidates(3).sum(1)
-    standard = standard_of(psnr_of_mse(errors), lengths)
+    standard = reward_stats(psnr_of_mse(errors), lengths)
     return errors, rewards(psnr_of_mse(errors), lengths, standard, W_Q), standard
 
 

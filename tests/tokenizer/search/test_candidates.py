@@ -20,12 +20,12 @@ from tokenizer.search.candidates import (
     motion_weights,
 )
 from tokenizer.search.reward import (
-    Moments,
+    TableMoments,
     best_uniform,
     percentile,
     psnr_of_mse,
+    reward_stats,
     rewards,
-    standard_of,
 )
 from tokenizer.search.table import check_clips, curate, read_table
 from tokenizer.search.tree import PrefixTree
@@ -165,7 +165,7 @@ def test_a_killed_search_resumes_to_the_same_table(
     assert list(curate(model, batch, 2, tmp_path / "parts")) == [2, 4]
     whole, parts = read_table(tmp_path / "whole"), read_table(tmp_path / "parts")
     assert torch.equal(whole.quality(), parts.quality())
-    assert (whole.names, whole.places) == (parts.names, parts.places)
+    assert (whole.names, whole.batch_rows) == (parts.names, parts.batch_rows)
     assert whole.names == ["clip 0", "clip 1", "clip 1", "clip 2"]
     with pytest.raises(ValueError, match="has mse, not lpips"):
         whole.quality("lpips")
@@ -182,7 +182,7 @@ def test_rewards_follow_the_paper(model: VideoTokenizer) -> None:
     mse = torch.rand(6, 64, generator=generator) * 0.1
     lengths = model.levels.candidates(3).sum(1)
     quality = psnr_of_mse(mse)
-    standard = standard_of(quality, lengths)
+    standard = reward_stats(quality, lengths)
     for w_q in (0.4, 1.2, 2.0):
         table = rewards(quality, lengths, standard, w_q)
         assert abs(float(table.mean())) < 1e-9  # both parts are standardised
@@ -201,15 +201,15 @@ def test_rewards_follow_the_paper(model: VideoTokenizer) -> None:
 def test_statistics_merge(parts: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Of parts, in any order, as of the whole; whatever the size of the parts of a table."""
     table = torch.rand(40, 9, generator=torch.Generator().manual_seed(0)) * 3 + 25
-    pieces = [Moments.from_values(part) for part in table.tensor_split(parts)]
+    pieces = [TableMoments.from_values(part) for part in table.tensor_split(parts)]
     random.Random(0).shuffle(pieces)
-    whole = reduce(Moments.merged, pieces)
+    whole = reduce(TableMoments.merged, pieces)
     assert whole.count == 360
     assert whole.mean == pytest.approx(float(table.double().mean()), rel=1e-12)
     assert whole.std == pytest.approx(float(table.double().std(correction=0)), rel=1e-12)
-    once = standard_of(table, torch.arange(9))
+    once = reward_stats(table, torch.arange(9))
     monkeypatch.setattr("tokenizer.search.reward.ROWS", 7)
-    again = standard_of(table, torch.arange(9))
+    again = reward_stats(table, torch.arange(9))
     assert again.mean_quality == pytest.approx(once.mean_quality, rel=1e-12)
     assert again.std_quality == pytest.approx(once.std_quality, rel=1e-12)
 

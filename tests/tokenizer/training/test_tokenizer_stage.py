@@ -159,14 +159,14 @@ def test_search_router_and_final_follow_each_other(
         RouterStage(RouterTraining.model_validate(config.model_dump() | {"model": more}))
     with pytest.raises(ValueError, match=r"with model\.preference"):
         RouterTraining.model_validate(config.model_dump() | {"w_q_range": (1.0, 2.0)})
-    wishing = {"preference": True} | config.model.model_dump(exclude={"preference"})
-    wishes = RouterStage(RouterTraining.model_validate(config.model_dump() | {"model": wishing}))
-    _, table, w_q = wishes.batch(0, 0, 1)
+    conditioned = {"preference": True} | config.model.model_dump(exclude={"preference"})
+    stage = RouterStage(RouterTraining.model_validate(config.model_dump() | {"model": conditioned}))
+    _, table, w_q = stage.batch(0, 0, 1)
     assert w_q.min() >= 0.4 and w_q.max() <= 2 and w_q.std() > 0.1
     for row, weight in zip(table, w_q.tolist(), strict=True):
-        whole = rewards(wishes.quality, wishes.lengths, wishes.standard, weight).float()
+        whole = rewards(stage.quality, stage.lengths, stage.standard, weight).float()
         assert any(torch.equal(row, one) for one in whole)
-    curve = wishes.validate(wishes.model, 0).scalars
+    curve = stage.validate(stage.model, 0).scalars
     assert {"percentile", "percentile_0.4", "percentile_1.2", "percentile_2.0"} <= set(curve)
     router = train(stage, config.train, tmp_path / "router", config)
     scores = stage.validate(router, 60).scalars

@@ -84,7 +84,7 @@ def test_bar_on_a_terminal(
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
     display = ProgressDisplay("toy [x]", 0, 100, shown=True)
     display.update(50, 2.5, {"loss": 0.125})
-    display.say("hello")
+    display.log("hello")
     display.close()
     text = capsys.readouterr().err
     assert "50/100" in text and "toy [x]" in text and "hello" in text
