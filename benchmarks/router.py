@@ -12,25 +12,18 @@ import argparse
 import json
 import statistics
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 
 import torch
 
+from benchmarks.generate import seconds
 from evatok.core.compute.precision import fast_float32_matmul
 from evatok.core.config import read_yaml
 from tokenizer.model import TokenizerConfig, VideoTokenizer
 from tokenizer.router import Router, RouterConfig
 
 CONFIGS = Path("configs/paper")
-
-
-def clock(work: Callable[[], object]) -> float:
-    """Seconds of one call."""
-    start = time.perf_counter()
-    work()
-    return time.perf_counter() - start
 
 
 @torch.no_grad()
@@ -62,7 +55,7 @@ def main() -> int:
             work()  # warm up
         for _ in range(options.repeats):
             for name, work in works.items():
-                times[name].append(clock(work))
+                times[name].append(seconds(work))
     shares = {
         f"router_to_{name}": statistics.median(
             a / b for a, b in zip(times["router"], times[name], strict=True)

@@ -15,11 +15,7 @@ from generator.attention import (
     highest_matmul_precision,
 )
 from tests.attention_kernels import install
-
-
-def packed(lengths: list[int]) -> Tensor:
-    """(N + 1,) int32 of these lengths."""
-    return torch.tensor([0, *lengths]).cumsum(0).to(torch.int32)
+from tests.generator.sequences import packed
 
 
 def one_by_one(q: Tensor, k: Tensor, v: Tensor, lengths: list[int]) -> Tensor:

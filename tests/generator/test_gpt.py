@@ -11,12 +11,8 @@ from torch import Tensor
 from generator.conditions import FrameCondition
 from generator.gpt import GPT, GPTConfig
 from generator.grammar import Vocabulary
+from tests.generator.sequences import packed
 from training.layers import checkpoint_activations
-
-
-def packed(lengths: list[int]) -> Tensor:
-    """(N + 1,) int32 of these lengths."""
-    return torch.tensor([0, *lengths]).cumsum(0).to(torch.int32)
 
 
 def random_sequences(gpt: GPT, lengths: list[int]) -> list[Tensor]:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from evatok.core.config import OptimizerConfig, ScheduleConfig, TrainConfig
+from tests.training.same import assert_same
 from training.loop import Adversarial, TrainingError, train
 from training.runs import checkpoint
 from training.runs.checkpoint import CheckpointError
@@ -27,11 +28,6 @@ def rows(run_dir: Path) -> list[dict]:
 
 def weights(module: nn.Module) -> dict[str, Tensor]:
     return {name: value.detach().clone() for name, value in module.state_dict().items()}
-
-
-def assert_same(ours: nn.Module, theirs: nn.Module, tolerance: float = 0.0) -> None:
-    for (name, a), b in zip(ours.state_dict().items(), theirs.state_dict().values(), strict=True):
-        torch.testing.assert_close(a, b, rtol=0, atol=tolerance, msg=lambda m, n=name: f"{n}: {m}")
 
 
 def test_toy_is_adversarial(duel_stage: Any, toy_stage: Any) -> None:

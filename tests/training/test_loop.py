@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from evatok.core.compute.seeds import mixed_seed
 from evatok.core.config import Config, ConfigError, OptimizerConfig, ScheduleConfig, TrainConfig
+from tests.training.same import assert_same
 from training.loop import Stage, StageBase, TrainingError, train
 from training.runs import checkpoint
 from training.runs.checkpoint import CheckpointError
@@ -29,11 +30,6 @@ def settings(**changes: Any) -> TrainConfig:
 def rows(run_dir: Path, kind: str) -> list[dict]:
     lines = (run_dir / "log.jsonl").read_text().splitlines()
     return [row for row in map(json.loads, lines) if row["kind"] == kind]
-
-
-def assert_same(ours: nn.Module, theirs: nn.Module, tolerance: float = 0.0) -> None:
-    for (name, a), b in zip(ours.state_dict().items(), theirs.state_dict().values(), strict=True):
-        torch.testing.assert_close(a, b, rtol=0, atol=tolerance, msg=lambda m, n=name: f"{n}: {m}")
 
 
 def test_toy_is_a_stage(toy_stage: Any) -> None:

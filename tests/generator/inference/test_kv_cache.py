@@ -2,14 +2,9 @@ from __future__ import annotations
 
 import pytest
 import torch
-from torch import Tensor
 
 from generator.gpt import GPT
-
-
-def packed(lengths: list[int]) -> Tensor:
-    """(N + 1,) int32 of these lengths."""
-    return torch.tensor([0, *lengths]).cumsum(0).to(torch.int32)
+from tests.generator.sequences import packed
 
 
 @torch.no_grad()
