@@ -40,31 +40,6 @@ def kernel_distance(x: Tensor | np.ndarray, y: Tensor | np.ndarray) -> float:
     return within / (n * (n - 1)) + across / (m * (m - 1)) - 2 * _sum(a, b) / (n * m)
 
 
-def kernel_distance_of_subsets(
-    x: Tensor | np.ndarray,
-    y: Tensor | np.ndarray,
-    size: int = 1000,
-    subsets: int = 100,
-    seed: int = 0,
-) -> tuple[float, float]:
-    """Mean and standard deviation of KVD over random subsets of both sets, as KID is reported.
-
-    Args:
-        x: (N, D) float.
-        y: (M, D) float.
-        size: of a subset, at most N and M; drawn without replacement.
-        subsets: how many.
-        seed: of the draws.
-    """
-    a, b = _sides(x, y, size)
-    rng = np.random.default_rng(seed)
-    values = [
-        kernel_distance(*(z[torch.from_numpy(rng.permutation(len(z))[:size])] for z in (a, b)))
-        for _ in range(subsets)
-    ]
-    return float(np.mean(values)), float(np.std(values, ddof=1)) if subsets > 1 else 0.0
-
-
 def jedi_distance(x: Tensor | np.ndarray, y: Tensor | np.ndarray) -> float:
     """100 MMD² of (x·y / D)², biased: 100 / D² ‖XᵀX / N − YᵀY / M‖², O(N D²).
 

@@ -63,12 +63,6 @@ class PerceptualDistance(Protocol):
         ...
 
 
-class FeatureStages(Protocol):
-    """Frames (N, 3, H, W) in [−1, 1] to the features (N, C, H', W') of several depths."""
-
-    def __call__(self, frames: Tensor) -> Sequence[Tensor]: ...
-
-
 class FeatureDistance:
     """Σ over depths of the mean over places of Σ over channels w (x̂ − ŷ)², x̂ of unit length.
 
@@ -88,7 +82,7 @@ class FeatureDistance:
         Args:
             name: of the distance.
             checksum: of all its weights.
-            net: a `FeatureStages`.
+            net: frames (N, 3, H, W) in [−1, 1] to the features (N, C, H', W') of several depths.
             weights: (C,) ≥ 0 for each depth; None = 1 / number of depths.
             epsilon: added to the squared length of a feature vector.
         """

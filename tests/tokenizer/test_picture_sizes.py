@@ -7,7 +7,6 @@ import torch
 from pydantic import ValidationError
 
 from tests.tokenizer.conftest import toy
-from tokenizer.coding.codec import Codec
 from tokenizer.losses.patch_discriminator import PatchDiscriminator, PatchDiscriminatorConfig
 from tokenizer.model import TokenizerConfig
 from tokenizer.router import Router, RouterConfig
@@ -45,13 +44,6 @@ def test_router_and_discriminator_take_them() -> None:
     assert router(clips).shape == (2, 8)
     judge = PatchDiscriminator(PatchDiscriminatorConfig(width=16, layers=1, heads=2), 12, SIZE)
     assert judge(clips).shape == (2, 3 * 2 * 3)
-
-
-def test_codec_cuts_the_middle_of_other_pictures() -> None:
-    model = toy(size=SIZE)
-    frames = torch.randint(0, 256, (14, 40, 40, 3), dtype=torch.uint8)
-    codec = Codec(model, lambda clips: torch.full((len(clips), 3), 4))
-    assert codec.reconstruct(frames).frames.shape == (14, *SIZE, 3)
 
 
 def test_two_equal_sides_are_one_number() -> None:

@@ -17,7 +17,6 @@ from evaluation.metrics.kernel import (
     KernelDistance,
     jedi_distance,
     kernel_distance,
-    kernel_distance_of_subsets,
 )
 from evaluation.metrics.prdc import CoverageMetric, coverage
 from tests.evaluation.golden import features, load_golden
@@ -83,14 +82,6 @@ def test_kernel_distance_is_unbiased() -> None:
     error = np.std(values, ddof=1) / np.sqrt(len(values))
     # a pair within a half and a pair across are equally random pairs of the set: exactly unbiased
     assert abs(np.mean(values)) < 2 * error
-
-
-def test_subsets_give_a_mean_and_a_spread() -> None:
-    x, y = gaussian(300, 6, 0), gaussian(300, 6, 1, 0.5)
-    mean, spread = kernel_distance_of_subsets(x, y, size=100, subsets=30)
-    assert mean == pytest.approx(kernel_distance(x, y), abs=3 * spread)
-    assert 0 < spread < mean
-    assert kernel_distance_of_subsets(x, y, 100, 30) == (mean, spread)
 
 
 @pytest.mark.parametrize("kind", [KernelDistance, JediDistance, CoverageMetric])
