@@ -1,4 +1,4 @@
-"""What patches allow before any network learns: the rank of the pixel head, bits for each patch.
+"""Upper bounds of a patch layout before any training: rank of the pixel head, bits for each patch.
 
     python -m benchmarks.ceiling data/procgen
 

@@ -1,4 +1,4 @@
-"""Does FVD rise with the damage? Real clips against spoiled copies of themselves.
+"""FVD against growing damage: real clips and corrupted copies of themselves.
 
     python -m benchmarks.damage arcade=data/arcade natural=clips,more-clips --features nano --json
 

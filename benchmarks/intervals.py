@@ -1,4 +1,4 @@
-"""Do intervals hold what they say, does the limit meet the truth, is KVD unbiased: on Gaussians.
+"""Coverage of intervals, error of the limit and bias of KVD, on Gaussians.
 
     python -m benchmarks.intervals --json
 
@@ -75,7 +75,7 @@ def bootstrap(x: Tensor, y: Tensor, rng: np.random.Generator, draws: int = 20) -
 
 
 def coverage(law: Law, trials: int, references: int) -> dict[str, Any]:
-    """How many of the intervals hold the expected value at this N."""
+    """Share of the intervals that hold the expected value at this N."""
     rng = np.random.default_rng(1)
     values = [frechet_distance(*law.draw(rng)) for _ in range(references)]
     expected, spread = float(np.mean(values)), float(np.std(values, ddof=1))

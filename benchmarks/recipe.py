@@ -1,4 +1,4 @@
-"""What each term of the tokenizer's recipe is worth at nano scale (the paper's table 5).
+"""Ablation of the tokenizer's loss terms at nano scale (the paper's table 5).
 
     python -m benchmarks.recipe -o runs/recipe --json
 

@@ -1,4 +1,4 @@
-"""What the router costs beside the encoder, at paper scale, in one run.
+"""Cost of the router beside the encoder, at paper scale, in one run.
 
     OMP_NUM_THREADS=1 python -m benchmarks.router --json
 

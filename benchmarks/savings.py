@@ -1,4 +1,4 @@
-"""How many tokens the router saves at the quality of uniform-32, and how much that varies.
+"""Tokens that the router saves at the quality of uniform-32, with their spread over seeds.
 
     python -m benchmarks.savings --json
 

@@ -1,4 +1,4 @@
-"""Do samples show what their texts say? The report's table "texts" alone.
+"""Text alignment of samples: the report's table "texts" alone.
 
     python -m benchmarks.text --model runs/nano/export --json
 

@@ -1,4 +1,4 @@
-"""How far the usual mistakes move an FVD: measured on real clips and a stand-in for a model.
+"""Effect of usual mistakes on an FVD, on real clips and a stand-in for a model.
 
     python -m benchmarks.traps clips more-clips --features nano,i3d --clips 64 --json
 

@@ -1,4 +1,4 @@
-"""Where the parts of a model lie. Looks at folders only: imports no torch.
+"""Folders of the parts of a model; imports no torch.
 
 A model is a shipped name, a folder with a sub-folder for each part (as exported, or a run's folder
 with PART/model), one part alone, or a repository of the Hugging Face hub with such a layout.

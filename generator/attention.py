@@ -34,7 +34,7 @@ MATMUL_TOKENS = 512
 
 @dataclass(frozen=True)
 class Sequences:
-    """Where packed sequences begin, on the device for kernels and on the host for loops.
+    """Bounds of packed sequences, on the device for kernels and on the host for loops.
 
     Attributes:
         cu_seqlens: (N + 1,) int32, starts with 0, ends with L.

@@ -1,4 +1,4 @@
-"""How many tokens the blocks of a sample may take: limits that are obeyed exactly, by masking.
+"""Limits on the tokens of the blocks of a sample, obeyed exactly, by masking.
 
 Shape letters: N requests, T blocks, V vocabulary, m levels.
 """
@@ -17,7 +17,7 @@ NO_LIMIT = 1 << 40
 
 
 class BudgetConfig(Config):
-    """What the user asks of the lengths.
+    """Limits on lengths set by the user.
 
     Attributes:
         max_tokens: codes of the whole clip at most, given blocks included; None = no limit.

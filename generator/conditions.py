@@ -1,4 +1,4 @@
-"""What a sample is made for: a class, a text, or the first frames of a clip.
+"""Conditions of a sample: a class, a text, or the first frames of a clip.
 
 A class is one token before the clip; in training it is now and then replaced by the null token, so
 that classifier-free guidance has something to compare with. Given frames are padded with their last
@@ -34,7 +34,7 @@ from generator.grammar import Vocabulary
 
 
 class Condition(IntEnum):
-    """What a sequence begins with. The null token is of the kind CLASS: any class."""
+    """Kind of a sequence's condition. The null token is of the kind CLASS: any class."""
 
     CLASS = 0
     FRAMES = 1
@@ -60,7 +60,7 @@ def uniform(tokens: int, num_blocks: int) -> PrefixAssigner:
 
 
 class FrameCondition(Config):
-    """How given frames become a condition.
+    """Encoding of given frames as a condition.
 
     Attributes:
         num_frames: frames that are given (paper: 5).
@@ -122,7 +122,7 @@ class FrameCondition(Config):
 
 
 class TextCondition(Config):
-    """How a text becomes a condition.
+    """Encoding of a text as a condition.
 
     Attributes:
         max_pieces: of the longest text.

@@ -222,7 +222,7 @@ class GPT(
 
     @property
     def device(self) -> torch.device:
-        """Where the weights are."""
+        """Device of the weights."""
         return self.embedding.weight.device
 
     def new_batch(self, rows: int, max_len: int) -> DecodeBatch:

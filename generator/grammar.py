@@ -168,7 +168,7 @@ class Vocabulary(Config):
 
 
 class Grammar:
-    """What may come next in each of B rows: a state machine, vectorised.
+    """Permitted next tokens of each of B rows: a state machine, vectorised.
 
     Attributes:
         blocks_left: (B,) int64, length tokens still to come.

@@ -34,7 +34,7 @@ VALIDATION_SEQUENCES = 32  # at once
 
 
 class ExpectedTokens(Config):
-    """What the shards must hold: sizes and costs can be told before there are any.
+    """Contents of the shards, for sizes and costs before there are any.
 
     Attributes:
         codebook_size: K.

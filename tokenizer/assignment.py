@@ -82,7 +82,7 @@ class Levels:
         return (ranks * place).sum(-1)
 
     def with_prefix(self, num_blocks: int, prefix: Sequence[int] | Tensor) -> Tensor:
-        """Which candidates begin with the given levels.
+        """Mask of the candidates that begin with the given levels.
 
         Args:
             num_blocks: T.

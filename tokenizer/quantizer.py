@@ -31,7 +31,7 @@ Search = Callable[[Tensor, Tensor, float], tuple[Tensor, Tensor, Tensor]]
 
 @dataclass
 class Quantized:
-    """What the quantizer returns.
+    """Output of the quantizer.
 
     Attributes:
         codes: (L, D) float32, unit length, with the straight-through gradient.
@@ -57,7 +57,7 @@ class Quantized:
 def _search(
     z: Tensor, codebook: Tensor, temperature: float, cpu_search: Search | None = None
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor | None, Tensor | None]:
-    """What `VectorQuantizer.forward` does with every token, in one piece for the compiler.
+    """Per-token part of `VectorQuantizer.forward`, in one piece for the compiler.
 
     With `cpu_search`, that does what reads the whole codebook.
 

@@ -95,7 +95,7 @@ def _version(compiler: str) -> str:
 
 
 def _processor() -> str:
-    """What `-march=native` depends on."""
+    """Identity of the processor, as `-march=native` sees it."""
     info = Path("/proc/cpuinfo")
     lines = info.read_text().splitlines() if info.is_file() else []
     wanted = ("model", "flags", "Features", "cpu family", "CPU part")

@@ -360,7 +360,7 @@ class Run:
         )
 
     def _weights(self, parts: Sequence[Any]) -> list[float]:
-        """What each part's loss counts, 1 / parts unless the stage weighs them.
+        """Weight of each micro-batch's loss: 1 / number unless the stage weighs them.
 
         Gradients are averaged over processes, so weights of all processes add up to their number.
         """

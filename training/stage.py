@@ -1,4 +1,4 @@
-"""What the loop asks of whoever trains something: data, a loss, and a look at held-out data."""
+"""Interface of a training stage: data, a loss, and a look at held-out data."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from evatok.core.errors import EvatokError
 
 @dataclass(frozen=True)
 class Validation:
-    """What a stage found on held-out data.
+    """Results of a stage on held-out data.
 
     Attributes:
         scalars: name → number.
@@ -37,7 +37,7 @@ class Stage(Protocol):
 
     @property
     def model(self) -> nn.Module:
-        """What is trained, averaged and saved; an attribute will do."""
+        """The trained module; an attribute will do."""
         ...
 
     def batch(self, step: int, rank: int, world: int) -> Any:
@@ -102,7 +102,7 @@ class Weighted(Protocol):
     """A stage whose parts can be unequal, such as packed sequences."""
 
     def weight(self, batch: Any) -> float:
-        """How much of the step a part is: its rows, or the targets its mean is over."""
+        """Weight of a micro-batch in the step: its rows, or the targets its mean is over."""
         ...
 
 
@@ -123,7 +123,7 @@ class Adversarial(Protocol):
 
     @property
     def adversary_config(self) -> AdversaryConfig:
-        """How it is trained."""
+        """Its training settings."""
         ...
 
     def loss_against(

@@ -68,7 +68,7 @@ class Trainee:
         return step >= self.steps.start
 
     def factor(self, step: int) -> float:
-        """What the peak rates are multiplied by; the schedule begins with the trainee."""
+        """Factor on the peak rates; the schedule begins with the trainee."""
         start, stop = self.steps.start, self.steps.stop
         return multiplier(self.schedule, step - start, stop - start)
 

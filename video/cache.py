@@ -1,4 +1,4 @@
-"""Where clips come from: frames that were decoded ahead, memory-mapped, or the files themselves.
+"""Stores of frames: decoded ahead and memory-mapped, or the files themselves.
 
 Decoded ahead, a clip costs one copy of its bytes, and no training waits for a decoder; it takes
 H · W · 3 bytes a frame. Sets for which there is no such room (Kinetics) are prepared for random

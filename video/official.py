@@ -50,7 +50,7 @@ class Entry:
 
 @dataclass
 class Survey:
-    """What should be there and what is.
+    """Expected and present videos of a set.
 
     Attributes:
         name: of the set.

@@ -45,7 +45,7 @@ PRESETS = (
 
 @dataclass(frozen=True)
 class Recipe:
-    """How a file is rewritten.
+    """Encoding of the rewritten files.
 
     Attributes:
         size: pixels of the short side; the aspect stays.
@@ -253,7 +253,7 @@ def _sha256(path: Path) -> str:
 
 
 def _read_journal(path: Path, recipe: Recipe) -> dict[str, Done]:
-    """What is finished. The first line holds the recipe; lines that are no rows are forgotten."""
+    """Finished files. The first line holds the recipe; lines that are no rows are dropped."""
     wanted = asdict(recipe)
     if not path.is_file():
         write_text(path, json.dumps(wanted) + "\n")
@@ -288,7 +288,7 @@ def _read_journal(path: Path, recipe: Recipe) -> dict[str, Done]:
 
 
 def check_file(job: tuple[Path, bool]) -> str:
-    """What is wrong with a file, "" if nothing; looks at its first frame, or (True) at all."""
+    """Fault of a file, "" if none; checks its first frame, or (True) all."""
     path, is_full = job
     try:
         if is_full:

@@ -49,7 +49,7 @@ OnDamage = Callable[[Damage], None]
 
 @dataclass(frozen=True)
 class VideoInfo:
-    """What a file says of itself, its picture upright and of square pixels."""
+    """Metadata of a file, its picture upright and of square pixels."""
 
     path: Path
     width: int
@@ -194,7 +194,7 @@ def first_time(path: Path | str) -> Fraction:
 
 @dataclass
 class _Errors:
-    """What a decoder could not do."""
+    """Fault of a decoder."""
 
     packets: int = 0
     patched: int = 0  # frames that the decoder filled up
@@ -312,7 +312,7 @@ def _of(seen: Survey, decoded: int, errors: _Errors) -> Damage:
 
 
 def _damage(path: Path, seen: Survey) -> Damage:
-    """What a damaged file has lost: decodes all of it."""
+    """Losses of a damaged file: decodes all of it."""
     errors = _Errors()
     container, stream = open_video(path)
     with container:
@@ -321,7 +321,7 @@ def _damage(path: Path, seen: Survey) -> Damage:
 
 
 def damage_of(path: Path | str) -> Damage | None:
-    """What a file has lost, after decoding all of it; None of a whole one.
+    """Losses of a file after decoding all of it; None of a whole one.
 
     Raises:
         VideoError: not a readable video.

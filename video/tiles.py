@@ -21,7 +21,7 @@ from video.clips import Size, sides
 
 
 def tile_starts(length: int, size: int, overlap: int) -> tuple[int, ...]:
-    """Where tiles begin along one side: the fewest that share `overlap` pixels, evenly spread.
+    """Offsets of tiles along one side: the fewest that share `overlap` pixels, evenly spaced.
 
     Args:
         length: pixels of the picture, at least 1.

@@ -1,4 +1,4 @@
-"""What a feature network is, and how its weights are told apart.
+"""The protocol of feature networks, and checksums of their weights.
 
 A network maps clips to vectors. Two distances can be compared only when they were taken with the
 same network, so each one has a name, which stands in every score (`fvd[i3d]`), and a checksum of
@@ -51,7 +51,7 @@ class FeatureNetwork(Protocol):
 
 
 class OneByOne(ABC):
-    """What our own feature networks have in common: clips are checked, then each is taken alone.
+    """Base of this project's feature networks: checks clips and computes each alone.
 
     Attributes:
         name: see `FeatureNetwork`.

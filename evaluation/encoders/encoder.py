@@ -26,7 +26,7 @@ PREPROCESSORS = ("video_preprocessor_config.json", "preprocessor_config.json")
 
 
 class EncoderConfig(Config):
-    """Which encoder, and where its weights are."""
+    """Name of an encoder, and path of its weights."""
 
     encoder: EncoderName
     path: Path | None = None  # folder (i3d: file) of the weights; null = shipped or in the cache

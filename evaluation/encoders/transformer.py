@@ -1,4 +1,4 @@
-"""What the frozen video transformers share; `transformers` is imported here and nowhere else.
+"""Base of the frozen video transformers; the only module that imports `transformers`.
 
 VideoMAE and V-JEPA 2 cut a clip into tubelets of frames × rows × columns and run plain layers over
 them. Transformers' own modules do the work, layer by layer, so that the run can stop at the last

@@ -1,4 +1,4 @@
-"""What all metrics of features share: they keep features with the ids of their clips.
+"""Base of metrics of features, which keep features with the ids of their clips.
 
 Shape letters: N vectors of a side, D features.
 """
@@ -76,7 +76,7 @@ class FeatureMetric(Metric):
 
     @abstractmethod
     def score(self, real: Tensor, fake: Tensor) -> Any:
-        """What the metric says of two sets (N, D) float32, each in order of its ids."""
+        """Score of two sets (N, D) float32, each in order of its ids."""
 
     def compute(self) -> Any:
         """The score of all that was seen, by all processes."""

@@ -37,7 +37,7 @@ NEGATIVE = 1e-6  # of the largest eigenvalue: covariances of files went through 
 
 @dataclass(frozen=True)
 class Moments:
-    """What a distance needs to know of a set.
+    """Count, mean and covariance factor of a set.
 
     Attributes:
         count: N; None where it is not known.

@@ -1,4 +1,4 @@
-"""What a Fréchet distance would be with infinitely many clips, and how far a finite one may be off.
+"""Fréchet distance extrapolated to infinitely many clips, and its interval at a finite number.
 
 The distance of N vectors is too large by about b / N. Both sets are cut to the same n, and a line
 through FD(n) against 1 / n meets the axis at the distance of infinite sets (Chong & Forsyth,

@@ -1,4 +1,4 @@
-"""How close a reconstruction is to its clip: PSNR, also where the clip moves, SSIM, flicker.
+"""Reconstruction quality: PSNR, PSNR where the clip moves, SSIM, flicker.
 
 Clips are (B, 3, F, H, W) in [-1, 1]; reconstructions are expected to be clamped to that range.
 Everything is computed on [0, 1], the range of the literature: SSIM is not the same on [-1, 1].
@@ -49,7 +49,7 @@ def psnr_pooled(x: Tensor, y: Tensor) -> float:
 
 
 def moving(clips: Tensor) -> Tensor:
-    """Which pixels of clips move.
+    """Mask of the pixels that move.
 
     A pixel of frame f moves if, within `REACH` rows and columns of it, any channel differs by more
     than `MOTION` from frame f − 1. The first frame has none before it: there the change to the
@@ -117,7 +117,7 @@ def ssim(x: Tensor, y: Tensor) -> Tensor:
 
 
 def flicker(x: Tensor, y: Tensor) -> Tensor:
-    """How differently two clips change in time, (B,) float64.
+    """Difference of the changes in time of two clips, (B,) float64.
 
     The mean of |(x_{f+1} − x_f) − (y_{f+1} − y_f)| over pixels and pairs of frames, as a share of
     the range. An error that stays the same in all frames, such as blur of a still scene, costs

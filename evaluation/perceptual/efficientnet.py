@@ -141,7 +141,7 @@ def convert(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def weights_path() -> Path:
-    """Where the converted weights lie in the cache."""
+    """Path of the converted weights in the cache."""
     return cache_dir() / "efficientnet-lite0.safetensors"
 
 

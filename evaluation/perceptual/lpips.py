@@ -106,14 +106,14 @@ def _places() -> dict[tuple[int, int], int]:
 
 
 def linear_path() -> Path:
-    """Where torchmetrics keeps LPIPS's linear weights for VGG16."""
+    """Path of LPIPS's linear weights for VGG16 in torchmetrics."""
     spec = find_spec("torchmetrics")
     assert spec is not None and spec.origin is not None, "torchmetrics is a dependency"
     return Path(spec.origin).parent / "functional" / "image" / "lpips_models" / "vgg.pth"
 
 
 def trunk_paths() -> list[Path]:
-    """Where the trunk is looked for."""
+    """Path of the trunk in the cache."""
     return [cache_dir() / SAFE, Path(torch.hub.get_dir()) / "checkpoints" / TRUNK]
 
 

@@ -39,7 +39,7 @@ CLIPS = 1 << 32  # numbers that a video has for its clips
 
 
 class Cut(Config):
-    """How clips are cut from videos.
+    """Rule by which clips are cut from videos.
 
     Attributes:
         num_frames: F; for shorter videos see `short`.
@@ -335,7 +335,7 @@ class VideoClips:
         return drawn_starts(length, self.cut.num_frames, self.cut.window, draw)
 
     def _drawn(self, cache: FeatureCache | None, process: RankInfo) -> dict[int, list[int]]:
-        """Which windows of which videos are drawn; every length has to be known first."""
+        """Drawn windows by video; every length has to be known first."""
         assert self.cut.count is not None
         found: dict[int, list[int]] = {}
         for number in process.shard(len(self.videos)):

@@ -76,7 +76,7 @@ class Comparison:
         return difference <= spread
 
     def told(self, name: str) -> str:
-        """What a contender's place is worth, in words."""
+        """Significance of a contender's rank, in words."""
         order = list(self.values)
         best = order[0]
         if name == best:

@@ -40,7 +40,7 @@ CREATE TABLE IF NOT EXISTS checked_notes (name TEXT PRIMARY KEY, value TEXT) WIT
 
 
 def default_cache() -> Path:
-    """Where features are kept if nobody says: beside fetched weights."""
+    """Default path of the cache: beside fetched weights."""
     return cache_dir() / "features.sqlite"
 
 
@@ -119,7 +119,7 @@ class FeatureCache:
             self._file.execute("COMMIT")
 
     def note(self, name: str) -> Any:
-        """What was noted under a name, or None."""
+        """Value noted under a name, or None."""
         with self._sound():
             row = self._file.execute(
                 "SELECT value FROM checked_notes WHERE name = ?", (name,)

@@ -65,7 +65,7 @@ def _difference(keys: list[Key]) -> str:
 
 
 def title(key: Key) -> str:
-    """What a table's numbers are, in a line."""
+    """One-line description of a table's numbers."""
     network = f"[{key.network}]" if key.network else ""
     count = "count not told" if key.clips is None else f"{key.clips:,} clips"
     source = " · published, not measured here" if key.source == "published" else ""
@@ -74,7 +74,7 @@ def title(key: Key) -> str:
 
 
 def rows(records: Sequence[Record]) -> list[dict[str, Any]]:
-    """What a table shows of its records."""
+    """Rows of a table, from its records."""
     names = list(dict.fromkeys(name for record in records for name in record.extra))
     out = []
     for record in records:

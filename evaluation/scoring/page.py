@@ -119,7 +119,7 @@ def flat_settings(settings: str) -> dict[str, Any]:
 
 
 def settings_in_words(settings: Mapping[str, Any]) -> list[str]:
-    """What a reader must know of flat settings."""
+    """Settings as words for a reader."""
     words = []
     if "num_frames" in settings:
         words.append(f"{settings['num_frames']} frames")

@@ -22,7 +22,7 @@ from evatok.core.suggest import did_you_mean
 
 
 class Preset(Config):
-    """How one line of papers scores.
+    """Scoring rule of one line of papers.
 
     Attributes:
         cut: windows, size and count.

@@ -23,7 +23,7 @@ PACKAGES = ("torch", "numpy", "torchmetrics", "av")
 
 
 class Key(NamedTuple):
-    """What two records must share."""
+    """Key that two comparable records share."""
 
     source: str
     protocol: str

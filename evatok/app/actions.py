@@ -1,4 +1,4 @@
-"""What the tabs of the page do: plain functions of a model and files, without the page.
+"""Functions behind the page's tabs, of a model and files, without the page.
 
 Shape letters: F frames, N tiles, T blocks, H W pixels.
 """

@@ -1,4 +1,4 @@
-"""Which exceptions are the caller's doing: they become one line and exit status 2."""
+"""Exceptions that are the caller's doing become one line and exit status 2."""
 
 from __future__ import annotations
 

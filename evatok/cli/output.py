@@ -1,4 +1,4 @@
-"""How a command's result is shown: for people, or as one JSON object on the last line."""
+"""Display of a command's result: for people, or as one JSON object on the last line."""
 
 from __future__ import annotations
 

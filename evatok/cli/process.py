@@ -1,4 +1,4 @@
-"""What a command owes its terminal: signals, streams that are closed, full, or of few letters."""
+"""Signals and standard streams of a command: closed, full, or of a narrow encoding."""
 
 from __future__ import annotations
 

@@ -132,7 +132,7 @@ Share = Annotated[float, Field(ge=0, lt=1)]
 
 
 class OptimizerConfig(Config):
-    """How gradients become steps; `training.optimization.optimizer` parts the parameters."""
+    """Optimiser; `training.optimization.optimizer` assigns parameters to it."""
 
     # adamw: all parameters. muon: torch.optim.Muon for hidden matrices, AdamW for the rest.
     name: Literal["adamw", "muon"] = "adamw"
@@ -156,7 +156,7 @@ class ScheduleConfig(Config):
 
 
 class AdversaryConfig(Config):
-    """How a second player is trained, see `training.stage.Adversarial`."""
+    """Training of the adversary, see `training.stage.Adversarial`."""
 
     # Optimiser steps that the model takes alone; the adversary neither learns nor judges.
     start_step: int = Field(default=0, ge=0)

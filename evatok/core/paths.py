@@ -1,4 +1,4 @@
-"""Where a command may write: never over what it reads, never outside its folder.
+"""Checks of output paths: never over an input, never outside the output folder.
 
 Every command asks here before it writes anything.
 """

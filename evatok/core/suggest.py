@@ -1,4 +1,4 @@
-"""What somebody may have meant who named a thing that is not there."""
+"""Suggestions for names that do not exist."""
 
 from __future__ import annotations
 

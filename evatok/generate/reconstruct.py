@@ -55,7 +55,7 @@ PANEL = 256  # least number of pixels of a panel's longer side
 
 @dataclass
 class ClipScores:
-    """What is known of the clips gone through so far.
+    """Accumulated measures of the clips so far.
 
     Attributes:
         networks: each gets the middle square of every whole clip, real and reconstructed.

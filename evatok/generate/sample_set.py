@@ -127,7 +127,7 @@ class Plan:
 
 
 class Row(BaseModel):
-    """What a record says of a clip."""
+    """Entry of a record for a clip."""
 
     model_config = ConfigDict(strict=True, extra="forbid")
 

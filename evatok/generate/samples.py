@@ -145,7 +145,7 @@ def sample_labels(
 
 
 def frame_condition(models: Models) -> FrameCondition:
-    """How the generator takes frames.
+    """Frame condition of the generator.
 
     Raises:
         EvatokError: it does not.

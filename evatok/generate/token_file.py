@@ -146,7 +146,7 @@ def encode_file(
 
 @dataclass(frozen=True)
 class Begun:
-    """What of a video is encoded already: the number of frames, and the tick of the last one."""
+    """Progress of a partial file: number of frames, and tick of the last one."""
 
     frames: int = 0
     last_tick: int | None = None
@@ -357,7 +357,7 @@ def _write(
 
 
 def show_file(path: Path) -> dict[str, Any]:
-    """What is in a token file, without decoding it."""
+    """Contents of a token file, without decoding it."""
     with EvtReader(path) as reader:
         header = reader.header
         frames = tokens = blocks = 0
@@ -399,7 +399,7 @@ def show_file(path: Path) -> dict[str, Any]:
 
 
 def targets(sources: Sequence[Path], output: Path, suffix: str) -> list[Path]:
-    """Where each of several files goes: into a folder, or one file under the given name."""
+    """Output path of each file: in a folder, or one file under the given name."""
     if len(sources) == 1 and output.suffix.lower() == suffix:
         return [output]
     names = [source.stem for source in sources]

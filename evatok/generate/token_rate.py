@@ -1,4 +1,4 @@
-"""How many tokens a video's blocks and tiles get: a rule for each clip, or a budget for all.
+"""Token counts of a video's blocks and tiles: a rule for each clip, or a budget for all.
 
 Shape letters: F frames, N tiles, T blocks, S side of a tile.
 """
@@ -34,7 +34,7 @@ FILE_OVERHEAD = 12 + CHUNK.size + 12 + 8  # bytes around the header, of the inde
 
 @dataclass(frozen=True)
 class Rate:
-    """What decides how many tokens are spent; one of the three budgets at most.
+    """Rule for the number of tokens; one of the three budgets at most.
 
     Attributes:
         assignment: as `tokenizer.search.assigners` reads it.
@@ -105,7 +105,7 @@ def assigner_for(
     frames: Callable[[], Iterator[Timed]],
     sound_bytes: int,
 ) -> Assign:
-    """What chooses the assignment of each clip.
+    """Router or assigner of each clip.
 
     Args:
         models: with a tokenizer and a router.
@@ -147,7 +147,7 @@ def assigner_for(
 
 @dataclass
 class _Extent:
-    """How long a video is, and what a file of it takes before the first token.
+    """Length of a video, and bytes of its file before the first token.
 
     Attributes:
         seconds: its last frame lasts as long as the mean.

@@ -1,1 +1,1 @@
-"""What trained models achieve: tables, protocols, curves."""
+"""Measurements of trained models: tables, protocols, curves."""

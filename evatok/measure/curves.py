@@ -50,7 +50,7 @@ THRESHOLDS = tuple(round(0.1 * i, 1) for i in range(1, 10))  # quantiles of all 
 
 @dataclass(frozen=True)
 class Choice:
-    """What one strategy takes at one setting.
+    """Tokens and quality of one strategy at one setting.
 
     Attributes:
         strategy: its name.

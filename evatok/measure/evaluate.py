@@ -164,7 +164,7 @@ def _protocol(name: str) -> Protocol:
 
 
 def _choices(kind: ProtocolKind, settings: EvaluationSettings) -> dict[str, Any]:
-    """What was chosen of the model, not of the protocol."""
+    """Choices that belong to the model, not to the protocol."""
     if kind == "rfvd":
         return {"assignment": settings.assignment}
     return {"guidance": settings.guidance if kind == "gfvd" else 1.0, "seed": settings.seed}

@@ -45,7 +45,7 @@ CHUNK = 32  # clips made at a time; the same in every run, so that the same bits
 
 
 class DataSet(Config):
-    """What a protocol's data must be, whatever its folder is called.
+    """Requirements on a protocol's data, independent of its folder's name.
 
     Attributes:
         name: for messages.
@@ -78,7 +78,7 @@ def _games() -> set[str]:
 
 
 class Protocol(Config):
-    """Which clips, and what is made of them.
+    """Clips of a protocol, and the kind of its fake side.
 
     Attributes:
         kind: reconstructions, samples, or predictions.
@@ -146,7 +146,7 @@ PROTOCOLS: dict[str, Protocol] = {
 
 @dataclass(frozen=True)
 class EvaluationSettings:
-    """What is asked of `evaluate`.
+    """Arguments of `evaluate`.
 
     Attributes:
         protocol: name of one of `PROTOCOLS`.
@@ -221,7 +221,7 @@ class RealSide:
 
 
 def _changed(cut: Cut) -> str:
-    """What was made of a clip beside the bytes that its digest is of."""
+    """Measures of a clip beside the bytes that its digest is of."""
     exact = " float" if cut.resize == "float" else ""
     return f"{exact} {cut.shrink_by} {cut.shrink}" if cut.shrink else exact
 

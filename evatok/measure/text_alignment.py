@@ -1,4 +1,4 @@
-"""Do samples show what their texts say? Shares of clips, each with what it compares to.
+"""Text alignment: how often samples match their caption, with baselines.
 
 A held-out clip gives a text, its plainest caption; a sample of the text should then be of the
 clip's class, and as bright and as lively as the text says. The tokenizer smooths small motion away,

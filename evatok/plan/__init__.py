@@ -1,1 +1,1 @@
-"""What a model or a training costs: parameters, operations, memory, hours."""
+"""Costs of a model or a training: parameters, operations, memory, hours."""

@@ -1,4 +1,4 @@
-"""What a trained model amounts to: parameters by part, levels, vocabulary.
+"""Description of a trained model: parameters by part, levels, vocabulary.
 
 Of its parts config.json and the header of the weights are read, and neither torch nor a weight is
 loaded.

@@ -1,4 +1,4 @@
-"""What a training will need, before it is begun: parameters, operations, memory, hours, bytes.
+"""Estimate of a training before it begins: parameters, operations, memory, hours, bytes.
 
 Operations are counted (`evatok.plan.flops`), memory is counted but for the activations, which are
 estimated, and hours follow from an assumed utilisation. Networks that only a loss uses

@@ -1,4 +1,4 @@
-"""What `evatok info` says of a model or a settings file."""
+"""Output of `evatok info` for a model or a settings file."""
 
 from __future__ import annotations
 

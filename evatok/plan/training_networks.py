@@ -1,4 +1,4 @@
-"""What only a tokenizer's training holds: φ, the discriminator, and the frozen networks they see.
+"""Networks needed only for training: alignment head, discriminator, frozen encoders.
 
 Sizes follow from published shapes, so that no weights need be at hand.
 

@@ -50,7 +50,7 @@ SETTINGS = find_settings("nano/demo")
 
 
 class DemoConfig(Config):
-    """How much the demo does; configs/nano/demo.yaml."""
+    """Size of the demo; configs/nano/demo.yaml."""
 
     games: tuple[str, ...] = atari.GAMES
     clips_per_game: int = Field(default=3, ge=1)  # files of 48 frames, recorded for the demo
@@ -70,7 +70,7 @@ Tables = dict[str, list[dict[str, int | float | str | None]]]
 
 
 class _Report(BaseModel):
-    """What the page shows of a report.json."""
+    """Sections of the page for a report.json."""
 
     tables: Tables
 

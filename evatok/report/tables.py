@@ -38,7 +38,7 @@ Say = Callable[[str], None]
 
 
 class ReportConfig(Config):
-    """What is measured, on how many held-out clips."""
+    """Measures and number of held-out clips of a report."""
 
     clips: int = Field(default=360, ge=2)  # of each set, of all non-overlapping windows
     networks: tuple[Literal["nano", "i3d"], ...] = ("nano", "i3d")

@@ -30,7 +30,7 @@ KEEP_NAME, KEEP_LOOK, KEEP_MOTION = 0.9, 0.8, 0.8  # chances that a caption says
 
 
 class Thresholds(Config):
-    """What counts as dark and bright, as little and much motion, in the units of `measure_clips`.
+    """Thresholds of brightness and motion, in the units of `measure_clips`.
 
     Attributes:
         brightness: dark is below the first, bright above the second.
@@ -58,7 +58,7 @@ class Thresholds(Config):
 
 
 def measure_clips(clips: Tensor) -> tuple[Tensor, Tensor]:
-    """How bright clips are and how much moves in them.
+    """Brightness and motion of clips.
 
     Args:
         clips: (B, 3, F, H, W) float32 in [−1, 1], F at least 2.

@@ -26,7 +26,7 @@ WIDE = "final-wide"  # optional: the final tokenizer goes on, for every w_q
 
 
 class ArcadeConfig(Config):
-    """What is recorded; see `video.arcade.recorder.record`."""
+    """Recorded footage; see `video.arcade.recorder.record`."""
 
     root: Path
     source: recorder.Source = "atari"
@@ -41,7 +41,7 @@ class ArcadeConfig(Config):
 
 
 class GateConfig(Config):
-    """What the proxy must show before the rest makes sense."""
+    """Minimum quality of the proxy before the pipeline continues."""
 
     set: str = "arcade"  # the source whose folder has this name
     min_gain: float = 2.0  # dB from the lowest to the highest uniform level

@@ -62,7 +62,7 @@ class Pace:
 
 
 class SearchConfig(Config):
-    """What is searched, and with what."""
+    """Model, clips and precision of a search."""
 
     stage: Literal["search"] = "search"
     data: DataConfig  # as in the router's settings, which load the same clips again
@@ -79,7 +79,7 @@ class SearchConfig(Config):
     device: str = "auto"  # as in a training; processes of one search share it
 
     def decides(self) -> dict[str, Any]:
-        """What else than the model and the clip decides the numbers of a shard; JSON-able."""
+        """Settings that change a shard's numbers, beside model and clip; JSON-able."""
         data = self.data.model_dump(mode="json", exclude={"cache_dir"})
         return {"data": data} | {key: getattr(self, key) for key in DECIDING}
 

@@ -23,7 +23,7 @@ HARMLESS = MAY_CHANGE - {"steps"} | {"workers", "cache_dir", "processes"}
 
 
 class GateResult(BaseModel, extra="allow"):
-    """What the gate found."""
+    """Result of the gate."""
 
     passed: bool
     set: str

@@ -1,4 +1,4 @@
-"""What turns clips into captions and captions into pieces: a folder that `evatok text train` makes.
+"""Text models: captions of clips and their subword pieces, a folder that `evatok text train` makes.
 
 It holds text.model (`generator.text`) and captions.json, the thresholds that captions tell clips
 by. A model learned from a file of captions has no thresholds: it cannot write captions of its own.
@@ -77,7 +77,7 @@ class Captioner:
 
     @classmethod
     def load(cls, directory: Path) -> Captioner:
-        """What `evatok text train` made.
+        """Text model of `evatok text train`.
 
         Raises:
             FileNotFoundError: nothing is there.

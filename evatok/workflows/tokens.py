@@ -148,7 +148,7 @@ def write_shards(
 def _assigner(
     config: TokensConfig, tokenizer: VideoTokenizer
 ) -> tuple[PrefixAssigner, dict[str, str | int]]:
-    """What chooses the lengths, and how the shards name it."""
+    """Assigner of the lengths, and its name in the shards."""
     if config.router is not None:
         router: Router = load_model(Router, config.router).to(device_of(tokenizer))
         return router.assign, {"router": model_hash(router)}
@@ -164,7 +164,7 @@ def _assigner(
 def _text(
     config: TokensConfig, captioner: Captioner | None, sampler: ClipSampler
 ) -> dict[str, Any]:
-    """What a `Writer` of tokens must know to write captions."""
+    """Caption arguments of a `Writer` of tokens."""
     if captioner is None:
         return {}
     condition = TextCondition(max_pieces=config.max_pieces, digest=captioner.pieces.digest)

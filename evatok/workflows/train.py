@@ -48,7 +48,7 @@ STAGES = {
 
 
 def stage_name(path: Path, overrides: Sequence[str] = ()) -> str:
-    """What the settings file is for, its `stage:`.
+    """Stage of a settings file.
 
     Raises:
         ConfigError: it does not say.

@@ -44,7 +44,7 @@ log = logging.getLogger(__name__)
 
 
 class Encoder(Protocol):
-    """What shards need of a tokenizer; `VideoTokenizer` is one."""
+    """Interface of a tokenizer for shards; `VideoTokenizer` is one."""
 
     def encode(self, clips: Tensor, assignment: Tensor) -> Tokens:
         """Tokens of clips (B, 3, F, H, W) in [−1, 1], assigned (B, T)."""

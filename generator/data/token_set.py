@@ -24,7 +24,7 @@ CHUNK = 2**24  # tokens that are looked at together when a set is opened
 
 
 def dtype_of(vocabulary: Vocabulary) -> np.dtype:
-    """How tokens are stored."""
+    """Storage type of tokens."""
     return np.dtype(np.uint16 if vocabulary.size <= 1 << 16 else np.int32)
 
 

@@ -1,4 +1,4 @@
-"""What another engine needs beside the weights: the vocabulary as a file, the grammar as a mask.
+"""Files that another engine needs beside the weights: the vocabulary, and the grammar as a mask.
 
 An exported model (`generator.export.checkpoint`) is a Llama like any other, but its samples are
 clips only if tokens that the grammar forbids are never drawn. `GrammarLogitsProcessor` sees to

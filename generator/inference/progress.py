@@ -1,4 +1,4 @@
-"""How far each row is, known on the host: the state of the grammar without asking the device.
+"""State of the grammar of each row on the host, without asking the device.
 
 Inside a block the next tokens are codes whatever is drawn, so only a length token has to be read
 back. The masks need the same state on the device, `grammar.Grammar`.

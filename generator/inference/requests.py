@@ -1,4 +1,4 @@
-"""What is asked of the sampling engine: conditions, seeds, and how tokens are chosen."""
+"""Requests to the sampling engine: conditions, seeds, and the choice of tokens."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from tokenizer.tokens import Tokens
 
 
 class SamplingConfig(Config):
-    """How tokens are chosen.
+    """Choice of tokens.
 
     Attributes:
         guidance: scale s of u + s (c − u), c and u the logits with and without the condition

@@ -26,7 +26,7 @@ from tokenizer.tokens import Tokens
 
 
 class EncoderDecoder(Protocol):
-    """What windows need of a tokenizer; `VideoTokenizer` is one."""
+    """Interface of a tokenizer for windows; `VideoTokenizer` is one."""
 
     def encode(self, clips: Tensor, assignment: Tensor) -> Tokens:
         """Tokens of clips (B, 3, F, H, W) in [−1, 1], assigned (B, T)."""
@@ -39,7 +39,7 @@ class EncoderDecoder(Protocol):
 
 @dataclass(frozen=True)
 class Continuation:
-    """What follows given frames.
+    """Continuation of given frames.
 
     Attributes:
         videos: (B, 3, G, H, W) float32 in [−1, 1], the given frames reconstructed.

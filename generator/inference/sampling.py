@@ -17,7 +17,7 @@ SCHEDULES = ("constant", "linear", "cosine")
 
 @dataclass(frozen=True)
 class Manner:
-    """How the rows of a step choose, known on the host.
+    """Sampling rule of the rows of a step, known on the host.
 
     Attributes:
         is_greedy: every row takes its most probable token.

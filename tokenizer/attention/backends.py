@@ -57,7 +57,7 @@ class BlockSequences:
 
     @cached_property
     def bounds(self) -> tuple[Tensor, Tensor]:
-        """Where sequences begin: two (B · T + 1,) int32, of queries and of gathered keys."""
+        """Bounds of sequences: two (B · T + 1,) int32, of queries and of gathered keys."""
         queries, keys = (
             F.pad(x.cumsum(0), (1, 0)) for x in (self.queries.flatten(), self.prefixes)
         )

@@ -1,4 +1,4 @@
-"""How the blocks and tokens of a batch with free assignments lie in memory.
+"""Memory layout of the blocks and tokens of a batch with free assignments.
 
 Clips are sorted so that equal assignments are neighbours (`ClipGroups`); their 1D tokens are packed
 end to end. From there two rearrangements serve computations of few calls: blocks by their level

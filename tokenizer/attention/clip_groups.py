@@ -266,7 +266,7 @@ class ClipGroups:
         return torch.cat(out)
 
     def rows_in_batch_order(self) -> Tensor:
-        """Where each packed row of the batch's own order lies in the sorted packing.
+        """Index in the sorted packing of each packed row of the batch's own order.
 
         Returns:
             (L,) int64: `sorted_rows[rows_in_batch_order()]` is packed clip by clip as given.

@@ -23,7 +23,7 @@ from tokenizer.qformer import KeyValue, QFormer, QFormerLayer
 
 @dataclass(frozen=True)
 class Past:
-    """What later blocks may look at.
+    """Keys and values visible to later blocks.
 
     Attributes:
         own: for each layer keys and values (B, Hd, rows, Dh) of the queries so far.

@@ -1,4 +1,4 @@
-"""What tokens cost in bits, and how much of the codebook they use.
+"""Bits of tokens, and usage of the codebook.
 
 Shape letters: L packed tokens, B batch, T blocks, K codebook size, m levels.
 """

@@ -65,7 +65,7 @@ class Linear(NamedTuple):
 
 
 class Kept(NamedTuple):
-    """What backward needs beside inputs and weights.
+    """Saved values for backward beside inputs and weights.
 
     Attributes:
         statistics: (L, 2) float32, means and 1 / deviations; None without a norm.

@@ -50,7 +50,7 @@ class EvtError(EvatokError):
 
 
 class Header(Config):
-    """What a decoder must know; the JSON object at the start of a file."""
+    """Header of a file: the JSON object at its start."""
 
     format: Literal[1] = 1
     model: str  # name by which the model was loaded
@@ -170,7 +170,7 @@ def video_payload(header: Header, chunk: Chunk) -> bytes:
 
 
 def times_bytes(times: Sequence[int]) -> bytes:
-    """How many frames a chunk has, whether their times are uneven, the first, the step or steps."""
+    """Times of a chunk: count of frames, even or not, the first, the step or steps."""
     steps = np.diff(times).tolist()
     is_even = len(set(steps)) == 1
     return write_varints([len(times), not is_even, times[0], *(steps[:1] if is_even else steps)])

@@ -1,4 +1,4 @@
-"""How a picture of any size meets a tokenizer of one size, and how it is shown again.
+"""Fitting of pictures of any size to a tokenizer of one size, and back.
 
 | fit | the tokenizer sees | shown again |
 | --- | --- | --- |

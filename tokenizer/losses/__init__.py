@@ -1,1 +1,1 @@
-"""What the tokenizers are trained on."""
+"""Losses of the tokenizers."""

@@ -64,7 +64,7 @@ class AdversarialConfig(AdversaryConfig):
 
 
 def generator_loss(fake: Tensor, kind: AdversarialKind) -> Tensor:
-    """What the tokenizer minimises.
+    """Adversarial loss of the tokenizer.
 
     Args:
         fake: (B, N) logits of reconstructions.
@@ -81,7 +81,7 @@ def discriminator_loss(
     smoothing: float = 0.0,
     generator: torch.Generator | None = None,
 ) -> Tensor:
-    """What the discriminator minimises: the mean of its loss on real and on fake clips.
+    """Loss of the discriminator: the mean over real and fake clips.
 
     Args:
         real: (B, N) logits of clips.

@@ -33,7 +33,7 @@ logger = logging.getLogger(__name__)
 
 
 class AlignmentConfig(EncoderConfig):
-    """What the decoder is aligned with. Weight 0 = nothing is loaded, built or run."""
+    """Alignment of the decoder with an encoder. Weight 0 = nothing is loaded, built or run."""
 
     encoder: EncoderName = "vjepa2-l"
     path: Path | None = None
@@ -46,7 +46,7 @@ class AlignmentConfig(EncoderConfig):
 
 
 def matched(teacher: Grid, student: Grid, match: str) -> tuple[Grid, Grid]:
-    """How two grids of the same clip are fitted to each other, axis by axis.
+    """Fitting of two grids of the same clip, axis by axis.
 
     Args:
         teacher: T', H', W'.

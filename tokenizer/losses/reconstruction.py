@@ -1,4 +1,4 @@
-"""What the tokenizers are trained on (method section 3; the basic recipe).
+"""Reconstruction loss of the tokenizers (method section 3; the basic recipe).
 
 Shape letters: B batch, F frames, H W pixels.
 """
@@ -61,7 +61,7 @@ LOG_FLOOR = (2 / 255) ** 2 / 12
 
 
 def pixel_weights(clips: Tensor, motion: float, detail: float) -> Tensor:
-    """What each pixel counts: 1 + motion · moving + detail · contrast, divided by the clip's mean.
+    """Weight of each pixel: 1 + motion · moving + detail · contrast, over the clip's mean.
 
     A clip counts as much as any other, however much of it moves. Contrast is the largest channel's
     absolute difference to the mean of the 5 × 5 pixels around, in [0, 2].

@@ -28,7 +28,7 @@ from tokenizer.search.reward import RewardStats, psnr_of_mse, rewards
 
 @dataclass(frozen=True)
 class SearchResult:
-    """What a search settled on.
+    """Result of a search.
 
     Attributes:
         assignment: (B, T) int64 token counts.

@@ -51,7 +51,7 @@ class ShardError(EvatokError):
 
 @dataclass(frozen=True)
 class SearchTable:
-    """What a search has recorded.
+    """Recorded measures of a search.
 
     Attributes:
         measures: for each column (N, M) float32; "mse" is always one of them.

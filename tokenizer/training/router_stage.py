@@ -205,7 +205,7 @@ class RouterStage(StageBase):
 
 
 def router_scores(model: Router, logits: Tensor, table: Tensor) -> dict[str, float]:
-    """How good a router's choices are (method section 5, table 8).
+    """Quality of a router's choices (method section 5, table 8).
 
     Args:
         model: for its levels.

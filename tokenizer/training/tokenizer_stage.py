@@ -41,7 +41,7 @@ from video.dataset import ClipSampler, DataConfig
 
 
 class CodebookConfig(Config):
-    """How the codebook is kept alive."""
+    """Upkeep of the codebook."""
 
     usage_decay: float = Field(default=0.98, gt=0, lt=1)
     restart_every: int = Field(default=50, ge=0)  # steps; 0 = never
@@ -229,7 +229,7 @@ class TokenizerStage(StageBase):
 
     @property
     def adversary_config(self) -> AdversarialConfig:
-        """How the discriminator is trained."""
+        """Training settings of the discriminator."""
         return self.config.adversarial
 
     def loss_against(

@@ -1,4 +1,4 @@
-"""Which parameter gets which optimiser, and whether it decays.
+"""Assignment of parameters to optimisers and weight decay.
 
 By shape and by what the modules say of themselves, never by how a parameter happens to be called:
 a class names in `looked_up` its parameters whose rows are looked up, not multiplied, and in

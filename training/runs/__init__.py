@@ -1,1 +1,1 @@
-"""What a training keeps on disk: its folder, log and checkpoints."""
+"""Files of a training run: its folder, log and checkpoints."""

@@ -45,7 +45,7 @@ class CheckpointError(EvatokError):
 
 
 class State(BaseModel):
-    """What state.json must hold; the loop adds more.
+    """Required keys of state.json; the loop adds more.
 
     Attributes:
         format: of checkpoints.

@@ -1,4 +1,4 @@
-"""What a run leaves for people: log.jsonl, TensorBoard files, pictures, and lines on a terminal.
+"""Log of a run: log.jsonl, TensorBoard files, pictures, and lines on a terminal.
 
 `log.jsonl` has one row for each logged step: {"kind": "train" or "validation", "step", ...}. Rows
 of a training step hold means since the row before. A run which goes on from a checkpoint first

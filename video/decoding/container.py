@@ -1,4 +1,4 @@
-"""What a file is made of: its streams, the times of its packets, what it has lost.
+"""Contents of a file: its streams, the times of its packets, missing parts.
 
 Only packets are looked at here; nothing is decoded.
 """
@@ -38,7 +38,7 @@ def damaged_allowed(share: float, total: int) -> int:
 
 @dataclass(frozen=True)
 class Damage:
-    """What is lost of a file.
+    """Losses of a file.
 
     Attributes:
         decoded: frames that can be decoded.
@@ -56,7 +56,7 @@ class Damage:
 
 @dataclass(frozen=True)
 class Survey:
-    """What the packets of a file tell of its frames.
+    """Frames of a file as its packets declare them.
 
     Attributes:
         times: of the frames in seconds, in order; () where the container keeps none.
@@ -222,7 +222,7 @@ def _reason(error: Exception) -> str:
 def _told_end(
     container: av.container.InputContainer, stream: VideoStream, unit: Fraction
 ) -> int | None:
-    """Where a Matroska file says that its video ends, in ticks; None if it does not."""
+    """Declared end of a Matroska file's video, in ticks; None if it declares none."""
     told = re.match(r"(\d+):(\d+):(\d+(?:\.\d+)?)", stream.metadata.get("DURATION", ""))
     if told is not None:
         hours, minutes, seconds = (Fraction(part) for part in told.groups())

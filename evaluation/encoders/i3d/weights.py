@@ -40,7 +40,7 @@ COMMAND = "python -m evaluation.encoders.i3d.network"
 
 
 def weights_path() -> Path:
-    """Where the converted weights lie in the cache."""
+    """Path of the converted weights in the cache."""
     return cache_dir() / "i3d-kinetics-400.safetensors"
 
 

@@ -237,7 +237,7 @@ def compare_command(
     device: Device = "auto",
     as_json: AsJson = False,
 ) -> None:
-    """Which of several sets is nearest the real one, and is it chance; torchrun shares it.
+    """Rank several sets by their distance to the real one, with chance; torchrun shares it.
 
     \b
     Example:

@@ -26,7 +26,7 @@ NoSound = Annotated[bool, typer.Option("--no-sound", help="Leave the sound track
 
 
 class Fit(StrEnum):
-    """How a picture meets the tokenizer's size."""
+    """Fitting of a picture to the tokenizer's size."""
 
     tile = "tile"
     crop = "crop"

@@ -1,1 +1,1 @@
-"""What a computation runs on: devices, precision, seeds, optional kernels."""
+"""Devices, precision, seeds, optional kernels."""

@@ -27,7 +27,7 @@ class ModelFileError(EvatokError):
 
 @dataclass(frozen=True)
 class Declared:
-    """What the header says of a tensor."""
+    """Entry of the header for a tensor."""
 
     shape: tuple[int, ...]
     dtype: str  # as safetensors spells it

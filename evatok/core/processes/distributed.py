@@ -1,4 +1,4 @@
-"""Which process this is, and values that all must agree on. With one process nothing happens.
+"""Rank of this process, and exchange of values between processes; no effect with one process.
 
 torchrun, or any launcher that sets RANK and WORLD_SIZE, says which process this is. Work that is
 cut beforehand (`RankInfo.shard`) needs no word between processes; a training joins them (`joined`).
@@ -30,7 +30,7 @@ _waiting: Any = None  # of all processes, with the longer limit
 
 @dataclass(frozen=True)
 class RankInfo:
-    """Which of several processes this is, for work that needs no word between them.
+    """Rank and number of processes, for work that needs no communication.
 
     Attributes:
         rank: from 0.
@@ -109,7 +109,7 @@ def wait_for_all() -> None:
 
 
 def first_says(is_fine: bool) -> bool:
-    """What the first process says, on every process."""
+    """Broadcast of the first process's value."""
     if num_processes() == 1:
         return is_fine
     told = torch.tensor(int(is_fine))
@@ -131,7 +131,7 @@ def gather(value: Any) -> list[Any]:
 
 
 def joined_rank() -> RankInfo:
-    """Which of the joined processes this is; alone where none are joined."""
+    """Rank among the joined processes; 0 of 1 where none are joined."""
     return RankInfo(distributed.get_rank(), num_processes()) if num_processes() > 1 else RankInfo()
 
 

@@ -18,7 +18,7 @@ MOST_CANDIDATES = 4096  # assignments that the search tries for each clip
 
 
 class Amount(NamedTuple):
-    """How much a preset does: optimiser steps, rows of a step, clips."""
+    """Size of a preset: optimiser steps, rows of a step, clips."""
 
     tokenizer: int
     router: int

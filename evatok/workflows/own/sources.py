@@ -39,7 +39,7 @@ HELD_OUT = ("test", "val", "valid", "validation")
 
 @dataclass
 class SourceScan:
-    """What was found; all keyed by path from `root`.
+    """Videos, classes and captions found, keyed by path from `root`.
 
     Attributes:
         kind: in words.

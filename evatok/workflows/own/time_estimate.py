@@ -1,4 +1,4 @@
-"""How long the stages of own videos take, timed before they begin and corrected as they end.
+"""Estimate of the time of all stages for own videos, from timed steps, corrected as stages end.
 
 Every network takes real steps here, with the optimiser and the precision of its settings, on noise
 of the clips' shape: a few seconds in all. What else a stage does, validation, samples, the report,
@@ -33,7 +33,7 @@ OTHER_CLIPS = 8  # forward passes of the report for each clip, beside those at e
 
 
 class Clock:
-    """What stages are expected to take, corrected by those that have ended."""
+    """Expected seconds of the stages, corrected by those that have ended."""
 
     def __init__(self, expected: Mapping[str, float]) -> None:
         """Args: expected: seconds of each stage; those that are not there are not told."""
