@@ -81,7 +81,8 @@ class TileGrid:
         return tuple((top, left) for top in tops for left in lefts)
 
     def __len__(self) -> int:
-        return len(self.corners)
+        tops, lefts = self._starts
+        return len(tops) * len(lefts)
 
     def cut(self, frames: Tensor) -> Tensor:
         """Frames (F, H, W, 3) uint8 → tiles (N, F, R, C, 3) uint8; small pictures are padded."""

@@ -41,7 +41,7 @@ from tokenizer.evt.pictures import Fit, coded_size, shown_size
 from tokenizer.evt.reader import EvtReader
 from tokenizer.evt.writer import EvtWriter
 from tokenizer.search.candidates import model_hash
-from video.clips import sides
+from video.clips import resize, sides
 from video.reading import OnDamage, first_time, iter_timed, probe
 from video.timed import SOUND_FORMAT, copy_sound, time_base_of, write_timed
 from video.writing import write_video
@@ -321,9 +321,10 @@ def _decoded(
             if (chunk.times[0] - origin) * tick >= last:
                 return
             continue
-        frames = decoder.decode(chunk, native).numpy()
-        for place in wanted:
-            yield chunk.times[place], frames[place]
+        frames = decoder.decode(chunk, native=True)
+        for place in wanted:  # one at a time: they may be shown much larger than they are coded
+            shown = frames[place] if native else resize(frames[place, None], reader.header.shown)[0]
+            yield chunk.times[place], shown.numpy()
         done += len(wanted)
         if progress is not None:
             progress(reader.path.name, done, total)

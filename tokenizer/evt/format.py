@@ -11,6 +11,7 @@ its checksum, and the next chunk by its two letters and its own. All numbers are
 from __future__ import annotations
 
 import json
+import math
 import struct
 import zlib
 from collections.abc import Sequence
@@ -31,6 +32,7 @@ from tokenizer.evt.bits import (
     unpack_fields,
     write_varints,
 )
+from tokenizer.evt.pictures import Fit, coded_size, shown_size
 from video.tiles import TileGrid
 
 MAGIC, END = b"EVT1", b"EVTi"
@@ -40,9 +42,13 @@ VIDEO, SOUND, INDEX = 1, 2, 3
 MAX_HEADER = 1 << 20
 MAX_PAYLOAD = (1 << 24) - 1
 MAX_SIDE = 1 << 15
+MAX_PIXELS = 1 << 27  # of a picture: 15 360 × 8 640 fits
+MAX_FRAMES = 1 << 16  # of a chunk
 MAX_TICK = 1 << 53
 
 Count = Annotated[int, Field(ge=1, le=1 << 24)]
+FrameCount = Annotated[int, Field(ge=1, le=MAX_FRAMES)]
+Side = Annotated[int, Field(ge=1, le=MAX_SIDE)]
 
 
 class EvtError(EvatokError):
@@ -56,17 +62,17 @@ class Header(Config):
     model: str  # name by which the model was loaded
     weights: str  # `tokenizer.search.candidates.model_hash` of the tokenizer
     levels: tuple[Count, ...]
-    codebook_size: Count
-    num_frames: Count  # of a clip
-    frames_per_block: Count
+    codebook_size: Annotated[int, Field(ge=2, le=1 << 24)]
+    num_frames: FrameCount  # of a clip
+    frames_per_block: FrameCount
     size: PictureSize  # of a tile: the side of a square, or [height, width]
     overlap: Annotated[int, Field(ge=0)]
-    height: Annotated[int, Field(ge=1, le=MAX_SIDE)]  # of the coded picture
-    width: Annotated[int, Field(ge=1, le=MAX_SIDE)]
-    shown: tuple[Count, Count]  # height and width to show it at
+    height: Side  # of the coded picture
+    width: Side
+    shown: tuple[Side, Side]  # height and width to show it at
     time_base: tuple[Count, Count]  # seconds of one tick, a fraction
-    frames_per_chunk: Count
-    fit: Literal["tile", "crop", "pad", "stretch"] = "tile"
+    frames_per_chunk: FrameCount
+    fit: Fit = "tile"
     assignment: str = ""  # how the tokens were chosen, for people
     source: str = ""  # name of the file that was encoded
     sound: str = ""  # container of the sound, such as "matroska"; empty: none
@@ -80,6 +86,16 @@ class Header(Config):
                 f"{self.frames_per_block} of a block do not divide each other"
             )
         _ = self.grid
+        if max(self.height * self.width, math.prod(self.shown)) > MAX_PIXELS:
+            raise EvatokError(f"a picture of more than {MAX_PIXELS} pixels")
+        coded, shown = (self.height, self.width), self.shown
+        if coded != coded_size(self.fit, *shown, self.size) or shown != shown_size(
+            self.fit, *shown, self.size
+        ):
+            raise EvatokError(
+                f"a picture coded at {coded[0]} × {coded[1]} is not shown at {shown[0]} × "
+                f"{shown[1]} where it is made to fit by {self.fit!r}"
+            )
         return self
 
     @property
@@ -185,6 +201,11 @@ def parse_video(header: Header, first: int, payload: bytes) -> Chunk:
     (frames, is_uneven, start), position = read_varints(payload, 0, 3)
     if not 1 <= frames <= header.frames_per_chunk or is_uneven not in (0, 1):
         raise EvatokError(f"a chunk of {frames} frames")
+    tiles, blocks = len(header.grid), header.blocks(frames)
+    fields, width = tiles * sum(blocks), bit_width(len(header.levels))
+    id_width = bit_width(header.codebook_size)
+    if fields * (width + header.levels[0] * id_width) > 8 * len(payload):  # before it is allocated
+        raise EvatokError(f"{len(payload)} bytes are too few for {fields} blocks")
     if is_uneven:
         steps, position = read_varints(payload, position, frames - 1)
     else:
@@ -193,15 +214,12 @@ def parse_video(header: Header, first: int, payload: bytes) -> Chunk:
     times = (start, *(start + total for total in np.cumsum(steps, dtype=object).tolist()))
     if min(steps, default=1) < 1 or max(abs(times[0]), abs(times[-1])) > MAX_TICK:
         raise EvatokError("times that do not ascend, or are beyond any video's")
-    tiles, blocks = len(header.grid), header.blocks(frames)
-    fields = tiles * sum(blocks)
     bits = np.unpackbits(np.frombuffer(payload, np.uint8, offset=position))
-    width = bit_width(len(header.levels))
     ranks = unpack_fields(bits, fields, width)
     if ranks.size and ranks.max() >= len(header.levels):
         raise EvatokError("a level that does not exist")
     counts = np.array(header.levels)[ranks]
-    ids = unpack_fields(bits[fields * width :], int(counts.sum()), bit_width(header.codebook_size))
+    ids = unpack_fields(bits[fields * width :], int(counts.sum()), id_width)
     if ids.size and ids.max() >= header.codebook_size:
         raise EvatokError("a code that does not exist")
     ends = np.cumsum([tiles * count for count in blocks])[:-1]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import tracemalloc
 from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
@@ -15,7 +16,14 @@ from hypothesis import strategies as st
 
 from evatok.core.errors import EvatokError
 from tokenizer.evt.bits import pack_fields, read_varints, unpack_fields, write_varints
-from tokenizer.evt.format import Chunk, EvtError, Header, parse_video, video_payload
+from tokenizer.evt.format import (
+    Chunk,
+    EvtError,
+    Header,
+    parse_video,
+    video_payload,
+    write_header,
+)
 from tokenizer.evt.reader import EvtReader
 from tokenizer.evt.writer import EvtWriter
 
@@ -85,7 +93,7 @@ def test_fields_round_trip(width: int, data: st.DataObject) -> None:
 @given(
     frames=st.integers(1, 16),
     levels=st.sampled_from([(3,), (1, 2), (1, 2, 4, 8, 16)]),
-    size=st.integers(1, 70_000),
+    size=st.integers(2, 70_000),
     gaps=st.booleans(),
 )
 def test_video_payload_round_trip(
@@ -290,3 +298,50 @@ def test_header_refuses_sizes_that_disagree() -> None:
     for changes in ({"frames_per_chunk": 12}, {"overlap": 9}, {"levels": (2, 1)}, {"height": 0}):
         with pytest.raises(ValueError):
             header(**changes)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"shown": (1 << 24, 1 << 24)},
+        {"shown": (1 << 15, 1 << 15), "fit": "stretch", "height": 16, "width": 16},
+        {"shown": (1 << 15, 1 << 15), "height": 1 << 15, "width": 1 << 15},
+        {"shown": (24, 41)},
+        {"shown": (240, 40), "fit": "pad", "height": 16, "width": 16},
+        {"shown": (24, 40), "fit": "crop"},
+        {"frames_per_chunk": 1 << 20},
+        {"num_frames": 1 << 20, "frames_per_chunk": 1 << 20},
+        {"codebook_size": 1},
+    ],
+)
+def test_a_header_of_impossible_sizes_is_refused_in_one_line(
+    tmp_path: Path, changes: dict[str, object]
+) -> None:
+    head = header().model_copy(update=changes)
+    with open(tmp_path / "x.evt", "wb") as file:
+        write_header(file, head)
+    with pytest.raises(EvtError, match=r"x\.evt: header ") as told:
+        EvtReader(tmp_path / "x.evt")
+    assert "\n" not in str(told.value)
+
+
+def test_header_takes_the_sizes_that_each_fit_makes() -> None:
+    header(fit="pad", height=16, width=8, shown=(240, 120))
+    header(fit="stretch", height=16, width=16, shown=(2160, 4096))
+    header(fit="crop", height=16, width=16, shown=(16, 16))
+    header(height=8640, width=15360, shown=(8640, 15360))
+
+
+def test_a_chunk_that_tells_more_blocks_than_it_has_bytes_for_is_refused() -> None:
+    """A large picture of many tiny tiles, a chunk of many frames: nothing of it is allocated."""
+    head = header(
+        levels=(4,), size=1, overlap=0, height=8192, width=8192, shown=(8192, 8192),
+        num_frames=1 << 16, frames_per_chunk=1 << 16,
+    )  # fmt: skip
+    tracemalloc.start()
+    try:
+        with pytest.raises(EvatokError, match="bytes are too few for"):
+            parse_video(head, 0, write_varints([1 << 16, 0, 0, 1]) + bytes(20))
+        assert tracemalloc.get_traced_memory()[1] < 1 << 24
+    finally:
+        tracemalloc.stop()
