@@ -3,10 +3,13 @@
     python -m benchmarks.long_video --json
 
 Generated pictures of `--size` pixels go through `evatok encode` and `decode`, each in a process of
-its own, as videos of 1 000 and of `--frames` frames: the most resident memory of either. Then one
-second out of the middle of a video of ten minutes is decoded: bytes read from the token file and
-time, against decoding all of it. The tokenizer is small and untrained unless --model is given: none
-of this depends on its weights.
+its own, as videos of 1 000 and of `--frames` frames: the most resident memory of either, that of a
+process that does nothing beside it, and the time as a multiple of decoding the source alone. Then
+one second out of the middle of a video of ten minutes is decoded: bytes read from the token file
+and time, against decoding all of it. The tokenizer is small and untrained unless --model is given:
+neither memory nor bytes depend on its weights, but times on its size.
+
+Shape letters: H W pixels.
 """
 
 from __future__ import annotations
@@ -32,17 +35,19 @@ from evatok.hub import load, save_model
 from tokenizer.evt.reader import EvtReader
 from tokenizer.model import TokenizerConfig, VideoTokenizer
 from tokenizer.qformer import QFormerConfig
+from video.reading import iter_timed
 from video.timed import write_timed
 
 MINUTES, FPS = 10, 10
 
 
-def pictures(count: int, size: int) -> Iterator[tuple[int, np.ndarray]]:
-    """A bright square that crosses a dark picture, (S, S, 3) uint8, with ticks."""
+def pictures(count: int, height: int, width: int) -> Iterator[tuple[int, np.ndarray]]:
+    """A bright square that crosses a dark picture, (H, W, 3) uint8, with ticks."""
+    side = min(height, width) // 4
     for number in range(count):
-        picture = np.full((size, size, 3), 40, np.uint8)
-        left = number % (size - size // 4)
-        picture[left : left + size // 4, left : left + size // 4] = 220
+        picture = np.full((height, width, 3), 40, np.uint8)
+        top, left = number % (height - side), number % (width - side)
+        picture[top : top + side, left : left + side] = 220
         yield number, picture
 
 
@@ -114,18 +119,23 @@ def main() -> None:
     """Read the command line, print the figures."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--frames", type=int, default=100_000, help="of the long stream")
-    parser.add_argument("--size", type=int, default=16, help="pixels of a side")
+    parser.add_argument("--height", type=int, default=64)
+    parser.add_argument("--width", type=int, default=64)
+    parser.add_argument("--tile", type=int, default=64, help="pixels of the small model's side")
     parser.add_argument("--model", type=Path, help="folder of a model; default: a small one")
     parser.add_argument("--json", action="store_true")
     asked = parser.parse_args()
-    rate, found = Rate("uniform:4"), {}
+    found: dict[str, dict[str, Any]] = {}
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        models = load(asked.model or small_model(folder / "model", asked.size))
+        models = load(asked.model or small_model(folder / "model", asked.tile))
+        rate = Rate(f"uniform:{models.final.config.levels[0]}")
         wanted = {"1000": 1000, str(asked.frames): asked.frames, "minutes": MINUTES * 60 * FPS}
         for key, count in wanted.items():
             source, tokens = folder / f"{key}.mp4", folder / f"{key}.evt"
-            write_timed(source, pictures(count, asked.size), Fraction(1, FPS))
+            write_timed(source, pictures(count, asked.height, asked.width), Fraction(1, FPS))
+            _, _, alone = apart(lambda: sum(1 for _ in iter_timed(source)))  # noqa: B023
+            _, idle, _ = apart(lambda: None)
             again = folder / f"{key}-again.mp4"
             told, peak, seconds = apart(lambda: encode_file(models, source, tokens, rate))  # noqa: B023
             back, most, took = apart(lambda: decode_file(models, tokens, again))  # noqa: B023
@@ -133,10 +143,14 @@ def main() -> None:
             found[key] = {
                 "frames": count,
                 "bytes": told["bytes"],
+                "idle_bytes_of_memory": idle,
                 "encode_bytes_of_memory": peak,
                 "decode_bytes_of_memory": most,
+                "source_seconds": alone,
                 "encode_seconds": seconds,
                 "decode_seconds": took,
+                "encode_by_source": seconds / alone,
+                "decode_by_source": took / alone,
             }
             if not asked.json:
                 print(key, found[key], flush=True)

@@ -127,6 +127,9 @@ def assigner_for(
     def at(clips: Tensor, w_q: float) -> Tensor:
         return encoder.assign(clips, w_q=w_q)
 
+    def fill(clip: Tensor, w_q: float, tokens: int) -> Tensor:
+        return encoder.assign(clip, w_q=w_q, max_tokens=tokens, is_full=True)
+
     if not models.conditioned_router.config.preference:
         raise EvatokError(f"a budget ({rate.budget}) needs a router with w_q as an input")
     if rate.min_psnr is not None:
@@ -140,6 +143,7 @@ def assigner_for(
         budget = bits / bit_width(header.codebook_size)
     return BudgetAssigner(
         at,
+        fill,
         *enclose(lambda: tiles_of(header, frames(), device_of(encoder.model)), at, budget),
         budget,
     )

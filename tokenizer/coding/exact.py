@@ -85,8 +85,9 @@ class ExactEncoder:
         *,
         w_q: float | Tensor | None = None,
         max_tokens: int | None = None,
+        is_full: bool = False,
     ) -> Tensor:
-        """(B, T) assignments, as `Router.assign` chooses them."""
+        """(B, T) assignments as `Router.assign` does; is_full: of the most tokens allowed."""
         router = self._router
         candidates = router.levels.candidates(router.num_blocks).to(clips.device)
         allowed = torch.ones(len(candidates), dtype=torch.bool, device=clips.device)
@@ -97,6 +98,9 @@ class ExactEncoder:
                 raise EvatokError(
                     f"at most {max_tokens} tokens a clip: the shortest has {shortest}"
                 )
+            if is_full:
+                lengths = candidates.sum(1)
+                allowed = lengths == lengths[allowed].max()
         wanted = None
         if w_q is not None:
             wanted = torch.as_tensor(w_q, dtype=torch.float32, device=clips.device)

@@ -1,9 +1,9 @@
 """Spread a budget over a whole video: every block and tile at the same exchange rate.
 
 A router that takes w_q as an input gives each clip the assignment that is best at that price of a
-token. One w_q for all clips is therefore the best way to spend their sum. Two passes over the video
-find the two neighbouring values whose totals enclose the budget; between them, clips are dealt out
-so that the running total keeps to it.
+token. One w_q for all clips is therefore the best way to spend their sum. Three passes over the
+video find the two neighbouring values whose totals enclose the budget; between them, clips are
+dealt out so that the running total keeps to it.
 
 Shape letters: N tiles, T blocks.
 """
@@ -18,10 +18,13 @@ from torch import Tensor
 from evatok.core.errors import EvatokError
 
 GRID = (0.0, 0.5, 1.0, 1.5, 2.0)  # of w_q: the first pass
-PARTS = 4  # into which the second pass divides the interval that holds the budget
+PARTS = 4  # into which each later pass divides the interval that holds the budget
+ROUNDS = 2  # of later passes
 
 # tiles (N, 3, F, S, S), w_q → (N, T) token counts
 AssignAt = Callable[[Tensor, float], Tensor]
+# one tile (1, 3, F, S, S), w_q, tokens → (1, T) of as many tokens as there can be, but no more
+Fill = Callable[[Tensor, float, int], Tensor]
 
 
 def curve(clips: Iterable[Tensor], assign: AssignAt, grid: Sequence[float]) -> list[int]:
@@ -62,12 +65,14 @@ def enclose(
             "least: allow more, or encode a shorter part of it"
         )
     low, high = _bracket(GRID, totals, budget)
-    if low == high:
-        return low, high
-    step = (high[0] - low[0]) / PARTS
-    inner = [low[0] + step * part for part in range(1, PARTS)]
-    found = curve(passes(), assign, inner)
-    return _bracket([low[0], *inner, high[0]], [low[1], *found, high[1]], budget)
+    for _ in range(ROUNDS):
+        if low == high:
+            break
+        step = (high[0] - low[0]) / PARTS
+        inner = [low[0] + step * part for part in range(1, PARTS)]
+        found = curve(passes(), assign, inner)
+        low, high = _bracket([low[0], *inner, high[0]], [low[1], *found, high[1]], budget)
+    return low, high
 
 
 def _bracket(
@@ -83,18 +88,20 @@ class BudgetAssigner:
     """Assigns the clips of a video between two values of w_q, so that a budget is met.
 
     A clip gets the higher one where the tokens owed to the clips so far pay for it: of all tokens
-    that the higher value would add, the budget pays for a fixed share.
+    that the higher value would add, the budget pays for a fixed share. Where they pay for a part
+    of it, the clip gets that many tokens.
     """
 
     def __init__(
         self,
         assign: AssignAt,
+        fill: Fill,
         low: tuple[float, int],
         high: tuple[float, int],
         budget: float,
     ) -> None:
         """Args: low, high: (w_q, tokens of the video) from `enclose`; budget: tokens."""
-        self.assign, self.low, self.high = assign, low[0], high[0]
+        self.assign, self.fill, self.low, self.high = assign, fill, low[0], high[0]
         span = high[1] - low[1]
         self.share = (budget - low[1]) / span if span else 0.0
         self.balance = 0.0
@@ -106,10 +113,12 @@ class BudgetAssigner:
             return low
         high = self.assign(clips, self.high)
         rows = []
-        for short, long in zip(low, high, strict=True):
+        for clip, short, long in zip(clips.split(1), low, high, strict=True):
             extra = int(long.sum() - short.sum())
             self.balance += self.share * extra
-            takes = 0 < extra <= self.balance or extra < 0
-            self.balance -= extra if takes else 0
-            rows.append(long if takes else short)
+            chosen = long if extra <= self.balance else short
+            if extra > self.balance >= 1:
+                chosen = self.fill(clip, self.high, int(short.sum() + self.balance))[0]
+            self.balance -= int(chosen.sum() - short.sum())
+            rows.append(chosen)
         return torch.stack(rows)

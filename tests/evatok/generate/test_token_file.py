@@ -241,9 +241,10 @@ def test_budgets_are_met(conditioned: Models, video: Path, tmp_path: Path) -> No
         wanted = (least + most) / 2 / 3.0
         told = tokens(Rate(tokens_per_second=wanted))
         spent = wanted * 75 / 74 * told["seconds"]
-        assert spent - 12 <= told["tokens"] <= spent + 1  # 12: the most that one clip can differ
+        # the last clip is cut: a block behind the last frame is paid for and not written
+        assert spent - 8 <= told["tokens"] <= spent + 1
     room = (low["bytes"] + high["bytes"]) // 2 + 20
-    assert room - 40 <= tokens(Rate(max_bytes=room))["bytes"] <= room
+    assert room - 12 <= tokens(Rate(max_bytes=room))["bytes"] <= room
     with pytest.raises(ValueError, match="below the"):
         tokens(Rate(max_bytes=300))
     with pytest.raises(ValueError, match="reaches 90 dB"):
