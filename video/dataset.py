@@ -33,6 +33,7 @@ from video.lists import (
     VideoItem,
     read_folder,
     read_kinetics_csv,
+    read_pictures,
     read_ucf101,
     read_videos_csv,
 )
@@ -50,7 +51,8 @@ class SourceConfig(VideoConfig):
     """One set of videos."""
 
     # procgen: no files, clips are played while a model trains; see `video.arcade.live`
-    kind: Literal["ucf101", "kinetics", "folder", "procgen"]
+    # images: the pictures below a folder, each a video of one frame; see `video.lists`
+    kind: Literal["ucf101", "kinetics", "folder", "images", "procgen"]
     root: Path = Path()  # procgen: only the name under which the source is told
     games: tuple[str, ...] = ()  # procgen: names, none = all
     clips: int = Field(default=4096, ge=1)  # procgen: of an epoch, or held out, with their levels
@@ -88,6 +90,8 @@ class SourceConfig(VideoConfig):
             raise VideoError(f"{self.root}: a procgen source has no files")
         if self.kind == "ucf101":
             return read_ucf101(self.root, split, self.fold)
+        if self.kind == "images":
+            return read_pictures(self.root, split)
         if self.videos is not None:
             return read_videos_csv(self.videos, self.root, split)
         if self.kind == "folder":

@@ -11,7 +11,7 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from video.decoding.stills import is_animation
+from video.decoding.stills import PICTURES, is_animation
 
 SUFFIXES = (
     ".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm", ".gif", ".mpg", ".mpeg", ".ts", ".mts",
@@ -43,3 +43,9 @@ def is_video(path: Path) -> bool:
 def videos_under(root: Path) -> list[Path]:
     """All video files below a folder, sorted."""
     return sorted(path for path in files_under(root) if is_video(path))
+
+
+def pictures_under(root: Path) -> list[Path]:
+    """All still pictures below a folder, sorted."""
+    found = (path for path in files_under(root) if path.suffix.lower() in PICTURES)
+    return sorted(path for path in found if not is_animation(path))

@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import Literal
 
 from video.decoding.container import VideoError
-from video.folder import SUFFIXES, videos_under
+from video.decoding.stills import PICTURES
+from video.folder import SUFFIXES, pictures_under, videos_under
 
 Split = Literal["train", "test"]
 
@@ -279,6 +280,36 @@ def read_folder(root: Path | str) -> list[VideoItem]:
     if not paths:
         raise VideoError(f"{root}: no videos ({', '.join(SUFFIXES)}) in this folder")
     return [VideoItem(p, -1, (), p.relative_to(root).as_posix()) for p in paths]
+
+
+def read_pictures(root: Path | str, split: Split) -> list[VideoItem]:
+    """All pictures below a folder, each a video of one frame, sorted by path.
+
+    Folders `train` and `val`, as ImageNet has them, are the splits; without them a folder has the
+    same pictures for both. Where every picture lies in a folder of its split's, that is its class.
+
+    Raises:
+        VideoError: no such folder, or no pictures in it.
+    """
+    root = Path(root)
+    names = {"train": "train", "test": "val"}
+    is_split = all((root / name).is_dir() for name in names.values())
+    parts = {part: root / name for part, name in names.items()} if is_split else {split: root}
+    found: dict[str, list[Path]] = {}
+    for part, folder in parts.items():
+        if not folder.is_dir():
+            raise VideoError(f"{folder}: no such folder")
+        found[part] = pictures_under(folder)
+        if not found[part]:
+            raise VideoError(f"{folder}: no pictures ({', '.join(PICTURES)}) in this folder")
+    inner = [path.relative_to(parts[part]).parts for part in found for path in found[part]]
+    has_classes = all(len(place) > 1 for place in inner)
+    classes = tuple(sorted({place[0] for place in inner})) if has_classes else ()
+    index, items = {name: label for label, name in enumerate(classes)}, []
+    for path in found[split]:
+        label = index[path.relative_to(parts[split]).parts[0]] if classes else -1
+        items.append(VideoItem(path, label, classes, path.relative_to(root).as_posix()))
+    return items
 
 
 def read_videos_csv(path: Path | str, root: Path | str, split: Split) -> list[VideoItem]:

@@ -134,7 +134,7 @@ def assigner_for(
         raise EvatokError(f"a budget ({rate.budget}) needs a router with w_q as an input")
     if rate.min_psnr is not None:
         return partial(encoder.assign, w_q=_w_q_of_psnr(encoder, header, rate.min_psnr, frames))
-    extent = _Extent.from_frames(header, frames())
+    extent = _Extent.from_frames(header, frames(), min(rate.max_bytes or MAX_PAYLOAD, MAX_PAYLOAD))
     if rate.tokens_per_second is not None:
         budget = rate.tokens_per_second * extent.seconds
     else:
@@ -164,15 +164,15 @@ class _Extent:
     level_bits: int
 
     @staticmethod
-    def from_frames(header: Header, frames: Iterator[Timed]) -> _Extent:
-        """Measure in one pass over the frames."""
+    def from_frames(header: Header, frames: Iterator[Timed], longest: int) -> _Extent:
+        """Measure in one pass over the frames; `longest`: bytes that no chunk exceeds."""
         fixed, blocks, count = len(header.model_dump_json()) + FILE_OVERHEAD, 0, 0
         first = last = Fraction(0)
         previous, begins = None, 0
         for run in runs(frames, header.frames_per_chunk):
             ticks = ticks_of((time for time, _ in run), header, previous)
             fixed += CHUNK.size + len(times_bytes(ticks)) + 1  # the last byte may be half empty
-            fixed += len(write_varints([MAX_PAYLOAD, len(ticks), ticks[0] - begins]))  # the index
+            fixed += len(write_varints([longest, len(ticks), ticks[0] - begins]))  # the index
             blocks += sum(header.blocks(len(run))) * len(header.grid)
             previous, begins = ticks[-1], ticks[0]
             first, last = (first if count else run[0][0]), run[-1][0]

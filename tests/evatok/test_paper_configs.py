@@ -18,7 +18,7 @@ from generator.conditions import FrameCondition
 from tokenizer.training.tokenizer_stage import FinalConfig, TokenizerTraining
 
 ROOT = Path(__file__).resolve().parent.parent.parent / "configs"
-FAMILIES = ("webvid", "ucf101", "k600")
+FAMILIES = ("webvid", "ucf101", "k600", "images")
 SCHEMAS: dict[str, Any] = {name: kind.schema for name, kind in STAGES.items()} | {
     "search": SearchConfig,
     "tokens": TokensConfig,
@@ -41,7 +41,8 @@ def test_settings_load(path: Path) -> None:
         assert config.adversarial.discriminator.kind == (
             "semantic" if "semantic" in path.stem else "patch"
         )
-        assert (config.alignment.weight > 0) == ("unaligned" not in path.stem)
+        is_aligned = "unaligned" not in path.stem and path.parent.name != "images"
+        assert (config.alignment.weight > 0) == is_aligned
 
 
 @pytest.mark.parametrize(
@@ -69,6 +70,15 @@ def test_the_router_loads_the_clips_that_were_searched(family: str) -> None:
     search, router = (load(ROOT / family / f"{name}.yaml") for name in ("search", "router"))
     assert router.data == search.data
     assert (router.search_batch, router.search_seed) == (search.batch_size, search.seed)
+
+
+def test_pictures_are_one_block_of_eight_levels() -> None:
+    levels = (32, 64, 96, 128, 192, 256, 384, 512)
+    for name in ("proxy", "final", "uniform", "router"):
+        model = load(ROOT / "images" / f"{name}.yaml").model
+        assert model.levels == levels
+        assert (model.num_frames, model.patch[0]) == (1, 1)
+    assert load(ROOT / "images/uniform.yaml").uniform == 256
 
 
 def test_the_papers_values() -> None:

@@ -13,12 +13,13 @@ from typing import Any
 
 import pytest
 import torch
+from PIL import Image
 
 import video.cache
 from video.cache import ClipCache
 from video.dataset import ClipSampler, DataConfig, SourceConfig
 from video.decoding.container import VideoError
-from video.lists import read_folder, read_kinetics_csv, read_ucf101
+from video.lists import read_folder, read_kinetics_csv, read_pictures, read_ucf101
 from video.writing import write_video
 
 
@@ -376,3 +377,27 @@ def test_a_cache_is_built_once(ucf: Path, tmp_path: Path, monkeypatch: pytest.Mo
         folders = {job.result().folder for job in jobs}
     assert len(decoded) == len(items) and len(folders) == 1
     assert [path.name for path in (tmp_path / "cache").iterdir()] == [folders.pop().name]
+
+
+def test_pictures_are_videos_of_one_frame(tmp_path: Path) -> None:
+    for part, count in (("train", 3), ("val", 1)):
+        for number, name in enumerate(("cat", "ant")):
+            for place in range(count):
+                path = tmp_path / "set" / part / name / f"{place}.{'JPEG' if number else 'png'}"
+                path.parent.mkdir(parents=True, exist_ok=True)
+                colour = (200, 40, 20 * place) if number else (40, 200, 20 * place)
+                Image.new("RGB", (24, 16), colour).save(path)
+    (tmp_path / "set" / "train" / "cat" / "notes.txt").write_text("no picture")
+    source = {"kind": "images", "root": tmp_path / "set"}
+    settings = {"sources": [source], "num_frames": 1, "size": 16, "cache_dir": tmp_path / "cache"}
+    sampler = ClipSampler(DataConfig.model_validate(settings), "train")
+    assert sampler.num_videos == 6 and sampler.class_names == ["ant", "cat"]
+    clips, labels = sampler.load(sampler.eval_clips())
+    assert clips.shape == (6, 3, 1, 16, 16) and labels.tolist() == [0, 0, 0, 1, 1, 1]
+    assert bool((clips[:3, 0].mean((1, 2, 3)) > clips[:3, 1].mean((1, 2, 3))).all())
+    assert len(read_pictures(tmp_path / "set", "test")) == 2
+    (flat,) = read_pictures(tmp_path / "set" / "val" / "ant", "train")
+    assert (flat.label, flat.id) == (-1, "0.JPEG")
+    for root, words in ((tmp_path / "none", "no such folder"), (tmp_path / "cache", "no pictures")):
+        with pytest.raises(VideoError, match=words):
+            read_pictures(root, "train")

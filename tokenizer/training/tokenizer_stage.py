@@ -335,6 +335,8 @@ def picture(rows: list[Tensor], columns: int = 12) -> np.ndarray:
     """Contact sheet (H, W, 3) uint8: a clip a column, one middle frame, a row a version."""
     strips = []
     for clips in rows:
-        frames = torch.stack([to_frames(c)[c.shape[1] // 2 + 1] for c in clips[:columns]])
+        frames = torch.stack(
+            [to_frames(c)[min(c.shape[1] // 2 + 1, c.shape[1] - 1)] for c in clips[:columns]]
+        )
         strips.append(torch.cat(list(frames), 1))  # (H, W · columns, 3)
     return torch.cat(strips).numpy()

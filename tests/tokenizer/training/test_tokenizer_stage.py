@@ -8,8 +8,10 @@ from typing import Any
 
 import pytest
 import torch
+from PIL import Image
 from torch import Tensor
 
+from evatok.core.config import load_config
 from tests.tokenizer.videos import striped_videos
 from tokenizer.losses.reconstruction import LossConfig, tokenizer_loss
 from tokenizer.model import VideoTokenizer
@@ -265,3 +267,34 @@ def test_training_settings_bite(data: dict[str, Any], tmp_path: Path) -> None:
     for number, weights in enumerate(trained):
         for other in range(number):
             assert not torch.equal(weights, trained[other]), (changes[number], changes[other])
+
+
+def test_a_tokenizer_of_pictures_trains_by_its_settings(tmp_path: Path) -> None:
+    """`configs/nano/images.yaml`, smaller: one block of one frame, a level for each picture."""
+    colours = torch.randint(0, 255, (8, 3), generator=torch.Generator().manual_seed(0))
+    for number, colour in enumerate(colours.tolist()):
+        path = tmp_path / "pictures" / f"{number}.png"
+        path.parent.mkdir(exist_ok=True)
+        Image.new("RGB", (64, 64), tuple(colour)).save(path)
+    root = Path(__file__).resolve().parents[3]
+    changes = (
+        f"data.cache_dir={tmp_path / 'cache'}",
+        "model.encoder={width: 32, layers: 1, heads: 2}",
+        "model.decoder={width: 32, layers: 1, heads: 2}",
+        "train.steps=12",
+        "train.batch_size=8",
+        "train.precision=fp32",
+        "train.save_every=0",
+        "train.validate_every=0",
+        "validation_clips=8",
+    )
+    config = load_config(ProxyConfig, root / "configs" / "nano" / "images.yaml", changes)
+    source = config.data.sources[0].model_copy(update={"root": tmp_path / "pictures"})
+    data = config.data.model_copy(update={"sources": (source,)})
+    config = config.model_copy(update={"data": data})
+    stage = TokenizerStage(config)
+    clips, assignment = stage.batch(0, 0, 1)
+    assert clips.shape == (8, 3, 1, 64, 64) and assignment.shape == (8, 1)
+    before = stage.validate(stage.tokenizer.eval(), 0).scalars
+    model = train(stage, config.train, tmp_path / "run", config)
+    assert stage.validate(model, 12).scalars["psnr_uniform_64"] > before["psnr_uniform_64"] + 1
