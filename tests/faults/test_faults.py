@@ -97,3 +97,16 @@ def test_a_damaged_file_of_every_kind(
         env={**os.environ, "OMP_NUM_THREADS": "1"},
     )
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_damaged_token_files_by_the_dozen(root: Path) -> None:
+    """`python tests/faults/token_files.py` for ten thousand."""
+    done = subprocess.run(
+        [sys.executable, root / "tests" / "faults" / "token_files.py", "--n", "40"],
+        capture_output=True,
+        text=True,
+        timeout=600,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "| all | 40 |" in done.stdout
