@@ -77,7 +77,7 @@ def around(curve: list[Tensor], tokens: int) -> tuple[Tensor, Tensor]:
 def measure(models: Models, name: str, frames: Tensor) -> list[dict[str, Any]]:
     """Rows of one video, frames (N · F, S, S, 3) uint8, one for each budget."""
     config = models.final.config
-    encoder = ExactEncoder(models.final.eval(), models.steerable)
+    encoder = ExactEncoder(models.final.eval(), models.conditioned_router)
     rows = []
     with tempfile.TemporaryDirectory() as folder:
         source, target = Path(folder) / "in.mkv", Path(folder) / "out.evt"
