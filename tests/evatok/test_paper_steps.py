@@ -34,75 +34,6 @@ PATHS = [
     if read_yaml(path).get("stage") in (*TOKENIZERS, *OTHERS)
 ]
 
-# Peak memory belongs to a process, so that every step gets one. Every checkpoint would be 2 GB: the
-# loop runs, its save does not.
-TOKENIZER = """
-import json, resource, sys, time
-from pathlib import Path
-import torch
-import training.loop
-from evatok.workflows.train import STAGES, load_training
-
-torch.set_num_threads(1)
-path, folder, *overrides = sys.argv[1:]
-config = load_training(Path(path), overrides)
-stage = STAGES[config.stage].build(config)
-sides = [stage.model] + ([] if stage.adversary is None else [stage.adversary])
-before = [[p.detach().clone() for p in side.parameters()] for side in sides]
-training.loop.checkpoint.save = lambda *args, **kwargs: None
-start = time.perf_counter()
-training.loop.train(stage, config.train, Path(folder))
-seconds = time.perf_counter() - start
-for side, old in zip(sides, before):
-    changed = sum(not torch.equal(a, b) for a, b in zip(old, side.parameters()))
-    # the last projections of layers start at 0: in the first step nothing reaches those before
-    assert changed > len(old) // 4, f"{changed} of {len(old)} parameters of {type(side)} changed"
-log = [json.loads(line) for line in (Path(folder) / "log.jsonl").read_text().splitlines()]
-terms = next(row for row in log if row["kind"] == "train")
-peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-print(json.dumps({"seconds": seconds, "peak": peak, "terms": sorted(terms)}))
-"""
-
-# A router's table and a generator's shards would be made up anyway: their models take the step.
-OTHER = """
-import json, resource, sys, time
-from pathlib import Path
-import torch
-import torch.nn.functional as F
-from evatok.plan.untrained import model_of
-from evatok.workflows.train import load_training
-from tokenizer.router import Router
-from training.optimization.optimizer import build_optimizers
-from evatok.core.compute.precision import fast_float32_matmul
-
-torch.set_num_threads(1)
-config = load_training(Path(sys.argv[1]))
-torch.manual_seed(0)
-model = model_of(config).train()
-optimizers = build_optimizers(model, config.train.optimizer)
-before = [p.detach().clone() for p in model.parameters()]
-start = time.perf_counter()
-with fast_float32_matmul(torch.device("cpu")), torch.autocast("cpu", torch.bfloat16):
-    if isinstance(model, Router):
-        clips = torch.rand(1, 3, 16, 128, 128) * 2 - 1
-        loss = F.cross_entropy(model(clips).float(), torch.tensor([7]))
-    else:
-        length = round(config.expect.mean_length)
-        first = model.frames.num_tokens if model.frames and config.frame_share == 1 else 1
-        ids = torch.randint(model.vocabulary.codebook_size, (length,))
-        bounds = torch.tensor([0, length], dtype=torch.int32)
-        logits = model(ids, bounds, torch.arange(first - 1, length - 1))
-        loss = F.cross_entropy(logits.float(), ids[first:])
-loss.backward()
-for optimizer in optimizers:
-    optimizer.step()
-seconds = time.perf_counter() - start
-assert torch.isfinite(loss)
-assert sum(not torch.equal(a, b) for a, b in zip(before, model.parameters())) > len(before) // 2
-peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-print(json.dumps({"seconds": seconds, "peak": peak, "terms": ["loss"]}))
-"""
-
 
 @pytest.fixture(scope="module")
 def stand_ins(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -172,11 +103,10 @@ def test_one_step(
     path: Path, stand_ins: Path, tmp_path: Path, record_property: Callable[[str, object], None]
 ) -> None:
     settings = read_yaml(path)
-    command = [sys.executable, "-c", OTHER, str(path)]
+    command = [sys.executable, "-m", "tests.evatok.paper_step", str(path)]
     expected = {"loss"}
     if settings["stage"] in TOKENIZERS:
-        command = [sys.executable, "-c", TOKENIZER, str(path), str(tmp_path / "run")]
-        command += overrides_of(path, stand_ins)
+        command += [str(tmp_path / "run"), *overrides_of(path, stand_ins)]
         expected |= {"l1", "codebook", "commitment", "entropy", "adversarial", "lpips"}
         if settings["alignment"]["weight"]:
             expected.add("alignment")

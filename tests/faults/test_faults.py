@@ -14,46 +14,11 @@ HERE = Path(__file__).resolve().parent
 
 CASES = 20  # one of every kind, in the order of `kinds.KINDS`
 
-ENDINGS = """
-import os, signal, sys, time
-sys.path.insert(0, {here!r})
-import cases
-from pathlib import Path
-
-def big():
-    block = bytearray(300 << 20)
-    block[::4096] = b"x" * len(block[::4096])
-    return 0
-
-def refuse(text, status=2):
-    print(text, file=sys.stderr)
-    return status
-
-works = dict(
-    ok=lambda: 0,
-    refused=lambda: refuse("evatok: no such file"),
-    UNTOLD=lambda: refuse("evatok: stopped", 130),
-    TRACEBACK=lambda: 1 // 0,
-    HANG=lambda: time.sleep(30),
-    SIGNAL=lambda: os.kill(os.getpid(), signal.SIGSEGV),
-    MEMORY=big,
-)
-good = cases.run(lambda: 0, Path("."))
-for name, work in works.items():
-    limit = 1 if name == "HANG" else 60
-    found = cases.run(work, Path("."), seconds=limit).outcome(good.peak)
-    assert found == name, (name, found)
-"""
-
 
 def test_every_outcome_is_told_from_the_others(tmp_path: Path) -> None:
     (tmp_path / "case").mkdir()
-    script = ENDINGS.format(here=str(HERE)).replace(
-        'Path(".")', f"Path({str(tmp_path / 'case')!r})"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", script], capture_output=True, text=True, timeout=60
-    )
+    command = [sys.executable, str(HERE / "endings.py"), str(tmp_path / "case")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr
 
 

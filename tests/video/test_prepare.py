@@ -158,18 +158,9 @@ def test_copies_that_are_not_whole_are_made_again(
     assert (out / prepared_name(FILES[1])).stat().st_mtime_ns == stamp
 
 
-KILLED = """
-import sys
-from pathlib import Path
-from video.prepare import Recipe, prepare
-root, out = map(Path, sys.argv[1:])
-prepare([f"{n}.avi" for n in range(5)], root, out, Recipe(size=32, crf=10))
-"""
-
-
 def test_a_killed_run_goes_on(originals: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    command = [sys.executable, "-c", KILLED, str(originals), str(out)]
+    command = [sys.executable, "-m", "tests.video.prepare_five", str(originals), str(out)]
     for wanted in (1, 3):
         process = subprocess.Popen(command, cwd=ROOT)
         while process.poll() is None:

@@ -20,41 +20,13 @@ METRICS: list[type[FeatureMetric]] = [
     CoverageMetric,
 ]
 
-TWO_PROCESSES = """
-import os, sys
-from pathlib import Path
-import torch, torch.distributed as dist
-from evaluation.metrics.prdc import CoverageMetric
-from evaluation.metrics.frechet import FrechetDistance
-from evaluation.metrics.kernel import JediDistance, KernelDistance
-
-folder = Path(sys.argv[1])
-torch.set_num_threads(1)
-x, y = torch.load(folder / "sides.pt", weights_only=True)
-child = os.fork()
-rank = int(child == 0)
-dist.init_process_group("gloo", f"file://{folder}/meet", rank=rank, world_size=2)
-rows = [0, 5, *range(21)] if rank == 0 else [*range(18, 30), 29, 3]
-lines = []
-for kind in (FrechetDistance, KernelDistance, JediDistance, CoverageMetric):
-    metric = kind(6)
-    metric.update(x[rows], torch.tensor(rows), real=True)
-    if rank == 0:
-        metric.update(y, torch.arange(25), real=False)
-    lines.append(repr(metric.compute()))
-(folder / str(rank)).write_text("\\n".join(lines))
-dist.destroy_process_group()
-if child:
-    sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
-"""
-
 
 def test_two_processes_give_the_same_bits(tmp_path: Path, root: Path) -> None:
     """Uneven shards, padding copies, and a process that saw nothing of one side."""
     generator = torch.Generator().manual_seed(0)
     x, y = torch.randn(30, 6, generator=generator), torch.randn(25, 6, generator=generator) + 0.5
     torch.save((x, y), tmp_path / "sides.pt")
-    command = [sys.executable, "-c", TWO_PROCESSES, str(tmp_path)]
+    command = [sys.executable, "-m", "tests.evaluation.metrics.two_processes", str(tmp_path)]
     run = subprocess.run(command, cwd=root, capture_output=True, text=True, timeout=120)
     assert run.returncode == 0, run.stderr
     expected = []

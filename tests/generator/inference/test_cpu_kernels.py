@@ -230,20 +230,12 @@ def test_a_folder_that_cannot_be_written_is_named(
     library.cache_clear()
 
 
-AGAIN = """
-from generator.inference import cpu_kernels as native
-native.OPTIONS = ("-O0", *native.OPTIONS[1:])
-native.library()
-print("loaded")
-"""
-
-
 def loaded(cache: Path) -> subprocess.Popen[str]:
     """Another process that loads the kernels; a damaged library would end it by a signal."""
     return subprocess.Popen(
-        [sys.executable, "-c", AGAIN],
+        [sys.executable, "-m", "tests.generator.inference.load_kernels"],
         env=os.environ | {"EVATOK_CACHE": str(cache)},
-        cwd=Path(native.__file__).parent.parent,
+        cwd=Path(native.__file__).parents[2],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
