@@ -144,7 +144,9 @@ def _sound_track(container: av.container.OutputContainer, sound: Path, path: Pat
         with _reading_sound(path):
             source = stack.enter_context(av.open(str(sound)))
             if not source.streams.audio:
-                raise ValueError("it has no track")
+                raise VideoError(
+                    f"{path}: the sound is damaged (it has no track): leave it out with --no-sound"
+                )
             template = source.streams.audio[0]
         name = template.codec_context.name
         try:

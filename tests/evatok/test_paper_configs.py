@@ -24,7 +24,7 @@ SCHEMAS: dict[str, Any] = {name: kind.schema for name, kind in STAGES.items()} |
     "tokens": TokensConfig,
 }
 ALL = sorted(p for family in FAMILIES for p in (ROOT / family).glob("*.yaml"))
-STAGES = [path for path in ALL if "stage" in read_yaml(path)]
+STAGE_FILES = [path for path in ALL if "stage" in read_yaml(path)]
 
 
 def load(path: Path) -> Any:
@@ -32,7 +32,7 @@ def load(path: Path) -> Any:
     return load_config(SCHEMAS[read_yaml(path)["stage"]], path)
 
 
-@pytest.mark.parametrize("path", STAGES, ids=lambda p: f"{p.parent.name}/{p.stem}")
+@pytest.mark.parametrize("path", STAGE_FILES, ids=lambda p: f"{p.parent.name}/{p.stem}")
 def test_settings_load(path: Path) -> None:
     """And a tokenizer's name says which terms train it: no `semantic` that is switched off."""
     config = load(path)
