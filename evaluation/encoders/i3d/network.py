@@ -31,6 +31,7 @@ from evaluation.encoders.base import (
     weights_checksum,
 )
 from evaluation.encoders.encoder import Grid, check_layers
+from evaluation.encoders.i3d import convolution
 from evaluation.encoders.i3d.weights import main, read_weights
 
 NUM_CLASSES = 400
@@ -63,10 +64,21 @@ class Unit(nn.Module):
         self.kernel, self.stride = kernel, stride
         self.weight = nn.Parameter(torch.zeros(outputs, inputs, kernel, kernel, kernel))
         self.bias = nn.Parameter(torch.zeros(outputs))
+        self._kept: tuple[object, convolution.Packed] | None = None
+
+    def _packed(self) -> convolution.Packed:
+        """The weights as the C code reads them, made anew when they have changed."""
+        version = (self.weight.data_ptr(), self.weight._version, self.bias._version)
+        if self._kept is None or self._kept[0] != version:
+            self._kept = version, convolution.pack(self.weight, self.bias, self.stride)
+        return self._kept[1]
 
     def forward(self, x: Tensor) -> Tensor:
         pads = [same_padding(n, self.kernel, self.stride) for n in x.shape[2:]]
         fronts = [front for front, _ in pads]
+        if self.kernel > 1 and convolution.serves(x):
+            time, rows, columns = (-(-n // self.stride) for n in x.shape[2:])
+            return convolution.convolve(x, self._packed(), fronts, (time, rows, columns))
         if any(front != back for front, back in pads):
             x = F.pad(x, [p for pair in reversed(pads) for p in pair])
             fronts = [0, 0, 0]
@@ -87,6 +99,9 @@ class Pool(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         sizes = zip(x.shape[2:], self.kernel, self.stride, strict=True)
         fronts = [same_padding(n, k, s)[0] for n, k, s in sizes]
+        if self.kernel == (3, 3, 3) and self.stride == (1, 1, 1):  # 3 + 9 comparisons, not 27
+            over_time = F.max_pool3d(x, (3, 1, 1), 1, (fronts[0], 0, 0))
+            return F.max_pool3d(over_time, (1, 3, 3), 1, (0, fronts[1], fronts[2]))
         return F.max_pool3d(x, self.kernel, self.stride, fronts, ceil_mode=True)
 
 
