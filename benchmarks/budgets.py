@@ -9,6 +9,9 @@ gets its own w_q, the highest whose tokens fit into a budget that is the same fo
 PSNR of such budgets is interpolated to as many tokens. PSNR is the mean over clips, which is what
 the router weighs; that of the mean error is told beside it.
 
+With `--assignment best` both know the error of every candidate: the whole video is encoded with
+`--assignment best`, and each clip gets the candidate of the smallest error within its budget.
+
 Shape letters: N clips, F frames, S side, T blocks.
 """
 
@@ -30,7 +33,10 @@ from evatok.generate.token_file import EncodeSettings, encode_file
 from evatok.generate.token_rate import Rate
 from evatok.hub import Models, load
 from tokenizer.coding.exact import ExactEncoder
+from tokenizer.evt.equal_slope import frontier
 from tokenizer.evt.reader import EvtReader
+from tokenizer.model import VideoTokenizer
+from tokenizer.search.candidates import candidate_errors
 from tokenizer.search.reward import psnr_of_mse
 from video.clips import resize_crop, to_clip
 from video.lists import videos_under
@@ -67,6 +73,21 @@ def clip_by_clip(table: Tensor) -> list[Tensor]:
     return [found[total] for total in sorted(found)]
 
 
+def best_each(model: VideoTokenizer, clips: Tensor) -> list[Tensor]:
+    """Likewise, of the candidates with the smallest error that each budget pays for."""
+    candidates = model.levels.candidates(model.num_blocks)
+    lengths = candidates.sum(1).numpy()
+    with torch.no_grad():
+        errors = [candidate_errors(model, clip)[0].double().numpy() for clip in clips.split(1)]
+    tiles = [frontier(lengths, row) for row in errors]
+    found = {}
+    for budget in np.unique(lengths).tolist():
+        places = [int(np.searchsorted(tile.lengths, budget, side="right")) - 1 for tile in tiles]
+        chosen = [int(tile.candidates[place]) for tile, place in zip(tiles, places, strict=True)]
+        found[int(lengths[chosen].sum())] = candidates[chosen]
+    return [found[total] for total in sorted(found)]
+
+
 def around(curve: list[Tensor], tokens: int) -> tuple[Tensor, Tensor]:
     """The two assignments of a curve, ascending, between which a number of tokens lies."""
     totals = [int(rows.sum()) for rows in curve]
@@ -74,7 +95,7 @@ def around(curve: list[Tensor], tokens: int) -> tuple[Tensor, Tensor]:
     return curve[place - 1], curve[place]
 
 
-def measure(models: Models, name: str, frames: Tensor) -> list[dict[str, Any]]:
+def measure(models: Models, name: str, frames: Tensor, best: bool) -> list[dict[str, Any]]:
     """Rows of one video, frames (N · F, S, S, 3) uint8, one for each budget."""
     config = models.final.config
     encoder = ExactEncoder(models.final.eval(), models.conditioned_router)
@@ -87,7 +108,11 @@ def measure(models: Models, name: str, frames: Tensor) -> list[dict[str, Any]]:
         clips = torch.stack(
             [to_clip(part) for part in read_frames(source).split(config.num_frames)]
         )
-        curve = clip_by_clip(torch.stack([encoder.assign(clips, w_q=w_q).cpu() for w_q in GRID]))
+        if best:
+            curve = best_each(encoder.model, clips)
+        else:
+            at = [encoder.assign(clips, w_q=w_q).cpu() for w_q in GRID]
+            curve = clip_by_clip(torch.stack(at))
         settings = EncodeSettings(sound=False)
         ends = [
             encode_file(models, source, target, Rate(f"router:{w_q}"), settings)["bytes"]
@@ -95,7 +120,8 @@ def measure(models: Models, name: str, frames: Tensor) -> list[dict[str, Any]]:
         ]
         for place in PLACES:
             budget = round(min(ends) + place * abs(ends[1] - ends[0]))
-            told = encode_file(models, source, target, Rate(max_bytes=budget), settings)
+            rate = Rate("best" if best else "router", max_bytes=budget)
+            told = encode_file(models, source, target, rate, settings)
             with EvtReader(target) as reader:
                 spent = [part for chunk in reader.chunks() for part in chunk.assignment]
             whole = torch.from_numpy(np.concatenate(spent))
@@ -138,6 +164,7 @@ def main() -> None:
     parser.add_argument("sets", nargs="+", help="NAME=FOLDER")
     parser.add_argument("--files", type=int, default=8, help="of each set")
     parser.add_argument("--frames", type=int, default=48, help="of each video")
+    parser.add_argument("--assignment", default="router", choices=("router", "best"))
     parser.add_argument("--model", default="nano")
     parser.add_argument("--json", action="store_true")
     asked = parser.parse_args()
@@ -145,7 +172,8 @@ def main() -> None:
     rows = []
     for named in asked.sets:
         name, _, folder = named.partition("=")
-        for row in measure(models, name, scenes(Path(folder), asked.files, asked.frames, models)):
+        frames = scenes(Path(folder), asked.files, asked.frames, models)
+        for row in measure(models, name, frames, asked.assignment == "best"):
             rows.append(row)
             if not asked.json:
                 print(row, flush=True)

@@ -36,6 +36,7 @@ from tokenizer.evt.codec import (
     runs,
     shape_of,
 )
+from tokenizer.evt.equal_slope import PlannedAssigner
 from tokenizer.evt.format import Chunk, EvtError, Header
 from tokenizer.evt.pictures import Fit, coded_size, shown_size
 from tokenizer.evt.reader import EvtReader
@@ -177,7 +178,7 @@ def encode_frames(
     encoder = ExactEncoder(model, router_for(models, rate))
     assign = assigner_for(models, encoder, header, rate, frames, sound_bytes)
     coder = ChunkEncoder(header, encoder, assign, batch_size)
-    if isinstance(assign, BudgetAssigner):  # its balance is that of all clips before
+    if isinstance(assign, (BudgetAssigner, PlannedAssigner)):  # they count the clips before
         for batch in tiles_of(header, islice(frames(), begun.frames), device_of(model)):
             assign(batch)
     first, previous = begun.frames, begun.last_tick

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -18,14 +18,17 @@ from torch import Tensor
 
 from evatok.core.compute.devices import device_of
 from evatok.core.errors import EvatokError
+from evatok.core.processes.threads import side_by_side
 from evatok.hub import Models
 from tokenizer.coding.exact import ExactEncoder
 from tokenizer.evt.bits import bit_width, write_varints
 from tokenizer.evt.budget import GRID, PARTS, BudgetAssigner, enclose
 from tokenizer.evt.codec import Assign, Timed, clips_of_chunk, runs, ticks_of
+from tokenizer.evt.equal_slope import Frontier, PlannedAssigner, equal_slope, frontier
 from tokenizer.evt.format import CHUNK, MAX_PAYLOAD, Header, times_bytes
-from tokenizer.evt.pictures import to_coded
+from tokenizer.evt.pictures import Fit, to_coded
 from tokenizer.model import VideoTokenizer
+from tokenizer.search.candidates import candidate_errors
 from tokenizer.search.reward import psnr_of_mse
 from tokenizer.tokens import Tokens
 
@@ -54,10 +57,10 @@ class Rate:
         given = [name for name in self.BUDGETS if getattr(self, name) is not None]
         if len(given) > 1:
             raise EvatokError(f"give one budget, not {' and '.join(given)}")
-        if given and (self.assignment != "router" or self.max_tokens is not None):
+        if given and (self.assignment not in ("router", "best") or self.max_tokens is not None):
             raise EvatokError(
-                f"{given[0]} chooses the assignments: leave out --assignment, --quality and "
-                "--max-tokens"
+                f"{given[0]} chooses the assignments, with the router or by --assignment best: "
+                "leave out --quality, --max-tokens and any other assignment"
             )
         for name in given:
             value = getattr(self, name)
@@ -74,7 +77,8 @@ class Rate:
     def describe(self) -> str:
         """The rule in a few words, as the header keeps it."""
         if self.budget is not None:
-            return f"{self.budget}:{getattr(self, self.budget):g}"
+            best = "best " if self.assignment == "best" else ""
+            return f"{best}{self.budget}:{getattr(self, self.budget):g}"
         return self.assignment + ("" if self.max_tokens is None else f" at most {self.max_tokens}")
 
 
@@ -83,10 +87,14 @@ def tiles_of(
 ) -> Iterator[Tensor]:
     """Whole clips of all tiles, chunk by chunk, (N, 3, F, S, S) in [−1, 1]."""
     for run in runs(frames, header.frames_per_chunk):
-        pictures = torch.from_numpy(np.stack([picture for _, picture in run]))
-        fit: Any = header.fit
-        tiles = torch.cat(clips_of_chunk(to_coded(pictures, fit, header.size), header))
+        tiles = torch.cat(_clips_of(header, run))
         yield tiles if device is None else tiles.to(device)
+
+
+def _clips_of(header: Header, run: list[Timed]) -> list[Tensor]:
+    """Tiles of each whole clip of a chunk's frames."""
+    pictures = torch.from_numpy(np.stack([picture for _, picture in run]))
+    return clips_of_chunk(to_coded(pictures, cast(Fit, header.fit), header.size), header)
 
 
 def router_for(models: Models, rate: Rate) -> Any:
@@ -115,8 +123,10 @@ def assigner_for(
         frames: begins a pass over the video.
         sound_bytes: size of the sound, which counts for `max_bytes`.
     """
-    chosen = models.assigner(rate.assignment, rate.max_tokens)  # refuses what does not fit
     kind, _, value = rate.assignment.partition(":")
+    if kind == "best" and rate.budget is not None:
+        return _planned(encoder.model, header, rate, frames, sound_bytes)
+    chosen = models.assigner(rate.assignment, rate.max_tokens)  # refuses what does not fit
     if kind != "router":  # one by one: what a clip gets must not depend on its neighbours
         return lambda clips: torch.cat([chosen(clip) for clip in clips.split(1)])
     if rate.budget is None:
@@ -134,19 +144,62 @@ def assigner_for(
         raise EvatokError(f"a budget ({rate.budget}) needs a router with w_q as an input")
     if rate.min_psnr is not None:
         return partial(encoder.assign, w_q=_w_q_of_psnr(encoder, header, rate.min_psnr, frames))
-    extent = _Extent.from_frames(header, frames(), min(rate.max_bytes or MAX_PAYLOAD, MAX_PAYLOAD))
-    if rate.tokens_per_second is not None:
-        budget = rate.tokens_per_second * extent.seconds
-    else:
-        assert rate.max_bytes is not None
-        bits = 8 * (rate.max_bytes - sound_bytes - extent.fixed_bytes) - extent.level_bits
-        budget = bits / bit_width(header.codebook_size)
+    budget = _tokens_of(header, rate, frames, sound_bytes)
     return BudgetAssigner(
         at,
         fill,
         *enclose(lambda: tiles_of(header, frames(), device_of(encoder.model)), at, budget),
         budget,
     )
+
+
+def _tokens_of(
+    header: Header, rate: Rate, frames: Callable[[], Iterator[Timed]], sound_bytes: int
+) -> float:
+    """Tokens that a budget of tokens a second or of bytes leaves for the whole video."""
+    extent = _Extent.from_frames(header, frames(), min(rate.max_bytes or MAX_PAYLOAD, MAX_PAYLOAD))
+    if rate.tokens_per_second is not None:
+        return rate.tokens_per_second * extent.seconds
+    assert rate.max_bytes is not None
+    bits = 8 * (rate.max_bytes - sound_bytes - extent.fixed_bytes) - extent.level_bits
+    return bits / bit_width(header.codebook_size)
+
+
+def _planned(
+    model: VideoTokenizer,
+    header: Header,
+    rate: Rate,
+    frames: Callable[[], Iterator[Timed]],
+    sound_bytes: int,
+) -> PlannedAssigner:
+    """The assignments that a budget buys by equal slope, from every candidate of every tile."""
+    tiles: list[Frontier] = []
+    sizes: list[int] = []  # blocks of each tile: fewer where the video ends
+
+    def measured(clip: Tensor) -> Frontier:  # one clip by one thread: the same on any machine
+        blocks = clip.shape[2] // header.frames_per_block
+        lengths = model.levels.candidates(blocks).sum(1).numpy()
+        errors = candidate_errors(model, clip.to(device_of(model))).cpu()[0].double() * blocks
+        return frontier(lengths, errors.numpy())
+
+    for run in runs(frames(), header.frames_per_chunk):
+        for clips, blocks in zip(_clips_of(header, run), header.blocks(len(run)), strict=True):
+            parts = clips[:, :, : blocks * header.frames_per_block].split(1)
+            tiles += side_by_side(measured, parts)
+            sizes += [blocks] * len(parts)
+    if rate.min_psnr is None:
+        chosen = equal_slope(tiles, _tokens_of(header, rate, frames, sound_bytes))
+    else:
+        least = sum(float(tile.errors[-1]) for tile in tiles) / sum(sizes)
+        wanted = 4 * 10 ** (-rate.min_psnr / 10)  # of values in [−1, 1]
+        if least > wanted:
+            best = float(psnr_of_mse(torch.tensor([least])))
+            raise EvatokError(f"no assignment reaches {rate.min_psnr:g} dB: the best is {best:.2f}")
+        chosen = equal_slope(tiles, math.inf, wanted * sum(sizes))
+    plan = torch.full((len(tiles), model.num_blocks), model.levels.values[0])
+    for row, number, blocks in zip(plan, chosen, sizes, strict=True):
+        row[:blocks] = model.levels.candidates(blocks)[number]
+    return PlannedAssigner(plan)
 
 
 @dataclass

@@ -252,12 +252,53 @@ def test_budgets_are_met(conditioned: Models, video: Path, tmp_path: Path) -> No
     assert tokens(Rate(min_psnr=1.0))["tokens"] == low["tokens"]
 
 
+class Stopped(Exception):
+    """What ends an encoding in its middle."""
+
+
+def test_budgets_of_the_best_assignments(toy: Models, video: Path, tmp_path: Path) -> None:
+    """Every candidate of every tile is measured: exact, the same when it goes on."""
+
+    def encode(rate: Rate, **settings: int) -> dict:
+        options = EncodeSettings(clips_per_chunk=1, **settings)
+        return encode_file(toy, video, tmp_path / "x.evt", rate, options)
+
+    def stop(name: str, frames: int, total: int | None) -> None:
+        if frames > 30:
+            raise Stopped
+
+    low, high = encode(Rate("uniform:1")), encode(Rate("uniform:4"))
+    room = (3 * low["bytes"] + high["bytes"]) // 4
+    told = encode(Rate("best", max_bytes=room))
+    # this model is not trained: what is left over would take away no error
+    assert low["bytes"] < told["bytes"] <= room
+    assert told["assignment"] == f"best max_bytes:{room}"
+    whole = chunks(tmp_path / "x.evt")
+    encode(Rate("best", max_bytes=room), batch_size=1)
+    assert chunks(tmp_path / "x.evt") == whole
+    (tmp_path / "x.evt").unlink()
+    with pytest.raises(Stopped):
+        options = EncodeSettings(clips_per_chunk=1)
+        encode_file(toy, video, tmp_path / "x.evt", Rate("best", max_bytes=room), options, stop)
+    encode(Rate("best", max_bytes=room))
+    assert chunks(tmp_path / "x.evt") == whole
+    wanted = 1.5 * low["tokens"] / low["seconds"]
+    told = encode(Rate("best", tokens_per_second=wanted))
+    assert low["tokens"] < told["tokens"] <= 1.5 * low["tokens"] * 75 / 74 + 1
+    assert encode(Rate("best", min_psnr=1.0))["tokens"] == low["tokens"]
+    with pytest.raises(ValueError, match="reaches 90 dB"):
+        encode(Rate("best", min_psnr=90.0))
+    with pytest.raises(ValueError, match="below the"):
+        encode(Rate("best", max_bytes=300))
+
+
 def test_rates_that_contradict_each_other_are_refused() -> None:
     for values in (
         {"max_bytes": 10, "min_psnr": 3.0},
         {"max_bytes": -1},
         {"min_psnr": float("nan")},
         {"tokens_per_second": 5.0, "assignment": "uniform:4"},
+        {"tokens_per_second": 5.0, "assignment": "best:1.5"},
     ):
         with pytest.raises(ValueError):
             Rate(**values)  # type: ignore[arg-type]
