@@ -259,8 +259,8 @@ class Stopped(Exception):
 def test_budgets_of_the_best_assignments(toy: Models, video: Path, tmp_path: Path) -> None:
     """Every candidate of every tile is measured: exact, the same when it goes on."""
 
-    def encode(rate: Rate, **settings: int) -> dict:
-        options = EncodeSettings(clips_per_chunk=1, **settings)
+    def encode(rate: Rate, batch_size: int = 32) -> dict:
+        options = EncodeSettings(clips_per_chunk=1, batch_size=batch_size)
         return encode_file(toy, video, tmp_path / "x.evt", rate, options)
 
     def stop(name: str, frames: int, total: int | None) -> None:
