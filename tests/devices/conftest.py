@@ -8,7 +8,9 @@ from typing import Any
 import pytest
 import torch
 
+from evatok.workflows.search import SearchConfig, search_config
 from tests.evatok.conftest import CLASSES, FRAMES, LEVELS, SIZE, footage, text_dir, toy_dir
+from tokenizer.router import Router, RouterConfig
 
 __all__ = ["CLASSES", "FRAMES", "LEVELS", "SIZE", "footage", "text_dir", "toy_dir"]
 
@@ -58,3 +60,36 @@ def tokenizer_settings(data: dict[str, Any]) -> dict[str, Any]:
             "precision": "fp32",
         },
     }
+
+
+@pytest.fixture
+def clip(footage: Path) -> Path:
+    return footage / "Right" / "v_Right_g01_c01.mp4"
+
+
+@pytest.fixture
+def searched(toy_dir: Path, data: dict[str, Any], tmp_path: Path) -> Path:
+    """Tables of both splits."""
+    config = SearchConfig.model_validate(
+        {
+            "data": data, "model": toy_dir / "proxy", "clips": 4, "held_out_clips": 2,
+            "batch_size": 2, "device": "cpu",
+        }
+    )  # fmt: skip
+    search_config(config, tmp_path / "search")
+    return tmp_path / "search"
+
+
+@pytest.fixture
+def routers(tmp_path: Path) -> dict[bool, Path]:
+    """An untrained router without, and one with w_q as an input."""
+    out = {}
+    for preference in (False, True):
+        torch.manual_seed(3)
+        config = RouterConfig(
+            levels=LEVELS, num_frames=FRAMES, size=SIZE, width=16, layers=1, heads=2,
+            preference=preference,
+        )  # fmt: skip
+        out[preference] = tmp_path / f"router-{preference}"
+        Router(config).save_pretrained(out[preference])
+    return out

@@ -33,11 +33,6 @@ def run(capfd: pytest.CaptureFixture[str], tmp_path: Path) -> Run:
     return command
 
 
-@pytest.fixture
-def clip(footage: Path) -> Path:
-    return footage / "Right" / "v_Right_g01_c01.mp4"
-
-
 def settings_file(path: Path, values: dict[str, Any]) -> Path:
     plain = json.loads(json.dumps(values, default=str))
     path.write_text(yaml.safe_dump(plain))

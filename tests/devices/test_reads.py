@@ -12,7 +12,7 @@ from generator.inference.cuda_graph import GraphBatch
 from generator.inference.engine import _Batch, sample, stream
 from generator.inference.requests import SamplingConfig, class_requests
 from tests.devices.simulated import READS, simulated
-from tests.generator.inference.test_engine import mixed_requests
+from tests.generator.inference.mixed import mixed_requests
 
 
 @pytest.fixture

@@ -13,7 +13,6 @@ from evaluation.encoders.masked import MaskedConfig
 from evaluation.encoders.nano import FeaturesConfig
 from evaluation.perceptual.distance import FeatureDistance
 from evatok.hub import load_model
-from evatok.workflows.search import SearchConfig, search_config
 from evatok.workflows.tokens import TokensConfig, write_shards
 from evatok.workflows.train import train_config
 from generator.gpt import GPT
@@ -22,7 +21,6 @@ from tests.devices.conftest import FRAMES, LEVELS, SIZE
 from tests.devices.simulated import DEVICE, simulated
 from tests.tokenizer.frozen import ToyEncoder
 from tokenizer.model import VideoTokenizer
-from tokenizer.router import Router, RouterConfig
 from tokenizer.training.router_stage import RouterTraining
 from tokenizer.training.tokenizer_stage import FinalConfig, ProxyConfig, TokenizerStage
 
@@ -110,19 +108,6 @@ def test_proxy_with_every_frozen_network(
     check(ProxyConfig, tokenizer_settings | more, tmp_path)
 
 
-@pytest.fixture
-def searched(toy_dir: Path, data: Settings, tmp_path: Path) -> Path:
-    """Tables of both splits."""
-    config = SearchConfig.model_validate(
-        {
-            "data": data, "model": toy_dir / "proxy", "clips": 4, "held_out_clips": 2,
-            "batch_size": 2, "device": "cpu",
-        }
-    )  # fmt: skip
-    search_config(config, tmp_path / "search")
-    return tmp_path / "search"
-
-
 @pytest.mark.parametrize("preference", [False, True])
 def test_router(
     tokenizer_settings: Settings, searched: Path, tmp_path: Path, preference: bool
@@ -139,21 +124,6 @@ def test_router(
         },
     }  # fmt: skip
     check(RouterTraining, settings, tmp_path)
-
-
-@pytest.fixture
-def routers(tmp_path: Path) -> dict[bool, Path]:
-    """An untrained router without, and one with w_q as an input."""
-    out = {}
-    for preference in (False, True):
-        torch.manual_seed(3)
-        config = RouterConfig(
-            levels=LEVELS, num_frames=FRAMES, size=SIZE, width=16, layers=1, heads=2,
-            preference=preference,
-        )  # fmt: skip
-        out[preference] = tmp_path / f"router-{preference}"
-        Router(config).save_pretrained(out[preference])
-    return out
 
 
 @pytest.mark.parametrize("w_q_range", [None, (0.5, 1.5)])

@@ -16,6 +16,7 @@ from safetensors.torch import load_file
 
 from evatok.cli.app import is_ours
 from evatok.workflows.train import run_training
+from tests.evatok.processes import children
 
 
 @pytest.fixture
@@ -37,12 +38,6 @@ validation_clips: 2
 train: {{steps: 40, batch_size: 4, save_every: 1, validate_every: 0, log_every: 30}}
 """)
     return path
-
-
-def children(pid: int) -> list[int]:
-    """Processes that a process has started."""
-    out = subprocess.run(["ps", "-o", "pid=", "--ppid", str(pid)], capture_output=True, text=True)
-    return sorted(map(int, out.stdout.split()))
 
 
 def flat(model: Path) -> torch.Tensor:

@@ -19,8 +19,8 @@ import torch
 
 from evaluation.scoring.records import read_records
 from evatok.cli.app import main
-from tests.evaluation.scoring.test_clips import film
-from tests.evatok.test_launched import children
+from tests.evaluation.scoring.films import film
+from tests.evatok.processes import children
 
 
 def launch(root: Path, processes: int, words: list[str]) -> subprocess.Popen[str]:

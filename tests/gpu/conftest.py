@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
-from tests.devices.conftest import data, footage, text_dir, tokenizer_settings, toy_dir
-from tests.devices.test_commands import clip
-from tests.devices.test_stages import routers, searched
+from tests.devices.conftest import (
+    clip,
+    data,
+    footage,
+    routers,
+    searched,
+    text_dir,
+    tokenizer_settings,
+    toy_dir,
+)
 
 __all__ = [
     "clip", "data", "footage", "routers", "searched", "text_dir", "tokenizer_settings", "toy_dir",

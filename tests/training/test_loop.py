@@ -199,13 +199,7 @@ def test_weights_that_do_not_fit(tmp_path: Path, toy_stage: Any) -> None:
 
 def test_one_process_in_a_folder(tmp_path: Path) -> None:
     # a record lock does not exclude its own process: another one must hold it
-    code = (
-        "import fcntl, sys\n"
-        "file = open(sys.argv[1], 'a')\n"
-        "fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)\n"
-        "print('held', flush=True); sys.stdin.read()\n"
-    )
-    command = [sys.executable, "-c", code, str(tmp_path / ".lock")]
+    command = [sys.executable, Path(__file__).with_name("hold_lock.py"), tmp_path / ".lock"]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
         assert other.stdout is not None and other.stdout.readline() == b"held\n"
         with pytest.raises(TrainingError, match="another process"), run_lock(tmp_path):

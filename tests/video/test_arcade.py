@@ -187,12 +187,8 @@ def test_a_recording_of_before_the_other_sources_is_known_again(recording: Path)
 
 def start(root: Path, workers: int) -> subprocess.Popen[str]:
     """Another process that records for a long time; its first file is there on return."""
-    code = (
-        "import sys; from video.arcade.recorder import record; "
-        "record(sys.argv[1], ['boxing'], 99, 9, 8, 32, num_workers=int(sys.argv[2]))"
-    )
     process = subprocess.Popen(
-        [sys.executable, "-c", "if __name__ == '__main__': " + code, str(root), str(workers)],
+        [sys.executable, Path(__file__).with_name("record_long.py"), root, str(workers)],
         env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
         stderr=subprocess.PIPE,
         text=True,

@@ -29,9 +29,9 @@ from evaluation.scoring.presets import PRESETS, preset
 from evaluation.scoring.readers import Video
 from evaluation.scoring.score import score_folders
 from evatok.cli.app import main
+from tests.evaluation.scoring.films import film
 from video.clips import Resizing, Size, sides
 from video.decoding.stills import read_picture
-from video.writing import write_video
 
 
 class Means:
@@ -49,15 +49,6 @@ class Means:
 
 def clips_of(path: Path, **cut: object) -> VideoClips:
     return VideoClips(path, Cut.model_validate({"num_frames": 4, "size": 32} | cut))
-
-
-def film(path: Path, seed: int, frames: int, height: int = 48, width: int = 64) -> None:
-    """A video of noise that drifts, so that each of its windows differs."""
-    rng = np.random.default_rng(seed)
-    base = rng.integers(0, 200, (1, height // 8, width // 8, 3)).repeat(8, 1).repeat(8, 2)
-    drift = np.arange(frames).reshape(-1, 1, 1, 1) * 2
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_video(path, (base + drift).clip(0, 255).astype(np.uint8), fps=10)
 
 
 CUT = Cut(num_frames=4, size=32, window="all")

@@ -11,11 +11,7 @@ import pytest
 from evaluation.scoring.leaderboard import FORMATS, PUBLISHED, add, one_table, render, tables, title
 from evaluation.scoring.page import page
 from evaluation.scoring.records import Record, read_records, write_records
-
-
-def record(name: str, value: float, **changes: object) -> Record:
-    settings = {"name": name, "protocol": "arcade-rfvd", "value": value, "network": "nano"}
-    return Record.model_validate(settings | {"num_clips": 100} | changes)
+from tests.evaluation.scoring.records import record
 
 
 def written(records: list[Record], form: str) -> str:

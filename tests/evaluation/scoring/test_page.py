@@ -12,7 +12,7 @@ from evaluation.scoring.leaderboard import PUBLISHED, add
 from evaluation.scoring.page import page, why_apart
 from evaluation.scoring.records import Record, read_records
 from evatok.cli.app import main
-from tests.evaluation.scoring.test_leaderboard import record
+from tests.evaluation.scoring.records import record
 
 CUT = {"window": "first", "seed": 42, "count": None, "shrink": None, "num_frames": 16, "size": 128}
 SETTINGS = {"cut": CUT, "biased": True, "num_frames": 16, "size": [128, 128]}

@@ -139,43 +139,13 @@ def test_two_processes_make_one_folder(tmp_path: Path) -> None:
     assert os.listdir(tmp_path) == ["set"]
 
 
-FULL = """
-import resource, signal, sys
-from pathlib import Path
-import numpy as np, pyarrow as pa, pyarrow.parquet as pq, torch
-from safetensors.torch import save_file
-from video.writing import write_video
-from evatok.core.files import atomic_file, write_text
-signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-resource.setrlimit(resource.RLIMIT_FSIZE, (3000, 3000))
-noise = np.random.default_rng(0).integers(0, 255, (20, 64, 64, 3), np.uint8)
-def text(path): write_text(path, "x" * 100000)
-def array(path):
-    with atomic_file(path) as partial, partial.open("wb") as file:
-        np.savez(file, x=noise)
-def raw(path):
-    with atomic_file(path) as partial:
-        noise.tofile(partial)
-def weights(path):
-    with atomic_file(path) as partial:
-        save_file({"x": torch.zeros(9999)}, partial)
-def table(path):
-    with atomic_file(path) as partial:
-        pq.write_table(pa.table({"x": noise.flatten()}), partial)
-def video(path): write_video(path.with_suffix(".mp4"), noise, 10)
-folder = Path(sys.argv[1])
-for write in (text, array, raw, weights, table, video):
-    try:
-        write(folder / write.__name__)
-    except OSError as error:
-        print(write.__name__, error.errno, Path(error.filename).stem)
-"""
-
-
 def test_disk_full_names_the_file(tmp_path: Path, root: Path) -> None:
     """Libraries tell it in six ways; here a limit on file sizes plays the full disk."""
     run = subprocess.run(
-        [sys.executable, "-c", FULL, str(tmp_path)], cwd=root, capture_output=True, text=True
+        [sys.executable, Path(__file__).with_name("full_disk.py"), tmp_path],
+        env=os.environ | {"PYTHONPATH": str(root)},
+        capture_output=True,
+        text=True,
     )
     names = ("text", "array", "raw", "weights", "table", "video")
     lines = run.stdout.splitlines()

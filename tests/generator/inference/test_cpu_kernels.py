@@ -21,7 +21,7 @@ from generator.inference.cpu_kernels import CpuDecoder, NoCompiler, Slots, libra
 from generator.inference.engine import sample
 from generator.inference.optimize import Weights, prepare_for_inference
 from generator.inference.requests import SamplingConfig, class_requests
-from tests.generator.inference.test_engine import mixed_requests
+from tests.generator.inference.mixed import mixed_requests
 from training import c_kernels
 
 FORMS: tuple[Weights, ...] = ("float32", "bfloat16", "int8")

@@ -11,7 +11,7 @@ from generator.gpt import GPT
 from generator.inference.cuda_graph import GraphBatch
 from generator.inference.engine import sample
 from generator.inference.optimize import prepare_for_inference
-from tests.generator.inference.test_engine import mixed_requests
+from tests.generator.inference.mixed import mixed_requests
 
 
 @pytest.mark.parametrize("batch_size", [1, 5, 24])

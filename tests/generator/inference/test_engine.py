@@ -12,34 +12,12 @@ from generator.grammar import Vocabulary
 from generator.inference.engine import sample
 from generator.inference.requests import Request, SamplingConfig, class_requests, frame_requests
 from generator.inference.sampling import sample_tokens
+from tests.generator.inference.mixed import mixed_requests
 from tokenizer.tokens import Tokens
 
 
 def uniform_numbers(count: int) -> Tensor:
     return torch.rand(count, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
-
-
-def mixed_requests(gpt: GPT, count: int) -> list[Request]:
-    """Requests of every kind in turn, with different settings."""
-    vocabulary, frames = gpt.vocabulary, gpt.frames
-    assert frames is not None
-    settings = [
-        SamplingConfig(guidance=2.5),
-        SamplingConfig(temperature=0.7, top_k=5),
-        SamplingConfig(guidance=1.5, top_p=0.8),
-        SamplingConfig(),
-    ]
-    generator = torch.Generator().manual_seed(3)
-    requests = []
-    for i in range(count):
-        if i % 4 == 3:
-            blocks = [torch.randint(12, (k,), generator=generator) for k in frames.prefix]
-            condition = Tokens.from_blocks([blocks])
-            requests += frame_requests(vocabulary, frames, condition, [i], settings[i % 2])
-        else:
-            label = [0, 1, 2, None][i // 4 % 4]
-            requests += class_requests(vocabulary, [label], [i], settings[i % 3])
-    return requests
 
 
 def test_a_thousand_samples_obey_the_grammar(gpt: GPT) -> None:
