@@ -75,7 +75,7 @@ class Comparison:
         difference, spread = self.differences[near, far]
         return difference <= spread
 
-    def told(self, name: str) -> str:
+    def verdict(self, name: str) -> str:
         """Significance of a contender's rank, in words."""
         order = list(self.values)
         best = order[0]
@@ -184,7 +184,7 @@ def compare_folders(
                     "low": value - done.spreads[name],
                     "high": value + done.spreads[name],
                     "clips": done.num_clips,
-                    "verdict": done.told(name),
+                    "verdict": done.verdict(name),
                 }
                 for name, value in done.values.items()
             ]

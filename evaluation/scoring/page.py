@@ -92,11 +92,11 @@ def _is_said(name: str, parts: Sequence[str]) -> bool:
 
 
 def _differs(what: str, one: Any, other: Any, shorten: bool = False) -> str:
-    here, there = (_told(value)[: 8 if shorten else None] for value in (one, other))
+    here, there = (_as_text(value)[: 8 if shorten else None] for value in (one, other))
     return f"{what}: {here} here, {there} there"
 
 
-def _told(value: Any) -> str:
+def _as_text(value: Any) -> str:
     if value is None or value == "":
         return "not told"
     if isinstance(value, bool):
@@ -124,7 +124,7 @@ def settings_in_words(settings: Mapping[str, Any]) -> list[str]:
     if "num_frames" in settings:
         words.append(f"{settings['num_frames']} frames")
     if "size" in settings:
-        words.append(f"{_told(settings['size'])} pixels")
+        words.append(f"{_as_text(settings['size'])} pixels")
     if settings.get("cut.window"):
         words.append(f"{settings['cut.window']} windows of each video")
     if settings.get("cut.count") is not None:
@@ -155,10 +155,10 @@ def _titles(keys: Sequence[Key]) -> dict[Key, str]:
 
 
 def _table(key: Key, mine: Sequence[Record], names: dict[Key, str]) -> dict[str, Any]:
-    told = rows(mine)
-    columns = [name for name in dict.fromkeys(n for row in told for n in row) if name != "95 %"]
+    cells = rows(mine)
+    columns = [name for name in dict.fromkeys(n for row in cells for n in row) if name != "95 %"]
     is_number = {
-        name: all(isinstance(row.get(name, 0), (int, float)) or row[name] == "" for row in told)
+        name: all(isinstance(row.get(name, 0), (int, float)) or row[name] == "" for row in cells)
         for name in columns
     }
     highs = [r.interval[1] if r.interval else r.value for r in mine]
@@ -188,7 +188,7 @@ def _table(key: Key, mine: Sequence[Record], names: dict[Key, str]) -> dict[str,
                 ],
                 "bar": _bar(record, top),
             }
-            for row, record in zip(told, mine, strict=True)
+            for row, record in zip(cells, mine, strict=True)
         ],
         "apart": [
             {"title": printable(names[other]), "reasons": why_apart(key, other)}

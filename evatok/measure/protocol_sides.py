@@ -65,7 +65,7 @@ class DataSet(Config):
         is_meant &= self.videos in (None, num_videos)
         return is_meant and (not self.games or set(class_names) <= _games())
 
-    def told(self) -> str:
+    def describe(self) -> str:
         """The condition in words."""
         parts = [f"{' or '.join(map(str, self.classes))} classes"] if self.classes else []
         parts += [f"{self.videos} videos in its list"] if self.videos is not None else []
@@ -291,7 +291,7 @@ def draw(
         there = (f"{name} ({len(c)} classes, {n} videos)"
                  for name, c, n in zip(names, classes, counts, strict=True))  # fmt: skip
         raise EvatokError(
-            f"the protocol is for {protocol.data.told()}; the data has {', '.join(there)}"
+            f"the protocol is for {protocol.data.describe()}; the data has {', '.join(there)}"
         )
     wanted = count or protocol.count
     windows = sampler.eval_clips(
@@ -382,5 +382,5 @@ def fake_side(
 
 def _origin(kind: ProtocolKind, parts: Sequence[torch.nn.Module], more: dict[str, Any]) -> str:
     """Hash of the weights and settings that decide what is made."""
-    told = json.dumps({"kind": kind, "weights": [model_hash(p) for p in parts], **more})
-    return hashlib.sha256(told.encode()).hexdigest()[:16]
+    text = json.dumps({"kind": kind, "weights": [model_hash(p) for p in parts], **more})
+    return hashlib.sha256(text.encode()).hexdigest()[:16]

@@ -68,7 +68,7 @@ class Describe(Protocol):
         ...
 
 
-def _told(path: Path) -> dict[str, Any] | None:
+def _identity(path: Path) -> dict[str, Any] | None:
     """Size and SHA-256 of a file, None where it is not there."""
     if not path.is_file():
         return None
@@ -177,7 +177,9 @@ class Writer:
                     f"{self.directory} holds tokens of other settings; "
                     f"delete it or name another folder"
                 )
-            damaged = [name for name, told in files.items() if told != _told(self.directory / name)]
+            damaged = [
+                name for name, seen in files.items() if seen != _identity(self.directory / name)
+            ]
             if not damaged:
                 return TokenSet(self.directory)
             log.warning("%s is damaged (%s) and is made again", self.directory, ", ".join(damaged))
@@ -241,7 +243,7 @@ class Writer:
             np.save(partial / f"{kind}.npy", np.cumsum([0, *counts], dtype=np.int64))
         np.save(partial / "labels.npy", np.concatenate(labels))
         np.save(partial / "videos.npy", np.concatenate(videos))
-        files = {path.name: _told(path) for path in sorted(partial.iterdir())}
+        files = {path.name: _identity(path) for path in sorted(partial.iterdir())}
         (partial / META).write_text(json.dumps({**self.meta, "files": files}, indent=1))
 
 

@@ -81,11 +81,11 @@ def stream(
     Raises:
         EvatokError: as `sample`.
     """
-    told: list[tuple[int, int, Tensor]] = []
-    for _, batch in _batches(gpt, requests, lambda *block: told.append(block)):
+    blocks: list[tuple[int, int, Tensor]] = []
+    for _, batch in _batches(gpt, requests, lambda *block: blocks.append(block)):
         for _ in batch.work(batch_size):
-            yield from told
-            told.clear()
+            yield from blocks
+            blocks.clear()
 
 
 def _batches(
@@ -103,11 +103,11 @@ def _batches(
         mine.sort(key=lambda i: len(requests[i].prompt))  # equal prompts make equal rows
         batch = _Batch(gpt, [requests[i] for i in mine], 1 + is_guided)
         if on_block is not None:
-            batch.on_block = partial(_told, on_block, mine, requests)
+            batch.on_block = partial(_report_block, on_block, mine, requests)
         yield mine, batch
 
 
-def _told(
+def _report_block(
     on_block: OnBlock, mine: list[int], requests: Sequence[Request], number: int, ids: list[Tensor]
 ) -> None:
     """Tell of the last block of a request of one kind by its own number."""
@@ -237,10 +237,10 @@ class _Batch:
         self.grammar.advance(tokens)
         self.budgets.advance(tokens)
         self.next = tokens.repeat_interleave(self.rows_each)
-        finished, told = self.progress.ending(whole=True), self.progress.ending(whole=False)
-        ids = self._read(told if self.on_block is not None else finished, only_codes)
+        finished, ended = self.progress.ending(whole=True), self.progress.ending(whole=False)
+        ids = self._read(ended if self.on_block is not None else finished, only_codes)
         if self.on_block is not None:
-            for index in told:
+            for index in ended:
                 blocks = self.gpt.vocabulary.decode_blocks(torch.tensor(ids[index]))
                 self.on_block(self.active[index], blocks)
         if finished:

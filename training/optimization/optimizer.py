@@ -33,17 +33,17 @@ def looked_up(model: nn.Module) -> set[str]:
         for prefix, module in model.named_modules()
         if isinstance(module, nn.Embedding)
     }
-    return embeddings | _told(model, "looked_up")
+    return embeddings | _named(model, "looked_up")
 
 
 def output_layers(model: nn.Module) -> set[str]:
     """Names of the parameters of output layers."""
-    return _told(model, "output_layers")
+    return _named(model, "output_layers")
 
 
-def _told(model: nn.Module, attribute: str) -> set[str]:
+def _named(model: nn.Module, attribute: str) -> set[str]:
     """Names of all parameters at or below what the modules name in an attribute of theirs."""
-    told = tuple(
+    wholes = tuple(
         f"{prefix}.{name}".lstrip(".")
         for prefix, module in model.named_modules()
         for name in getattr(module, attribute, ())
@@ -51,7 +51,7 @@ def _told(model: nn.Module, attribute: str) -> set[str]:
     return {
         name
         for name, _ in model.named_parameters()
-        if any(name == whole or name.startswith(f"{whole}.") for whole in told)
+        if any(name == whole or name.startswith(f"{whole}.") for whole in wholes)
     }
 
 

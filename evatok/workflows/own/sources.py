@@ -88,14 +88,14 @@ def look(data: Path, captions: Path | None, unpacked: Path) -> SourceScan:
     if captions is not None:
         if captions.is_dir():
             raise VideoError(f"{captions} is a folder: give the .csv or .jsonl file of captions")
-        told = dict(_rows(captions, found.root, ("path", "caption")))
-        known = found.classes.keys() & told.keys()
+        rows = dict(_rows(captions, found.root, ("path", "caption")))
+        known = found.classes.keys() & rows.keys()
         if not known:
             raise VideoError(
                 f"{captions}: names no video of {found.root}, such as {next(iter(found.classes))}: "
                 "write paths as they are from that folder on"
             )
-        found.captions = {p: told[p]["caption"].strip() for p in known if told[p]["caption"]}
+        found.captions = {p: rows[p]["caption"].strip() for p in known if rows[p]["caption"]}
     return found
 
 
@@ -201,7 +201,7 @@ def _unpack(shard: Path, folder: Path) -> dict[str, dict[str, str]]:
     An archive is read from front to back and only its plain files; no name of it becomes a path.
     """
     videos: dict[str, str] = {}  # file name by key
-    told: dict[str, dict[str, str]] = {}
+    labels: dict[str, dict[str, str]] = {}
     try:
         with tarfile.open(shard, "r|*") as archive:
             for member in archive:
@@ -219,13 +219,15 @@ def _unpack(shard: Path, folder: Path) -> dict[str, dict[str, str]]:
                     with (folder / videos[key]).open("xb") as out:
                         shutil.copyfileobj(file, out)
                 elif suffix in (".txt", ".cls", ".json"):
-                    told.setdefault(key, {}).update(_told(shard, member, file.read(LARGEST_TEXT)))
+                    labels.setdefault(key, {}).update(
+                        _labels_in(shard, member, file.read(LARGEST_TEXT))
+                    )
     except (tarfile.TarError, EOFError, zlib.error) as error:
         raise VideoError(f"{shard}: damaged archive ({error}): fetch it again") from error
-    return {name: told.get(key, {}) for key, name in videos.items()}
+    return {name: labels.get(key, {}) for key, name in videos.items()}
 
 
-def _told(shard: Path, member: tarfile.TarInfo, raw: bytes) -> dict[str, str]:
+def _labels_in(shard: Path, member: tarfile.TarInfo, raw: bytes) -> dict[str, str]:
     try:
         text = raw.decode("utf-8").strip()
         if not member.name.endswith(".json"):

@@ -29,9 +29,9 @@ def test_what_differs_and_what_does_not() -> None:
     assert found.num_clips == 280 and list(found.values)[2] == "far"
     best, second = list(found.values)[:2]
     assert found.is_chance(best, second) and not found.is_chance(best, "far")
-    assert found.told("far").startswith(f"farther than {best} by ")
-    assert found.told(second).startswith(f"within chance of {best} (difference ")
-    assert found.told(best) == f"nearest, but {second} is within chance"
+    assert found.verdict("far").startswith(f"farther than {best} by ")
+    assert found.verdict(second).startswith(f"within chance of {best} (difference ")
+    assert found.verdict(best) == f"nearest, but {second} is within chance"
     assert found.values["as near"] == frechet_distance(real.features, sides["as near"].features)
 
 
