@@ -1,6 +1,6 @@
 """The exact prefix tree against brute force, in one run, on held-out clips.
 
-    python benchmarks/search.py --json
+    python -m benchmarks.search --json
 
 Both evaluate all 625 assignments of every clip with the nano proxy tokenizer, in float32, with the
 same threads, in turn for each batch. The tree has 780 blocks to compute where brute force has

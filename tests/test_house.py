@@ -126,6 +126,12 @@ def test_pages_link_to_files() -> None:
                 assert (page.parent / target).exists(), f"{page}: {target}"
 
 
+def test_every_benchmark_is_listed() -> None:
+    text = (ROOT / "docs" / "contributing.md").read_text("utf-8")
+    found = {path.stem for path in (ROOT / "benchmarks").glob("*.py")}
+    assert set(re.findall(r"^\| `(\w+)` \|", text, re.M)) >= found
+
+
 def test_architecture_names_files_that_exist() -> None:
     text = (ROOT / "docs" / "architecture.md").read_text("utf-8")
     named = re.findall(rf"`((?:{'|'.join(PACKAGES)}|tests)/[\w./-]+)`", text)
