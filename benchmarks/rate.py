@@ -41,7 +41,7 @@ from evatok.hub import Models, load
 from tokenizer.evt.codec import ChunkDecoder
 from tokenizer.evt.pictures import to_coded
 from tokenizer.evt.reader import EvtReader
-from video.clips import to_clip
+from video.clips import resize, to_clip
 from video.lists import videos_under
 from video.reading import read_frames
 from video.timed import write_timed
@@ -93,7 +93,8 @@ def coded_by_tokens(models: Models, w_q: float, frames: Tensor) -> CodecResult:
         middle = time.perf_counter()
         with EvtReader(target) as reader:
             decoder = ChunkDecoder(reader.header, models.final)
-            out = torch.cat([decoder.decode(chunk) for chunk in reader.chunks()])
+            clips = [clip.pictures for clip in decoder.clips(reader.chunks())]
+            out = resize(torch.cat(clips), reader.header.shown)
             size = reader.size - reader.header_end
     return size, out, middle - start, time.perf_counter() - middle
 

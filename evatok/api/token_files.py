@@ -17,6 +17,7 @@ from tokenizer.evt.codec import ChunkDecoder
 from tokenizer.evt.format import Chunk, EvtError, Header
 from tokenizer.evt.reader import EvtReader
 from tokenizer.evt.writer import EvtWriter
+from video.clips import resize
 
 
 @dataclass(frozen=True, eq=False)
@@ -103,8 +104,10 @@ def decode_video(models: Models, tokens: VideoTokens) -> Video:
     decoder, tick = ChunkDecoder(tokens.header, models.final.eval()), tokens.header.tick
     pictures = [
         (ticks * tick, picture)
-        for chunk in tokens.chunks
-        for ticks, picture in zip(chunk.times, decoder.decode(chunk).numpy(), strict=True)
+        for clip in decoder.clips(tokens.chunks)
+        for ticks, picture in zip(
+            clip.times, resize(clip.pictures, tokens.header.shown).numpy(), strict=True
+        )
     ]
     rate = mean_rate([time for time, _ in pictures], 25.0)
     return join(pictures, rate, "the token file")

@@ -38,11 +38,10 @@ from evatok.generate.token_rate import Rate
 from evatok.hub import Models
 from evatok.report.drawing import Panel, compose
 from tokenizer.coding.rate import Rate as TokenRate
-from tokenizer.evt.codec import ChunkDecoder, Timed, runs
-from tokenizer.evt.format import Chunk, Header
+from tokenizer.evt.codec import ChunkDecoder, DecodedClip, Timed, runs
+from tokenizer.evt.format import Header
 from tokenizer.evt.pictures import Fit, to_coded
 from tokenizer.search.reward import psnr_of_mse
-from tokenizer.tokens import Tokens
 from video.clips import resize, resize_crop, to_clip
 from video.decoding.container import Damage, VideoError
 from video.reading import OnDamage, probe
@@ -109,6 +108,7 @@ def reconstruct_files(
     *,
     networks: Sequence[FeatureNetwork] = (),
     plain: bool = False,
+    smooth: bool = True,
     progress: FileProgress | None = None,
 ) -> dict[str, Any]:
     """Reconstruct videos and write one mp4 for each, with its times and sound.
@@ -122,6 +122,7 @@ def reconstruct_files(
         networks: Fréchet distances over all clips are added for these, of the middle square at the
             tokenizer's size.
         plain: write the reconstruction alone, as `evatok decode` does.
+        smooth: spread the jumps between clips (`tokenizer.evt.borders`).
         progress: told after every few clips.
 
     Returns:
@@ -152,7 +153,7 @@ def reconstruct_files(
             on_damage = lost.append if settings.allow_damaged else None
             with scores.whole_file():
                 row = _reconstruct_file(
-                    models, file, target, rate, settings, scores, plain, on_damage, progress
+                    models, file, target, rate, settings, scores, plain, smooth, on_damage, progress
                 )
         except VideoError as error:
             first = first or error
@@ -214,6 +215,7 @@ def _reconstruct_file(
     settings: EncodeSettings,
     scores: ClipScores,
     plain: bool,
+    smooth: bool,
     on_damage: OnDamage | None,
     progress: FileProgress | None,
 ) -> dict[str, Any]:
@@ -224,7 +226,7 @@ def _reconstruct_file(
 
     def pictures(spent: int) -> Iterator[tuple[int, np.ndarray]]:
         # The source is read twice, side by side: the encoder keeps no frames.
-        real = runs(frames_of(file, settings, on_damage), header.frames_per_chunk)
+        real = runs(frames_of(file, settings, on_damage), header.num_frames)
         chunks = encode_frames(
             models,
             header,
@@ -233,11 +235,11 @@ def _reconstruct_file(
             settings.batch_size,
             sound_bytes=spent,
         )
-        for run, chunk in zip(real, chunks, strict=True):
-            shown = _shown(header, run, chunk, decoder, clips, scores, plain)
-            yield from zip(chunk.times, shown, strict=True)
+        for run, clip in zip(real, decoder.clips(chunks, smooth=smooth), strict=True):
+            shown = _shown(header, run, clip, clips, scores, plain)
+            yield from zip(clip.times, shown, strict=True)
             if progress is not None:
-                progress(file.name, chunk.first + len(run), info.num_frames)
+                progress(file.name, clip.stop, info.num_frames)
 
     with tempfile.TemporaryDirectory(prefix="evatok-") as folder:
         track = Path(folder) / "sound.mka"
@@ -265,50 +267,40 @@ def _reconstruct_file(
 def _shown(
     header: Header,
     run: list[Timed],
-    chunk: Chunk,
-    decoder: ChunkDecoder,
+    clip: DecodedClip,
     clips: list[dict[str, Any]],
     scores: ClipScores,
     plain: bool,
 ) -> Iterator[np.ndarray]:
-    """Frames (H, W, 3) of a chunk as they are written; what was spent is added to `clips`."""
+    """Frames (H, W, 3) of a clip as they are written; what was spent is added to `clips`."""
     pictures = torch.from_numpy(np.stack([picture for _, picture in run]))
-    original = to_coded(pictures, cast(Fit, header.fit), header.size)
-    decoded = decoder.decode(chunk, native=True)
-    position = 0
-    for index, levels in enumerate(chunk.assignment):
-        part = slice(index * header.num_frames, min(len(run), (index + 1) * header.num_frames))
-        rows = torch.from_numpy(np.ascontiguousarray(levels))  # (N, T)
-        count, blocks = int(rows.sum()), rows.sum(0).tolist()
-        ids = torch.from_numpy(chunk.ids[position : position + count])
-        position += count
-        real, fake = original[part], decoded[part]
-        scores.rate.update(Tokens(ids, rows), real[..., 0].numel())
-        clips.append(
-            {
-                "start": chunk.first + part.start,
-                "end": chunk.first + part.stop,
-                "assignment": blocks,
-                "tokens": count,
-                "psnr": _psnr(real, fake),
-            }
-        )
-        if min(real.shape[1:3]) >= SSIM_WINDOW:
-            scores.quality.update(to_clip(fake)[None], to_clip(real)[None])
-        if scores.networks and part.stop - part.start == header.num_frames:
-            scores.update(*(to_clip(resize_crop(x, header.size))[None] for x in (real, fake)))
-        if not plain:
-            panels = [Panel("original", real.numpy()), Panel("reconstruction", fake.numpy())]
-            yield from compose(
-                panels,
-                blocks,
-                header.levels[-1] * len(header.grid),
-                caption=f"clip {len(clips)}",
-                frames_per_block=header.frames_per_block,
-                panel_size=max(PANEL, header.height, header.width),
-            )
+    real, fake = to_coded(pictures, cast(Fit, header.fit), header.size), clip.pictures
+    blocks = clip.tokens.assignment.sum(0).tolist()
+    scores.rate.update(clip.tokens, real[..., 0].numel())
+    clips.append(
+        {
+            "start": clip.first,
+            "end": clip.stop,
+            "assignment": blocks,
+            "tokens": sum(blocks),
+            "psnr": _psnr(real, fake),
+        }
+    )
+    if min(real.shape[1:3]) >= SSIM_WINDOW:
+        scores.quality.update(to_clip(fake)[None], to_clip(real)[None])
+    if scores.networks and len(run) == header.num_frames:
+        scores.update(*(to_clip(resize_crop(x, header.size))[None] for x in (real, fake)))
     if plain:
-        yield from resize(decoded, header.shown).numpy()
+        yield from resize(fake, header.shown).numpy()
+        return
+    yield from compose(
+        [Panel("original", real.numpy()), Panel("reconstruction", fake.numpy())],
+        blocks,
+        header.levels[-1] * len(header.grid),
+        caption=f"clip {len(clips)}",
+        frames_per_block=header.frames_per_block,
+        panel_size=max(PANEL, header.height, header.width),
+    )
 
 
 def _psnr(real: Tensor, fake: Tensor) -> float:

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import partial
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
@@ -258,6 +258,7 @@ def decode_file(
     native: bool = False,
     sound: bool = True,
     allow_damaged: bool = False,
+    smooth: bool = True,
     progress: FileProgress | None = None,
 ) -> dict[str, Any]:
     """Decode a token file into a video, a GIF or a picture.
@@ -271,6 +272,7 @@ def decode_file(
         native: at the coded size instead of the source's.
         sound: with the sound track, where all of the file is decoded.
         allow_damaged: decode what is intact; what is lost is told in `damage`.
+        smooth: spread the jumps between clips (`tokenizer.evt.borders`).
         progress: told after every chunk.
 
     Raises:
@@ -286,7 +288,7 @@ def decode_file(
                 for piece in reader.sound():
                     file.write(piece)
             track = track if track.stat().st_size else None
-        pictures = _decoded(reader, decoder, start, end, native, progress, allow_damaged)
+        pictures = _decoded(reader, decoder, start, end, native, progress, allow_damaged, smooth)
         count = _write(target, pictures, reader.header.tick, track)
         return {
             "file": str(source),
@@ -305,29 +307,30 @@ def _decoded(
     native: bool,
     progress: FileProgress | None,
     allow_damaged: bool,
+    smooth: bool,
 ) -> Iterator[tuple[int, np.ndarray]]:
     tick, origin, done = reader.header.tick, None, 0
     last = math.inf if end is None else end - ROUNDING
     total = reader.num_frames if start == 0 and end is None else None
-    for chunk in reader.chunks(reader.frame_at(start) if start else 0):
+    first = reader.frame_at(start) if start else 0
+    context = [chunk for chunk in [reader.before(first)] if chunk is not None]
+    for clip in decoder.clips(chain(context, reader.chunks(first)), first, smooth):
         _refuse_damage(reader, allow_damaged)
         if origin is None:
-            origin = reader.first_tick if start else chunk.times[0]
+            origin = reader.first_tick if start else clip.times[0]
         wanted = [
             place
-            for place, ticks in enumerate(chunk.times)
+            for place, ticks in enumerate(clip.times)
             if start - ROUNDING <= (ticks - origin) * tick < last
         ]
-        if not wanted:
-            if (chunk.times[0] - origin) * tick >= last:
-                return
-            continue
-        frames = decoder.decode(chunk, native=True)
+        if not wanted and (clip.times[0] - origin) * tick >= last:
+            return
         for place in wanted:  # one at a time: they may be shown much larger than they are coded
-            shown = frames[place] if native else resize(frames[place, None], reader.header.shown)[0]
-            yield chunk.times[place], shown.numpy()
+            picture = clip.pictures[place]
+            shown = picture if native else resize(picture[None], reader.header.shown)[0]
+            yield clip.times[place], shown.numpy()
         done += len(wanted)
-        if progress is not None:
+        if progress is not None and wanted:
             progress(reader.path.name, done, total)
     _refuse_damage(reader, allow_damaged)
 

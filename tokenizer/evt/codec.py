@@ -6,6 +6,7 @@ Shape letters: F frames, N tiles, T blocks, H W pixels of the picture, S side of
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any, cast
 
@@ -15,12 +16,13 @@ from torch import Tensor
 
 from evatok.core.compute.devices import device_of
 from tokenizer.coding.exact import ExactEncoder
+from tokenizer.evt.borders import smooth_border
 from tokenizer.evt.format import Chunk, EvtError, Header
 from tokenizer.evt.pictures import Fit, to_coded
 from tokenizer.model import VideoTokenizer
 from tokenizer.search.candidates import model_hash
 from tokenizer.tokens import Tokens
-from video.clips import pad_last, resize, to_clip
+from video.clips import pad_last, to_clip
 
 # clips (B, 3, F, S, S) in [−1, 1] → (B, T) int64 token counts
 Assign = Callable[[Tensor], Tensor]
@@ -108,6 +110,28 @@ class ChunkEncoder:
         return Chunk(first, times, tuple(assignment), torch.cat(ids).cpu().numpy())
 
 
+@dataclass(frozen=True)
+class DecodedClip:
+    """Frames of one clip.
+
+    Attributes:
+        first: number of its first frame.
+        times: ticks of its frames.
+        tokens: of its N tiles.
+        pictures: (F, H, W, 3) uint8 at the coded size.
+    """
+
+    first: int
+    times: tuple[int, ...]
+    tokens: Tokens
+    pictures: Tensor
+
+    @property
+    def stop(self) -> int:
+        """Number of the frame after its last."""
+        return self.first + len(self.times)
+
+
 class ChunkDecoder:
     """Decodes chunks with the tokenizer that made them."""
 
@@ -131,34 +155,51 @@ class ChunkDecoder:
                 )
         self.header, self.model, self.batch_size = header, model, batch_size
 
-    @torch.no_grad()
-    def decode(self, chunk: Chunk, native: bool = False) -> Tensor:
-        """Frames of a chunk.
+    def clips(
+        self, chunks: Iterable[Chunk], first: int = 0, smooth: bool = True
+    ) -> Iterator[DecodedClip]:
+        """Decode chunks clip by clip; one clip is held back.
 
         Args:
-            chunk: of a file with this header.
-            native: leave them at their coded size.
-
-        Returns:
-            (F, H, W, 3) uint8.
+            chunks: of a file with this header, in order.
+            first: frame whose clip is the first that is wanted.
+            smooth: spread the jumps between clips that follow each other (`smooth_border`).
         """
-        header, frames, position = self.header, [], 0
-        device = self.model.quantizer.codebook.device
-        left = len(chunk.times)
-        for part in chunk.assignment:
+        waiting: DecodedClip | None = None
+        for chunk in chunks:
+            for clip in self._clips(chunk, first):
+                if waiting is not None:
+                    if smooth and waiting.stop == clip.first:
+                        smooth_border(waiting.pictures, clip.pictures)
+                    if waiting.stop > first:
+                        yield waiting
+                waiting = clip
+        if waiting is not None and waiting.stop > first:
+            yield waiting
+
+    def _clips(self, chunk: Chunk, first: int) -> Iterator[DecodedClip]:
+        """Clips of a chunk; of those before the first wanted one, the last alone."""
+        header, position = self.header, 0
+        for index, part in enumerate(chunk.assignment):
             levels = torch.from_numpy(np.ascontiguousarray(part))
-            tiles = []
-            for rows in levels.split(self.batch_size):
-                count = int(rows.sum())
-                ids = torch.from_numpy(chunk.ids[position : position + count])
-                position += count
-                clips = self.model.decode(Tokens(ids, rows).to(device)).float().clamp(-1, 1)
-                tiles.append(clips.cpu().add(1).mul(127.5).permute(0, 2, 3, 4, 1))
-            count = min(header.num_frames, left)
-            left -= count
-            frames.append(header.grid.blend(torch.cat(tiles)[:, :count]))
-        out = torch.cat(frames)
-        return out if native else resize(out, header.shown)
+            count = int(levels.sum())
+            tokens = Tokens(torch.from_numpy(chunk.ids[position : position + count]), levels)
+            position += count
+            times = chunk.times[index * header.num_frames :][: header.num_frames]
+            start = chunk.first + index * header.num_frames
+            if start + len(times) >= first:
+                yield DecodedClip(start, times, tokens, self._pictures(tokens, len(times)))
+
+    @torch.no_grad()
+    def _pictures(self, tokens: Tokens, count: int) -> Tensor:
+        """The first frames of a clip from the tokens of its tiles: (count, H, W, 3) uint8."""
+        device, tiles, position = self.model.quantizer.codebook.device, [], 0
+        for rows in tokens.assignment.split(self.batch_size):
+            ids = tokens.ids[position : position + int(rows.sum())]
+            position += len(ids)
+            clips = self.model.decode(Tokens(ids, rows).to(device)).float().clamp(-1, 1)
+            tiles.append(clips.cpu().add(1).mul(127.5).permute(0, 2, 3, 4, 1))
+        return self.header.grid.blend(torch.cat(tiles)[:, :count])
 
 
 def runs(frames: Iterable[Timed], count: int) -> Iterator[list[Timed]]:

@@ -187,6 +187,19 @@ class EvtReader:
         elif any(expected <= row[1] and (last is None or row[1] < last) for row in self._index):
             self.damage.append(f"frames from {expected} on are damaged")
 
+    def before(self, first: int) -> Chunk | None:
+        """The chunk that ends where a chunk begins; None where it is not to be had."""
+        if first == 0 or not self._index:
+            return None
+        raw = self._chunk_at(self._start_of(first - 1))
+        if raw is None or raw.kind != VIDEO:
+            return None
+        try:
+            chunk = parse_video(self.header, raw.number, raw.payload)
+        except ValueError:
+            return None
+        return chunk if chunk.first + len(chunk.times) == first else None
+
     def _start_of(self, frame: int) -> int:
         """Byte from which to read for a frame."""
         if not self._index:

@@ -42,6 +42,10 @@ Fitting = Annotated[
     ),
 ]
 
+KeepBorders = Annotated[
+    bool, typer.Option("--keep-borders", help="Leave jumps between clips as they are decoded.")
+]
+
 
 def encode_command(
     files: Annotated[list[Path], typer.Argument(help="Videos or pictures of any size and length.")],
@@ -111,6 +115,7 @@ def decode_command(
         bool, typer.Option("--native", help="At the coded size, not the source's.")
     ] = False,
     no_sound: NoSound = False,
+    keep_borders: KeepBorders = False,
     allow_damaged: AllowDamaged = False,
     device: Device = "auto",
     as_json: AsJson = False,
@@ -134,6 +139,7 @@ def decode_command(
         native=native,
         sound=not no_sound,
         allow_damaged=allow_damaged,
+        smooth=not keep_borders,
         progress=None if as_json else Pace(),
     )
     show(result, as_json)
@@ -167,6 +173,7 @@ def reconstruct_command(
     fit: Fitting = Fit.tile,
     no_sound: NoSound = False,
     plain: Plain = False,
+    keep_borders: KeepBorders = False,
     allow_damaged: AllowDamaged = False,
     device: Device = "auto",
     as_json: AsJson = False,
@@ -192,6 +199,7 @@ def reconstruct_command(
         EncodeSettings(fit=fit.value, sound=not no_sound, allow_damaged=allow_damaged),
         networks=feature_networks(features, model, device=models.device),
         plain=plain,
+        smooth=not keep_borders,
         progress=None if as_json else Pace(),
     )
     if not as_json:

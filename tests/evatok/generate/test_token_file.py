@@ -16,9 +16,17 @@ import torch
 from evatok.cli.app import main
 from evatok.cli.commands.token_file import Pace
 from evatok.generate.reconstruct import reconstruct_files
-from evatok.generate.token_file import EncodeSettings, decode_file, encode_file, show_file, targets
+from evatok.generate.token_file import (
+    EncodeSettings,
+    _decoded,
+    decode_file,
+    encode_file,
+    show_file,
+    targets,
+)
 from evatok.generate.token_rate import Rate
 from evatok.hub import Models, load, save_model
+from tokenizer.evt.codec import ChunkDecoder
 from tokenizer.evt.format import EvtError, write_header
 from tokenizer.evt.reader import EvtReader
 from tokenizer.router import Router, RouterConfig
@@ -356,3 +364,33 @@ def test_progress_tells_the_pace_and_the_time_left(capsys: pytest.CaptureFixture
     assert re.fullmatch(r"in\.mp4: 32 of 75 frames, [\d.]+ frames/s, \d:\d\d:\d\d left", second)
     assert re.fullmatch(r"in\.mp4: 75 of 75 frames, [\d.]+ frames/s", third)
     assert re.fullmatch(r"in\.mp4: 80 frames, [\d.]+ frames/s", fourth)
+
+
+def test_borders_are_the_same_in_a_part_and_in_the_whole(
+    toy: Models, video: Path, tmp_path: Path
+) -> None:
+    """From any time on; and what is damaged before it changes one border only."""
+    path = tmp_path / "a.evt"
+    encode_file(toy, video, path, Rate("uniform:2"), EncodeSettings(clips_per_chunk=2))
+
+    def frames(start: float = 0.0, smooth: bool = True, name: str = "a.evt") -> np.ndarray:
+        with EvtReader(tmp_path / name) as reader:
+            decoder = ChunkDecoder(reader.header, toy.final.eval())
+            made = _decoded(reader, decoder, start, None, True, None, False, smooth)
+            return np.stack([picture for _, picture in made])
+
+    whole, plain = frames(), frames(smooth=False)
+    changed = [
+        n for n, pair in enumerate(zip(whole, plain, strict=True)) if (pair[0] != pair[1]).any()
+    ]
+    assert changed and all(min(n % 16, 15 - n % 16) < 4 for n in changed)
+    times = times_of(video)
+    for first in (31, 32, 33, 50, 64):
+        assert np.array_equal(frames(float(times[first] - times[0])), whole[first:])
+    with EvtReader(path) as reader:
+        begin = next(start for start, _, _ in reader.whole_chunks())
+    data = bytearray(path.read_bytes())
+    data[begin + 30] ^= 1
+    (tmp_path / "b.evt").write_bytes(data)
+    part = frames(float(times[32] - times[0]), name="b.evt")
+    assert np.array_equal(part[4:], whole[36:]) and np.array_equal(part[:4], plain[32:36])
