@@ -98,6 +98,7 @@ def bytes_read(file: Path, start: float, end: float | None) -> int:
     before = _read_so_far()
     with EvtReader(file) as reader:
         first = reader.frame_at(start)
+        reader.before(first)  # its last clip smooths the first border
         for chunk in reader.chunks(first):
             past = (chunk.times[0] - reader.first_tick) * reader.header.tick
             if end is not None and past >= end:
@@ -122,7 +123,7 @@ def main() -> None:
     parser.add_argument("--height", type=int, default=64)
     parser.add_argument("--width", type=int, default=64)
     parser.add_argument("--tile", type=int, default=64, help="pixels of the small model's side")
-    parser.add_argument("--model", type=Path, help="folder of a model; default: a small one")
+    parser.add_argument("--model", help="name or folder; default: a small untrained one")
     parser.add_argument("--json", action="store_true")
     asked = parser.parse_args()
     found: dict[str, dict[str, Any]] = {}
