@@ -75,7 +75,7 @@ def coded_by(codec: str, crf: int, frames: Tensor) -> CodecResult:
     middle = time.perf_counter()
     buffer.seek(0)
     with av.open(buffer) as written:
-        made = [frame.to_ndarray(format="rgb24") for frame in written.decode(video=0)]
+        made = [rgb(frame) for frame in written.decode(video=0)]
     out = frames.clone()
     out[:, : even.shape[1], : even.shape[2]] = torch.from_numpy(np.stack(made))
     return size, out, middle - start, time.perf_counter() - middle

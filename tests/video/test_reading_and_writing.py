@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import os
 import wave
 from fractions import Fraction
 from pathlib import Path
@@ -260,3 +262,15 @@ def silent_file(folder: Path) -> bytes:
     """A whole container without a track of sound."""
     write_video(folder / "silent.mp4", moving(2, 24, 24))
     return (folder / "silent.mp4").read_bytes()
+
+
+def test_frames_leave_no_threads_behind(tmp_path: Path) -> None:
+    write_video(tmp_path / "a.mp4", moving(60, 64, 64).numpy(), 10)
+    gc.disable()  # it would clear them away at last
+    try:
+        before = len(os.listdir("/proc/self/task"))
+        read_frames(tmp_path / "a.mp4")
+        after = len(os.listdir("/proc/self/task"))
+    finally:
+        gc.enable()
+    assert after <= before + 8  # the decoder's own

@@ -13,6 +13,7 @@ Shape letters: H W pixels.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterable, Iterator
 from fractions import Fraction
 
@@ -20,7 +21,7 @@ import av
 import av.filter
 import numpy as np
 import torch
-from av.video.reformatter import Interpolation
+from av.video.reformatter import Interpolation, VideoReformatter
 from av.video.stream import VideoStream
 
 from video.clips import resize
@@ -28,6 +29,23 @@ from video.clips import resize
 # Chroma of more than 8 bits goes through another path of swscale, which smears it by default. So
 # set, ten bits come out as eight do.
 DEEP = Interpolation.POINT | Interpolation.ACCURATE_RND
+
+
+_of_thread = threading.local()
+
+
+def rgb(
+    frame: av.VideoFrame, layout: str = "rgb24", interpolation: Interpolation | None = None
+) -> np.ndarray:
+    """Pixels (H, W, C) uint8 of a frame, converted by one converter for each thread.
+
+    A frame's own `to_ndarray` makes a converter, with threads, for every frame: that takes four
+    times as long, and hundreds of threads wait for the garbage collector.
+    """
+    if not hasattr(_of_thread, "converter"):
+        _of_thread.converter = VideoReformatter()
+    convert = _of_thread.converter.reformat
+    return convert(frame, format=layout, interpolation=interpolation, threads=1).to_ndarray()
 
 
 def over_black(pixels: np.ndarray) -> np.ndarray:
@@ -44,11 +62,11 @@ def to_picture(frame: av.VideoFrame, shape: Fraction = Fraction(1)) -> np.ndarra
         shape: width of its pixels over their height.
     """
     if any(component.is_alpha for component in frame.format.components):
-        picture = over_black(frame.to_ndarray(format="rgba"))
+        picture = over_black(rgb(frame, "rgba"))
     elif any(component.bits > 8 for component in frame.format.components):
-        picture = frame.to_ndarray(format="rgb24", interpolation=DEEP)
+        picture = rgb(frame, interpolation=DEEP)
     else:
-        picture = frame.to_ndarray(format="rgb24")
+        picture = rgb(frame)
     if shape != 1:
         height, width = picture.shape[0], max(1, round(picture.shape[1] * shape))
         picture = resize(torch.from_numpy(picture)[None], (height, width))[0].numpy()
