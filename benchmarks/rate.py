@@ -42,6 +42,7 @@ from tokenizer.evt.codec import ChunkDecoder
 from tokenizer.evt.pictures import to_coded
 from tokenizer.evt.reader import EvtReader
 from video.clips import resize, to_clip
+from video.decoding.picture import rgb
 from video.lists import videos_under
 from video.reading import read_frames
 from video.timed import write_timed
