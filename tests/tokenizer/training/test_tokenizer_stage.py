@@ -284,6 +284,7 @@ def test_a_tokenizer_of_pictures_trains_by_its_settings(tmp_path: Path) -> None:
         "train.steps=12",
         "train.batch_size=8",
         "train.precision=fp32",
+        "train.compile=false",
         "train.save_every=0",
         "train.validate_every=0",
         "validation_clips=8",
