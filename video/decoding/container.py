@@ -6,15 +6,18 @@ Only packets are looked at here; nothing is decoded.
 from __future__ import annotations
 
 import re
+from array import array
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import cached_property
-from itertools import pairwise
 from pathlib import Path
+from typing import overload
 
 import av
 import av.container
 import av.error
+import numpy as np
 from av.stream import Disposition
 from av.video.stream import VideoStream
 
@@ -54,6 +57,33 @@ class Damage:
         return f"damaged: {self.decoded} of {self.expected} frames ({self.reason})"
 
 
+class Times(Sequence[Fraction]):
+    """Times in seconds, kept as ticks: eight bytes each, so that a long film's take little memory.
+
+    Args:
+        ticks: integers.
+        unit: seconds a tick.
+    """
+
+    def __init__(self, ticks: np.ndarray, unit: Fraction) -> None:
+        self.ticks, self.unit = ticks, unit
+
+    def __len__(self) -> int:
+        return len(self.ticks)
+
+    @overload
+    def __getitem__(self, place: int) -> Fraction: ...
+    @overload
+    def __getitem__(self, place: slice) -> Times: ...
+    def __getitem__(self, place: int | slice) -> Fraction | Times:
+        if isinstance(place, slice):
+            return Times(self.ticks[place], self.unit)
+        return int(self.ticks[place]) * self.unit
+
+    def __iter__(self) -> Iterator[Fraction]:
+        return (int(tick) * self.unit for tick in self.ticks)
+
+
 @dataclass(frozen=True)
 class Survey:
     """Frames of a file as its packets declare them.
@@ -65,7 +95,7 @@ class Survey:
         reason: what is wrong; "" if nothing is.
     """
 
-    times: tuple[Fraction, ...]
+    times: Sequence[Fraction]
     packets: int
     missing: int = 0
     reason: str = ""
@@ -179,7 +209,7 @@ def survey(path: Path) -> Survey:
             declared = min(declared, len(stream.index_entries)) if declared else 0
         elif kind != "avi":
             declared = 0
-        stamps: list[tuple[int, int]] = []  # time and length in ticks
+        starts, lengths = array("q"), array("q")  # of frames, in ticks
         packets = corrupt = holes = end = 0
         broken = ""
         hole_at: list[int] = []
@@ -196,23 +226,26 @@ def survey(path: Path) -> Survey:
                 packets += 1
                 corrupt += packet.is_corrupt
                 if packet.pts is not None and not packet.is_discard:
-                    stamps.append((packet.pts, packet.duration or 0))
+                    starts.append(packet.pts)
+                    lengths.append(packet.duration or 0)
                     if is_behind_hole or holes:
                         hole_at.append(packet.pts)
                 holes = 0
         except (av.error.FFmpegError, ValueError) as error:
             broken = f"the container breaks off: {_reason(error)}"
-        stamps.sort()
+        ticks = np.sort(np.asarray(starts))
         missing = max(declared - packets, 0)
         reason = "the file ends early" if missing else ""
         if "matroska" in kind:
-            lost, ends = _lost_in_time(stamps, set(hole_at), _told_end(container, stream, unit))
+            lost, ends = _lost_in_time(
+                ticks, np.asarray(lengths), hole_at, _told_end(container, stream, unit)
+            )
             if lost:
                 missing, reason = lost, "the file ends early" if ends else "a hole in the file"
         if corrupt and not reason:
             reason = f"{corrupt} packets are corrupt"
-        times = tuple(Fraction(pts) * unit for pts, _ in stamps)
-        return Survey(times if len(times) == packets else (), packets, missing, broken or reason)
+        times = Times(ticks, unit) if len(ticks) == packets else ()
+        return Survey(times, packets, missing, broken or reason)
 
 
 def _reason(error: Exception) -> str:
@@ -233,23 +266,29 @@ def _told_end(
 
 
 def _lost_in_time(
-    stamps: list[tuple[int, int]], behind_holes: set[int], told_end: int | None
+    ticks: np.ndarray, lengths: np.ndarray, behind_holes: list[int], told_end: int | None
 ) -> tuple[int, bool]:
     """Frames that the times leave out, and whether (only) the end is missing.
 
     A pause is no damage: a gap counts where bytes of no stream lie, and the end where it is farther
     from the last frame than any two frames are from each other.
+
+    Args:
+        ticks: times of the frames, (F) in order.
+        lengths: of the frames, (F) in any order; 0 where none is told.
+        behind_holes: times of frames behind bytes of no stream.
+        told_end: declared end, in ticks.
     """
-    lengths = sorted(length for _, length in stamps if length)
-    if not lengths:
+    told = np.sort(lengths[lengths > 0])
+    if not len(told):
         return 0, False
-    usual = lengths[len(lengths) // 2]
-    gaps = [(after - before, after) for (before, _), (after, _) in pairwise(stamps)]
-    holes = [gap for gap, at in gaps if at in behind_holes and gap >= 1.5 * usual]
-    lost = sum(round(gap / usual) - 1 for gap in holes)
+    usual = int(told[len(told) // 2])
+    gaps, is_hole = np.diff(ticks), np.isin(ticks[1:], behind_holes)
+    holes = gaps[is_hole & (gaps >= 1.5 * usual)]
+    lost = sum(round(int(gap) / usual) - 1 for gap in holes)
     if told_end is None:
         return lost, False
-    longest = max([usual, *(gap for gap, at in gaps if at not in behind_holes)])
-    behind = told_end - (stamps[-1][0] + usual)
+    longest = max(usual, int(gaps[~is_hole].max(initial=0)))
+    behind = told_end - (int(ticks[-1]) + usual)
     at_end = round(behind / usual) if behind > 1.5 * longest else 0
     return lost + at_end, not lost
