@@ -6,9 +6,10 @@
 Of every set, `--files` files spread over its sorted list give their first `--frames` frames:
 cropped and resized to the model's size (`--fit crop`), or at their own size in tiles (`--fit
 tile`). A codec's bytes are those of its packets without container and comments; ours are the
-chunks of the file without its header. PSNR and SSIM are means over files, the perceptual distance
-is that of EfficientNet-Lite0 (no LPIPS; --perceptual takes another). Both codecs run with slow
-presets.
+chunks of the file without its header. A model of pictures (`--model images --frames 1`) stands
+beside JPEG and WebP instead, each with the bytes of its whole file. PSNR and SSIM are means over
+files, the perceptual distance is that of EfficientNet-Lite0 (no LPIPS; --perceptual takes
+another). Codecs run with slow presets.
 
 Shape letters: F frames, H W pixels.
 """
@@ -30,6 +31,7 @@ import av
 import numpy as np
 import torch
 from av.bitstream import BitStreamFilterContext
+from PIL import Image
 from torch import Tensor
 
 from evaluation.metrics.quality import psnr, ssim
@@ -50,6 +52,7 @@ from video.timed import write_timed
 RATES = (0.0, 0.5, 1.0, 1.5, 2.0)  # w_q
 X264 = (51, 47, 43, 38, 33, 28)  # crf
 AV1 = (63, 60, 55, 48, 40, 32)
+STILL = (0, 5, 10, 20, 40)  # quality
 
 # bytes, frames, seconds of encoding, seconds of decoding
 CodecResult = tuple[int, Tensor, float, float]
@@ -82,6 +85,17 @@ def coded_by(codec: str, crf: int, frames: Tensor) -> CodecResult:
     return size, out, middle - start, time.perf_counter() - middle
 
 
+def coded_by_still(kind: str, quality: int, frames: Tensor) -> CodecResult:
+    """One picture (1, H, W, 3) uint8 through a codec of pictures, with its slowest settings."""
+    buffer, start = io.BytesIO(), time.perf_counter()
+    slow: dict[str, Any] = {"optimize": True} if kind == "JPEG" else {"method": 6}
+    Image.fromarray(frames[0].numpy()).save(buffer, kind, quality=quality, **slow)
+    middle = time.perf_counter()
+    with Image.open(buffer) as image:
+        made = torch.from_numpy(np.array(image.convert("RGB")))[None]
+    return len(buffer.getvalue()), made, middle - start, time.perf_counter() - middle
+
+
 def coded_by_tokens(models: Models, w_q: float, frames: Tensor) -> CodecResult:
     """Frames (F, H, W, 3) uint8 through a token file."""
     with tempfile.TemporaryDirectory() as folder:
@@ -96,7 +110,7 @@ def coded_by_tokens(models: Models, w_q: float, frames: Tensor) -> CodecResult:
             decoder = ChunkDecoder(reader.header, models.final)
             clips = [clip.pictures for clip in decoder.clips(reader.chunks())]
             out = resize(torch.cat(clips), reader.header.shown)
-            size = reader.size - reader.header_end
+            size = reader.size - (reader.header_end if len(frames) > 1 else 0)
     return size, out, middle - start, time.perf_counter() - middle
 
 
@@ -136,10 +150,16 @@ def main() -> None:
     ways: dict[str, Callable[[Tensor], CodecResult]] = {}
     for w_q in RATES:
         ways[f"tokens w_q {w_q}"] = lambda x, w_q=w_q: coded_by_tokens(models, w_q, x)
-    for crf in X264:
+    is_still = models.final.config.num_frames == 1
+    for crf in () if is_still else X264:
         ways[f"x264 crf {crf}"] = lambda x, crf=crf: coded_by("libx264", crf, x)
-    for crf in AV1:
+    for crf in () if is_still else AV1:
         ways[f"av1 crf {crf}"] = lambda x, crf=crf: coded_by("libsvtav1", crf, x)
+    for kind in ("JPEG", "WebP") if is_still else ():
+        for value in STILL:
+            ways[f"{kind} {value}"] = lambda x, kind=kind, value=value: coded_by_still(
+                kind, value, x
+            )
     rows: list[dict[str, Any]] = []
     for name, _, folder in (text.partition("=") for text in arguments.sets):
         files = sorted(videos_under(Path(folder)))

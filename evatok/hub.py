@@ -76,7 +76,9 @@ class Models:
 
     @cached_property
     def router(self) -> Router:
-        """Clip → assignment."""
+        """Clip → assignment; the conditioned router at its own w_q where there is no other."""
+        if "router" not in self.parts and PREFERENCE in self.parts:
+            return self.preference
         return self._load("router", Router)
 
     @cached_property
@@ -90,12 +92,16 @@ class Models:
         return self.preference if PREFERENCE in self.parts else self.router
 
     def assigner(self, spec: str, max_tokens: int | None = None) -> Assigner:
-        """A way to choose assignments for the final tokenizer; see `tokenizer.search.assigners`."""
+        """A way to choose assignments for the final tokenizer; see `tokenizer.search.assigners`.
+
+        A search measures with the proxy, and in a folder without one with the final tokenizer.
+        """
         kind, _, value = spec.partition(":")
         router = self.router if kind in ("router", "best") else None
         if kind == "router" and value:
             router = self.conditioned_router
-        proxy = self.proxy if kind in ("best", "threshold") else None
+        is_searched = kind in ("best", "threshold") and "proxy" in self.parts
+        proxy = self.proxy if is_searched else None
         return make_assigner(spec, self.final, router, proxy, max_tokens)
 
     @cached_property

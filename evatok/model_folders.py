@@ -17,6 +17,7 @@ from evatok.core.suggest import did_you_mean
 SHIPPED = Path(__file__).resolve().parent / "weights"
 # Network of FVD[nano]: shipped with the networks, not with the model.
 SHIPPED_FEATURES = Path(encoders.__file__).resolve().parent / "weights" / "nano" / "features"
+FOR_VIDEOS, FOR_PICTURES = "nano", "images"  # what commands take where no model is named
 PARTS = ("features", "proxy", "router", "final", "generator")
 PREFERENCE = "preference"  # a part that nothing else needs: a router with w_q as an input
 TEXT = "text"  # beside the parts of a generator with text: no weights
@@ -85,11 +86,16 @@ def locate(name_or_path: str | Path) -> Path:
         directory = _download(name)
         if parts_of(directory):
             return directory
-    shipped = sorted(path.name for path in SHIPPED.glob("*") if path.is_dir())
+    shipped = shipped_models()
     raise MissingFileError(
         f"no models {name!r}: give one of {shipped} or a folder that holds some of "
         f"{', '.join(PARTS)}{did_you_mean(name, shipped)}"
     )
+
+
+def shipped_models() -> list[str]:
+    """Return the names of the models that are shipped."""
+    return sorted(path.name for path in SHIPPED.glob("*") if path.is_dir())
 
 
 def _download(name: str) -> Path:

@@ -27,6 +27,7 @@ from evatok.core.files import atomic_file
 from evatok.core.paths import refuse_overwrite
 from evatok.generate.token_rate import Rate, assigner_for, router_for, tiles_of
 from evatok.hub import Models
+from evatok.model_folders import FOR_PICTURES, FOR_VIDEOS, shipped_models
 from tokenizer.coding.exact import ExactEncoder
 from tokenizer.evt.budget import BudgetAssigner
 from tokenizer.evt.codec import (
@@ -43,6 +44,7 @@ from tokenizer.evt.reader import EvtReader
 from tokenizer.evt.writer import EvtWriter
 from tokenizer.search.candidates import model_hash
 from video.clips import resize, sides
+from video.decoding.stills import is_still
 from video.reading import OnDamage, first_time, iter_timed, probe
 from video.timed import SOUND_FORMAT, copy_sound, time_base_of, write_timed
 from video.writing import write_video
@@ -401,6 +403,23 @@ def show_file(path: Path) -> dict[str, Any]:
             "complete": reader.is_complete,
             "damage": reader.damage,
         }
+
+
+def default_model(source: Path) -> str:
+    """Return the name of the shipped model for a file: pictures have one of their own."""
+    return FOR_PICTURES if is_still(source) else FOR_VIDEOS
+
+
+def named_model(source: Path) -> str:
+    """Return the name of the shipped model that made a token file, as its header tells.
+
+    Another model's name is not looked for: that of videos is given, which refuses the file.
+
+    Raises:
+        EvtError: no token file.
+    """
+    with EvtReader(source) as reader:
+        return reader.header.model if reader.header.model in shipped_models() else FOR_VIDEOS
 
 
 def targets(sources: Sequence[Path], output: Path, suffix: str) -> list[Path]:

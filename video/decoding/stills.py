@@ -59,6 +59,17 @@ def is_picture(path: Path) -> bool:
     return path.suffix.lower() in PICTURES and path.is_file() and path.stat().st_size > 0
 
 
+def is_still(path: Path) -> bool:
+    """Whether a file is a picture that does not move."""
+    if not is_picture(path):
+        return False
+    try:
+        with Image.open(path) as image:
+            return not getattr(image, "is_animated", False)
+    except UNREADABLE:  # whoever reads it says so
+        return False
+
+
 def iter_animation(path: Path) -> Iterator[tuple[Fraction, np.ndarray]]:
     """Frames (H, W, 3) uint8 RGB of a picture, each with its time in seconds; one of a still.
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from datetime import timedelta
 from enum import StrEnum
+from functools import cache
 from pathlib import Path
 from typing import Annotated
 
@@ -50,7 +51,10 @@ KeepBorders = Annotated[
 def encode_command(
     files: Annotated[list[Path], typer.Argument(help="Videos or pictures of any size and length.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="FILE.evt, or a folder.")],
-    model: Model = "nano",
+    model: Annotated[
+        str | None,
+        typer.Option("--model", help="A name or folder; default: nano, of a picture images."),
+    ] = None,
     assignment: Assignment = "router",
     quality: Quality = None,
     max_tokens: Annotated[
@@ -87,7 +91,7 @@ def encode_command(
         evatok encode holiday.mp4 -o holiday.evt --tokens-per-second 2000
     """
     from evatok.core.compute.devices import resolve_device
-    from evatok.generate.token_file import EncodeSettings, encode_file, targets
+    from evatok.generate.token_file import EncodeSettings, default_model, encode_file, targets
     from evatok.generate.token_rate import Rate
     from evatok.hub import load
 
@@ -95,9 +99,16 @@ def encode_command(
     settings = EncodeSettings(
         fit.value, overlap, start, end, not no_sound, chunk_clips, batch_size, allow_damaged
     )
-    models = load(model, resolve_device(device))
+    chosen, load_once = resolve_device(device), cache(load)
     rows = [
-        encode_file(models, file, target, rate, settings, None if as_json else Pace())
+        encode_file(
+            load_once(model or default_model(file), chosen),
+            file,
+            target,
+            rate,
+            settings,
+            None if as_json else Pace(),
+        )
         for file, target in zip(files, targets(files, output, ".evt"), strict=True)
     ]
     show(rows[0] if len(rows) == 1 else {"files": rows}, as_json)
@@ -107,8 +118,9 @@ def decode_command(
     file: Annotated[Path, typer.Argument(help="FILE.evt.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="FILE.mp4, .mkv, .gif, .png.")],
     model: Annotated[
-        str, typer.Option("--model", help="The file's own model: nano, or a folder.")
-    ] = "nano",
+        str | None,
+        typer.Option("--model", help="The file's own; default: the shipped one that it names."),
+    ] = None,
     start: Start = 0.0,
     end: End = None,
     native: Annotated[
@@ -127,11 +139,11 @@ def decode_command(
         evatok decode holiday.evt -o holiday-again.mp4 --start 60 --end 70
     """
     from evatok.core.compute.devices import resolve_device
-    from evatok.generate.token_file import decode_file
+    from evatok.generate.token_file import decode_file, named_model
     from evatok.hub import load
 
     result = decode_file(
-        load(model, resolve_device(device)),
+        load(model or named_model(file), resolve_device(device)),
         file,
         output,
         start=start,

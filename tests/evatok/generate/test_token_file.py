@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from collections.abc import Callable
 from fractions import Fraction
 from pathlib import Path
@@ -50,8 +51,6 @@ def video(square: Square, tmp_path: Path) -> Path:
 @pytest.fixture(scope="session")
 def conditioned(toy_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Models:
     """The toy parts and a router with w_q as an input, whose choices depend on it."""
-    import shutil
-
     root = tmp_path_factory.mktemp("conditioned") / "models"
     shutil.copytree(toy_dir, root)
     torch.manual_seed(5)
@@ -161,6 +160,38 @@ def test_pictures_and_gifs(toy: Models, square: Square, tmp_path: Path) -> None:
     assert times_of(tmp_path / "again.gif") == times_of(tmp_path / "g.gif")
     with pytest.raises(EvtError, match="holds one frame"):
         decode_file(toy, tmp_path / "g.evt", tmp_path / "again.png")
+
+
+def test_pictures_have_a_model_of_their_own(
+    square: Square, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Where none is named, the file decides: on the way back, by what is written in it."""
+    from PIL import Image
+
+    across, down = np.linspace(20, 200, 90), np.linspace(0, 30, 70)[:, None]
+    picture = np.stack([across + down, across + 0.5 * down, across + 0 * down], -1).astype(np.uint8)
+    Image.fromarray(picture).save(tmp_path / "p.png")
+    write_video(tmp_path / "g.gif", square(3, 38, 46, 0), 10)
+    files = [str(tmp_path / "p.png"), str(tmp_path / "g.gif")]
+    assert main(["encode", *files, "-o", str(tmp_path), "--json"]) == 0
+    told = json.loads(capsys.readouterr().out.splitlines()[-1])["files"]
+    assert [row["model"] for row in told] == ["images", "nano"]
+    assert main(["decode", str(tmp_path / "p.evt"), "-o", str(tmp_path / "again.png")]) == 0
+    error = read_frames(tmp_path / "again.png")[0].numpy() - picture.astype(float)
+    assert np.square(error).mean() < 65025 / 10**2.5  # 25 dB
+    other = ["--model", "nano", "-o", str(tmp_path / "b.png")]
+    assert main(["decode", str(tmp_path / "p.evt"), *other]) == 2
+    assert "encoded with 'images'" in capsys.readouterr().err
+
+
+def test_a_conditioned_router_alone_is_the_router(conditioned: Models, tmp_path: Path) -> None:
+    """A shipped folder may hold just that and a tokenizer, which then searches too."""
+    for part in ("final", "preference"):
+        shutil.copytree(conditioned.folder(part), tmp_path / part)
+    alone = load(tmp_path)
+    clips = torch.rand(2, 3, 16, 32, 32) * 2 - 1
+    assert alone.assigner("router")(clips).equal(conditioned.preference.assign(clips))
+    assert alone.assigner("threshold:0")(clips).equal(torch.ones(2, 4, dtype=torch.int64))
 
 
 def with_sound(path: Path, frames: np.ndarray) -> bytes:
