@@ -11,7 +11,7 @@ from evaluation.encoders.encoder import EncoderConfig, VideoEncoder
 from evatok.core.errors import EvatokError
 from evatok.core.suggest import did_you_mean
 
-NETWORKS = ("nano", "i3d", "i3d-torchscript:FILE", "i3d-tats:FILE", "videomae-g:FILE")
+NETWORKS = ("nano", "games", "i3d", "i3d-torchscript:FILE", "i3d-tats:FILE", "videomae-g:FILE")
 
 
 def load_features(
@@ -24,9 +24,9 @@ def load_features(
     """The feature network of that name, ready to be called.
 
     Args:
-        name: "nano" (shipped, for quick experiments and tests) or "i3d" (the network of the FVD
-            literature, whose weights are fetched once); "i3d-torchscript:FILE", "i3d-tats:FILE" and
-            "videomae-g:FILE" are read from files of other projects.
+        name: "nano" or "games" (shipped, for quick experiments and tests) or "i3d" (the network of
+            the FVD literature, whose weights are fetched once); "i3d-torchscript:FILE",
+            "i3d-tats:FILE" and "videomae-g:FILE" are read from files of other projects.
         path: weights to use instead of the shipped or cached ones, or of those behind the colon.
         device: where it runs.
         trust: run a TorchScript program whose checksum is not the published one.
@@ -37,10 +37,10 @@ def load_features(
     """
     name, _, file = name.partition(":")
     path = path if path is not None else file or None
-    if name == "nano":
-        from evaluation.encoders.nano import load_nano
+    if name in ("nano", "games"):
+        from evaluation.encoders.nano import WEIGHTS, load_nano
 
-        return load_nano(path, device)
+        return load_nano(path if path is not None else WEIGHTS / name / "features", device)
     if name == "i3d":
         from evaluation.encoders.i3d.network import load_i3d
 

@@ -2,22 +2,27 @@
 
 It stands in for I3D in quick experiments and tests: it is shipped with the package, takes
 milliseconds a clip and sees 64 × 64 pixels. Its distances are written `fvd[nano]` and compare with
-nothing else. It learns to tell the games apart. Its features are what the classifier reads: how
-strong the channels of every layer are, which shows lost detail as well as a wrong scene, and how
-much they change from frame to frame, without which it would be blind to frozen or flickering
-videos, as games can be told apart by their still pictures. Each feature is standardised over the
-training clips and never clipped.
+nothing else; those of the same net trained on 40 games are `fvd[games]`, and compare with nothing
+else either: the name travels with the weights.
+
+It learns to tell the games apart. Its features are what the classifier reads: how strong the
+channels of every layer are, which shows lost detail as well as a wrong scene, and how much they
+change from frame to frame, without which it would be blind to frozen or flickering videos, as games
+can be told apart by their still pictures. Each feature is standardised over the training clips and
+never clipped.
 
 Shape letters: B batch, F frames, H W pixels, D features.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
 import torch
+from pydantic import field_validator
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
@@ -37,8 +42,23 @@ from video.dataset import ClipSampler, DataConfig
 SMOOTHING = 0.05  # of the labels
 VALIDATION_BATCH = 32
 SIZE = 64  # pixels; clips of another size are resized
+PUBLISHED = ("i3d", "videomae", "vjepa")
 MIN_FRAMES = 9  # fewer would leave the last layer one frame, in which nothing changes
-SHIPPED = Path(__file__).resolve().parent / "weights" / "nano" / "features"
+WEIGHTS = Path(__file__).resolve().parent / "weights"
+SHIPPED = WEIGHTS / "nano" / "features"
+
+
+def checked_name(name: str) -> str:
+    """The name of a network of ours, as it stands in FVD[name].
+
+    Raises:
+        EvatokError: it is a published network's, or not of small letters, digits and hyphens.
+    """
+    if name.startswith(PUBLISHED):
+        raise EvatokError(f"a network of ours is not called {name!r}: a published one is")
+    if not re.fullmatch(r"[a-z][a-z0-9-]{0,31}", name):
+        raise EvatokError(f"name {name!r}: give small letters, digits and hyphens, 32 at most")
+    return name
 
 
 class NanoModelConfig(Config):
@@ -46,6 +66,12 @@ class NanoModelConfig(Config):
 
     widths: tuple[Width, ...] = (16, 48, 64, 96)
     dim: Width = 128
+    name: str = "nano"
+
+    @field_validator("name")
+    @classmethod
+    def _is_ours(cls, name: str) -> str:
+        return checked_name(name)
 
 
 class FeaturesConfig(Config):
@@ -104,13 +130,19 @@ class NanoNet(nn.Module, Pretrained, pipeline_tag="feature-extraction"):
         widths: channels of the convolutions, each of which halves height and width, and each but
             the first, which looks at single frames, their number.
         dim: D, the length of the feature vector.
+        name: what its distances are called, FVD[name].
     """
 
     def __init__(
-        self, class_names: Sequence[str], widths: Sequence[int] = (16, 48, 64, 96), dim: int = 128
+        self,
+        class_names: Sequence[str],
+        widths: Sequence[int] = (16, 48, 64, 96),
+        dim: int = 128,
+        name: str = "nano",
     ):
         super().__init__()
         self.class_names = list(class_names)
+        self.name = checked_name(name)
         self.dim = dim
         ins = (3, *widths[:-1])
         self.layers = nn.ModuleList(
@@ -159,9 +191,8 @@ def _convolution(ins: int, outs: int, *, single_frames: bool) -> nn.Sequential:
 class NanoFeatures(OneByOne):
     """A trained `NanoNet` as a `FeatureNetwork`."""
 
-    name = "nano"
-
     def __init__(self, net: NanoNet, device: str | torch.device = "cpu"):
+        self.name = net.name
         self.net = net.to(device=device, dtype=torch.float32).eval().requires_grad_(False)
         self.dim = net.dim
         self.device = torch.device(device)

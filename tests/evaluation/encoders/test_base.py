@@ -13,7 +13,7 @@ from evatok.core.files import cache_dir
 
 
 def test_unknown_network_is_named() -> None:
-    with pytest.raises(ValueError, match="no feature network 'c3d'; there are nano, i3d"):
+    with pytest.raises(ValueError, match="no feature network 'c3d'; there are nano, games, i3d"):
         load_features("c3d")
 
 

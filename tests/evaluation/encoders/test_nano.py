@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from pydantic import ValidationError
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -17,11 +18,13 @@ from evaluation.encoders.nano import (
     FeaturesConfig,
     FeaturesStage,
     NanoFeatures,
+    NanoModelConfig,
     NanoNet,
     load_nano,
 )
 from evaluation.metrics.frechet import frechet_distance
 from evatok.core.config import OptimizerConfig, TrainConfig, load_config
+from evatok.core.errors import EvatokError
 from training.loop import train
 from video.dataset import DataConfig, SourceConfig
 from video.writing import write_video
@@ -166,6 +169,20 @@ def test_the_shipped_config_is_valid(root: Path) -> None:
 def test_shipped_weights_are_small_and_know_24_games() -> None:
     assert (SHIPPED / "model.safetensors").stat().st_size < 1_000_000
     assert len(load_nano().net.class_names) == 24
+
+
+def test_distances_are_named_by_the_weights(tmp_path: Path) -> None:
+    """The net of 40 games is no `nano`, and no net of ours takes a published name."""
+    games = load_features("games")
+    assert isinstance(games, NanoFeatures) and len(games.net.class_names) == 40
+    assert games.name == "games" != load_nano().name
+    games.net.save_pretrained(tmp_path)
+    assert load_nano(tmp_path).name == "games"
+    for name in ("i3d", "videomae-g", "Nano", ""):
+        with pytest.raises(EvatokError, match=r"name|called"):
+            NanoNet(["a", "b"], name=name)
+        with pytest.raises(ValidationError):
+            NanoModelConfig(name=name)
 
 
 @pytest.mark.parametrize("degrade", ["blur", "noise", "freeze", "fade"])
