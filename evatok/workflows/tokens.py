@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -33,6 +34,8 @@ class TokensConfig(Config):
     data: DataConfig
     tokenizer: Path  # folder of the final tokenizer
     router: Path | None = None
+    # Of a router with `preference`; None: the router's own.
+    w_q: float | None = Field(default=None, ge=0, le=2)
     uniform: int | None = None  # the level of every block, instead of a router's choice
     frames: FrameCondition | None = None  # None: no frame prediction
     # Also class-conditional sequences; a generator whose frame_share is 1 needs none, and without
@@ -53,6 +56,8 @@ class TokensConfig(Config):
     def _check(self) -> TokensConfig:
         if (self.router is None) == (self.uniform is None):
             raise EvatokError("give a router or a uniform level, one of the two")
+        if self.w_q is not None and self.router is None:
+            raise EvatokError("w_q is the router's: leave it out with a uniform level")
         if self.captions and self.text is None:
             raise EvatokError("captions need text, the folder of their pieces (evatok text train)")
         return self
@@ -103,6 +108,7 @@ def write_shards(
     unset = set() if config.captions else {"captions"}
     unset |= {"text", "max_pieces"} if config.text is None else set()
     unset |= {"classes"} if config.classes else set()
+    unset |= {"w_q"} if config.w_q is None else set()
     result: dict[str, Any] = {}
     splits: tuple[Split, ...] = ("train", "test")
     for split in splits:
@@ -151,7 +157,12 @@ def _assigner(
     """Assigner of the lengths, and its name in the shards."""
     if config.router is not None:
         router: Router = load_model(Router, config.router).to(device_of(tokenizer))
-        return router.assign, {"router": model_hash(router)}
+        if config.w_q is not None and not router.config.preference:
+            raise EvatokError(
+                f"{config.router} knows w_q {router.config.w_q:g} only: leave out w_q, or give a "
+                "router trained with model.preference"
+            )
+        return partial(router.assign, w_q=config.w_q), {"router": model_hash(router)}
     assert config.uniform is not None
     if config.uniform not in tokenizer.config.levels:
         raise EvatokError(

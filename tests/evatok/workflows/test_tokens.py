@@ -11,10 +11,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from evatok.core.config import load_config
+from evatok.core.errors import EvatokError
 from evatok.core.processes.distributed import RankInfo
+from evatok.hub import save_model
 from evatok.workflows.tokens import TokensConfig, run_tokens, write_shards
+from tokenizer.router import Router, RouterConfig
 
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -36,6 +40,28 @@ windows: 2
 batch_size: 4
 """)
     return path
+
+
+def test_w_q_is_for_a_conditioned_router(settings: Path, tmp_path: Path) -> None:
+    with pytest.raises(EvatokError, match=r"knows w_q .* only: leave out w_q"):
+        run_tokens(settings, ["w_q=1.2"], tmp_path / "t")
+    with pytest.raises(EvatokError, match="w_q is the router's"):
+        run_tokens(settings, ["w_q=1.2", "router=null", "uniform=2"], tmp_path / "t")
+    torch.manual_seed(0)
+    router = Router(
+        RouterConfig(
+            levels=(1, 2, 4), num_frames=16, size=32, width=16, layers=1, heads=2, preference=True
+        )
+    )
+    with torch.no_grad():  # the more w_q, the more tokens
+        lengths = router.levels.candidates(4).sum(1).float()
+        router.head.bias.copy_(lengths)
+        router.head.weight.zero_()
+    save_model(router, tmp_path / "router")
+    told = run_tokens(settings, [f"router={tmp_path}/router", "w_q=1.2"], tmp_path / "t")
+    assert told["train"]["mean_tokens"] == 16
+    saved = json.loads((tmp_path / "t" / "train" / "tokens.json").read_text())
+    assert saved["note"]["settings"]["w_q"] == 1.2
 
 
 def contents(folder: Path) -> dict[str, bytes]:
