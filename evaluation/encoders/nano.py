@@ -66,7 +66,7 @@ class NanoModelConfig(Config):
 
     widths: tuple[Width, ...] = (16, 48, 64, 96)
     dim: Width = 128
-    name: str = "nano"
+    name: str = "nano"  # what its distances are called: FVD[name]
 
     @field_validator("name")
     @classmethod
