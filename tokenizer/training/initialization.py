@@ -15,7 +15,8 @@ from torch import Tensor
 
 from evatok.core.errors import EvatokError
 from tokenizer.attention.clip_groups import ClipGroups
-from tokenizer.model import VideoTokenizer
+from tokenizer.model import TokenizerConfig, VideoTokenizer
+from tokenizer.qformer import QFormerConfig
 from tokenizer.router import Router
 
 
@@ -105,27 +106,26 @@ def initialise_codes(
 
 @torch.no_grad()
 def initialise_from(model: VideoTokenizer, source: VideoTokenizer) -> None:
-    """Start from a trained tokenizer of the same clips, or of shorter ones.
+    """Start from a trained tokenizer: the same, of shorter clips, with fewer layers or codes.
 
     Positions of blocks that the source does not have get what its last block has learned beyond
-    the fixed table that both began with.
+    the fixed table that both began with. Layers that it does not have come after its own and start
+    as identity, as every layer does (Net2Net's "deeper"); codes that it does not have are copies
+    of its own, nudged by a twentieth of the distance to a code's nearest neighbour, so that the
+    grown model starts as good as the source.
 
     Args:
         model: to be filled.
-        source: the same but for `num_frames`, which is at most the model's.
+        source: the same but for `num_frames`, `codebook_size` and the Q-Formers' `layers`, which
+            are at most the model's.
 
     Raises:
         EvatokError: they differ in more.
     """
-    ours, theirs = model.config, source.config
-    different = [
-        name
-        for name in type(ours).model_fields
-        if name != "num_frames" and getattr(ours, name) != getattr(theirs, name)
-    ]
-    if different or theirs.num_frames > ours.num_frames:
+    if different := _beyond_growth(model.config, source.config):
         raise EvatokError(
-            f"start_from: that tokenizer has another {' and '.join(different) or 'num_frames'}"
+            f"start_from: that tokenizer has another {' and '.join(different)}; only num_frames, "
+            "codebook_size and layers may differ, and be smaller there"
         )
     state = source.state_dict()
     for name in ("encoder_places.position", "decoder_places.position"):
@@ -133,4 +133,45 @@ def initialise_from(model: VideoTokenizer, source: VideoTokenizer) -> None:
         learned = state[name] - fixed[: len(state[name])]
         last = learned[-model.num_cells :].repeat(model.num_blocks - source.num_blocks, 1)
         state[name] = fixed + torch.cat([learned, last])
-    model.load_state_dict(state)
+    state["quantizer.codebook"] = _more_codes(state["quantizer.codebook"], len(_book(model)))
+    usage, codes = state["quantizer.usage"], len(_book(model))
+    copies = torch.arange(codes, device=usage.device) % len(usage)
+    state["quantizer.usage"] = usage[copies] * (len(usage) / codes)
+    model.load_state_dict({**model.state_dict(), **state})
+
+
+def _beyond_growth(ours: TokenizerConfig, theirs: TokenizerConfig) -> list[str]:
+    """Names of the settings in which a model cannot have grown out of another."""
+    different = []
+    for name in type(ours).model_fields:
+        mine, other = getattr(ours, name), getattr(theirs, name)
+        if name in ("num_frames", "codebook_size"):
+            can_grow = mine >= other
+        elif isinstance(mine, QFormerConfig):
+            can_grow = mine == other.model_copy(update={"layers": mine.layers})
+            can_grow = can_grow and mine.layers >= other.layers
+        else:
+            can_grow = mine == other
+        if not can_grow:
+            different.append(name)
+    return different
+
+
+def _book(model: VideoTokenizer) -> Tensor:
+    return model.quantizer.codebook
+
+
+def _more_codes(book: Tensor, count: int) -> Tensor:
+    """(count, D) codes: those of the book (K, D), then copies of them, each a little aside."""
+    copies = torch.arange(count, device=book.device) % len(book)
+    unit = F.normalize(book.double(), dim=-1)
+    cosine = unit @ unit.T
+    cosine.fill_diagonal_(-1)
+    nearest = (2 - 2 * cosine.amax(-1)).clamp_min(0).sqrt()  # distance to the nearest other code
+    generator = torch.Generator().manual_seed(0)
+    aside = torch.randn(count, book.shape[1], generator=generator).double().to(book.device)
+    aside = F.normalize(aside, dim=-1) * 0.05 * nearest[copies, None]
+    aside[: len(book)] = 0
+    return torch.where(aside.any(-1, keepdim=True), unit[copies] + aside, book[copies]).to(
+        book.dtype
+    )

@@ -64,7 +64,8 @@ class TokenizerTraining(Config):
     assignments_per_batch: int = Field(default=0, ge=0)
     # Start the patch layers from principal components and the codebook from outputs.
     start_from_data: bool = False
-    # Folder of a trained tokenizer, of as long or shorter clips, to start from instead.
+    # Folder of a trained tokenizer to start from instead: the same, or of shorter clips, with fewer
+    # layers or codes.
     start_from: Path | None = None
     validation_clips: int = Field(default=64, ge=1)
 
