@@ -385,6 +385,7 @@ def records_of(
                for file, reason in result.get(f"damaged_{side}", {}).items()}  # fmt: skip
     counts = {side: result[f"num_{side}"] for side in ("real", "fake")}
     settings = {key: result[key] for key in ("cut", "biased", "num_frames", "size")}
+    settings |= {"given": result["given"]} if "given" in result else {}
     return [
         Record(
             name=name,

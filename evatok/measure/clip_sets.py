@@ -299,7 +299,8 @@ def prediction_rows(
 ) -> list[dict[str, Any]]:
     """Frame prediction against real clips, beside the last given frame standing still.
 
-    PSNR and moving PSNR are over the frames that were not given, the distances over whole clips.
+    PSNR and moving PSNR are over the frames that were not given, the distances over whole clips,
+    of which both have the given frames as they are.
     """
     condition = models.generator.frames
     if condition is None:
@@ -310,6 +311,7 @@ def prediction_rows(
         clips = torch.cat(list(real.batches()))
         seeds = [request_seed(seed, place) for place in range(len(clips))]
         predicted, tokens = predict_clips(models, clips, seeds, settings)
+        predicted[:, :, :given] = clips[:, :, :given]
         still = clips.clone()
         still[:, :, given:] = clips[:, :, given - 1 : given]
         for name, out in (("generator", predicted), ("last frame stands still", still)):

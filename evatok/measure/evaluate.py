@@ -36,14 +36,16 @@ from evatok.core.files import check_writable
 from evatok.core.paths import paths_in, refuse_overwrite
 from evatok.core.processes.distributed import joined_rank
 from evatok.core.suggest import did_you_mean
-from evatok.generate.samples import guidance_of
+from evatok.generate.samples import frame_condition, guidance_of
 from evatok.hub import load
 from evatok.measure.protocol_sides import (
     CHUNK,
     PROTOCOLS,
     EvaluationSettings,
+    FakeSide,
     Protocol,
     ProtocolKind,
+    StillSide,
     draw,
     fake_side,
 )
@@ -87,7 +89,8 @@ def evaluate(
 
     Returns:
         JSON-able: scores as `score_sides` gives them, and quality and tokens of what was made;
-        nothing in other processes than the first.
+        nothing in other processes than the first. With `settings.still` also `still`, the same of
+        a frame that stands still: each clip's first, or the last of those that are given.
 
     Raises:
         EvatokError: no such protocol, fewer clips than it wants, no source that it is meant for, or
@@ -108,8 +111,12 @@ def evaluate(
         raise EvatokError(
             f"--window is for reconstructions; {settings.protocol} has windows of its own"
         )
+    if settings.still and protocol.kind == "gfvd":
+        raise EvatokError(
+            "--still is for reconstructions and predictions; a sample has no first frame to stand"
+        )
     real = draw(protocol, data, settings.count, settings.window)
-    made = fake_side(protocol.kind, models, real, settings)
+    made = fake_side(protocol, models, real, settings)
 
     process = joined_rank()
     mine = sum(map(len, real.chunks(process)))
@@ -118,16 +125,26 @@ def evaluate(
         if process.rank == 0:
             say(f"{side}: {done} of {mine} clips{' of this process' * (process.world > 1)}")
 
-    result = score_sides(
-        real,
-        made,
-        networks,
-        metrics=metrics,
-        cache=cache,
-        batch_size=CHUNK,
-        with_interval=True,
-        progress=progress,
-    )
+    def scored(side: FakeSide | StillSide) -> dict[str, Any]:
+        return score_sides(
+            real,
+            side,
+            networks,
+            metrics=metrics,
+            cache=cache,
+            batch_size=CHUNK,
+            with_interval=True,
+            progress=progress,
+        )
+
+    result = scored(made)
+    standing: dict[str, Any] = {}
+    if settings.still:
+        given = frame_condition(models).num_frames if protocol.kind == "fp" else 1
+        side = StillSide(real, given)
+        found = scored(side)
+        shown = {key: value for key, value in found.items() if "[" in key}
+        standing = {"still": shown | means_of(list(side.notes.values()), ("psnr", "moving_psnr"))}
     if not result:
         return result
     config = models.final.config
@@ -137,9 +154,11 @@ def evaluate(
         quality["lpips"] = "absent"
         say("no LPIPS: its weights are not here, `evatok weights` tells where they go")
     result |= {"protocol": settings.protocol, "cut": real.cut.model_dump(mode="json")}
+    if protocol.kind == "fp":
+        result["given"] = protocol.given
     result |= {"split": protocol.split, "num_frames": real.cut.num_frames}
     result |= {"size": list(sides(real.cut.shrink or real.cut.size)), "data": real.fingerprint()}
-    result |= {"model": made.origin, **quality}
+    result |= {"model": made.origin, **quality, **standing}
     if record is not None:
         extra = quality | _choices(protocol.kind, settings)
         rows = records_of(
@@ -184,13 +203,18 @@ def summary(
     Returns:
         `mean_tokens`, what `tokenizer.coding.rate.Rate` tells, and as far as the notes tell `psnr`
         (mean of the clips'), `psnr_pooled` (of the mean error), `moving_psnr` (of the clips in
-        which something moves), `ssim`, `lpips`, `psnr_predicted`.
+        which something moves), `ssim`, `lpips`, `psnr_predicted`, `moving_psnr_predicted`.
     """
-    means = {}
-    for key in ("psnr", "moving_psnr", "ssim", "lpips", "mse", "psnr_predicted"):
-        values = [note[key] for note in notes if note.get(key) is not None]
-        if values:
-            means[key] = sum(values) / len(values)
+    keys = (
+        "psnr",
+        "moving_psnr",
+        "ssim",
+        "lpips",
+        "mse",
+        "psnr_predicted",
+        "moving_psnr_predicted",
+    )
+    means = means_of(notes, keys)
     if "mse" in means:
         means["psnr_pooled"] = float(psnr_of_mse(torch.tensor(means.pop("mse"))))
     rate = Rate(codebook_size, num_levels)
@@ -199,3 +223,13 @@ def summary(
         rate.update(tokens, pixels)
     tokens_per_clip = sum(len(note["ids"]) for note in notes) / len(notes)
     return means | {"mean_tokens": tokens_per_clip} | rate.compute()
+
+
+def means_of(notes: Sequence[dict[str, Any]], keys: Sequence[str]) -> dict[str, float]:
+    """The mean of each of these numbers over the clips whose notes tell it."""
+    means = {}
+    for key in keys:
+        values = [note[key] for note in notes if note.get(key) is not None]
+        if values:
+            means[key] = sum(values) / len(values)
+    return means

@@ -90,6 +90,8 @@ class Protocol(Config):
         resize: as in `evaluation.scoring.clips.Cut`.
         order: of the videos, as in `video.dataset.ClipSampler.eval_clips`.
         short: likewise, of videos shorter than a clip.
+        given: what is compared of the frames that are given: what the decoder makes of them, as
+            LARP and AdapTok, or the frames themselves, which whoever predicts has.
     """
 
     kind: ProtocolKind
@@ -101,6 +103,7 @@ class Protocol(Config):
     resize: Resizing = "bytes"
     order: Literal["list", "path", "name"] = "list"
     short: Literal["repeat", "skip"] = "repeat"
+    given: Literal["decoded", "kept"] = "decoded"
 
 
 UCF = DataSet(name="UCF-101", classes=(101,), videos=9537)
@@ -138,7 +141,7 @@ PROTOCOLS: dict[str, Protocol] = {
         short="skip",
     ),
     **{
-        f"arcade-{kind}": Protocol(kind=kind, data=ARCADE, split="test", window="all")
+        f"arcade-{kind}": Protocol(kind=kind, data=ARCADE, split="test", window="all", given="kept")
         for kind in ("rfvd", "gfvd", "fp")
     },
 }
@@ -158,6 +161,7 @@ class EvaluationSettings:
         guidance: of samples; None: the model's.
         seed: of samples and predictions.
         device: where the models work.
+        still: whether one frame of each real clip, standing still, is scored beside the model.
     """
 
     protocol: str
@@ -169,6 +173,7 @@ class EvaluationSettings:
     guidance: float | None = None
     seed: int = 0
     device: str = "auto"
+    still: bool = False
 
 
 @dataclass
@@ -277,6 +282,53 @@ class FakeSide:
         self.notes = {number: note for number, note in sorted(every, key=lambda pair: pair[0])}
 
 
+@dataclass
+class StillSide:
+    """A fake side that no model makes: of each real clip one frame that stands still.
+
+    Whatever loses all that moves scores like this; a reconstruction or a prediction is worth
+    something as far as it is nearer.
+
+    Attributes:
+        real: the clips, gone through before.
+        given: frames of a clip that are kept; the last of them stands from there on.
+        notes: of each clip by its place: `psnr`, `moving_psnr` (None where nothing moves), of all
+            frames if one is given, else of those that were not given.
+    """
+
+    real: RealSide
+    given: int = 1
+    notes: dict[int, dict[str, Any]] = field(default_factory=dict)
+
+    def walk(
+        self,
+        is_wanted: Callable[[str], bool],
+        cache: FeatureCache | None,
+        process: RankInfo = ALONE,
+    ) -> Iterator[Item]:
+        """See `evaluation.scoring.clips.Source.walk`."""
+        self.notes = {}
+        start = 0 if self.given == 1 else self.given
+        for chunk in self.real.chunks(process):
+            clips = self.real.load(chunk.start)
+            still = clips.clone()
+            still[:, :, self.given :] = clips[:, :, self.given - 1 : self.given]
+            pair = still[:, :, start:], clips[:, :, start:]
+            measured = zip(psnr(*pair).tolist(), moving_psnr(*pair).tolist(), strict=True)
+            for number, clip, (whole, moving) in zip(chunk, still, measured, strict=True):
+                self.notes[number] = {
+                    "psnr": whole,
+                    "moving_psnr": moving if moving == moving else None,  # NaN is no JSON
+                }
+                key = f"still {self.given} {self.real.digests[number]}{_changed(self.real.cut)}"
+                yield Item(number, str(number), key, self.real.cut.finish(clip))
+
+    def exchange(self) -> None:
+        """Tell all processes every clip's note."""
+        every = [pair for part in gather(list(self.notes.items())) for pair in part]
+        self.notes = {number: note for number, note in sorted(every, key=lambda pair: pair[0])}
+
+
 def draw(
     protocol: Protocol, data: DataConfig, count: int | None, window: WindowRule | None = None
 ) -> RealSide:
@@ -324,9 +376,10 @@ def lpips_at_hand() -> PerceptualDistance | None:
 
 
 def fake_side(
-    kind: ProtocolKind, models: Models, real: RealSide, settings: EvaluationSettings
+    protocol: Protocol, models: Models, real: RealSide, settings: EvaluationSettings
 ) -> FakeSide:
     """The fake side of a protocol."""
+    kind = protocol.kind
     if kind == "rfvd":
         assigner = models.assigner(settings.assignment)
         lpips = lpips_at_hand()
@@ -370,12 +423,21 @@ def fake_side(
 
         return FakeSide(real, generate, _origin(kind, parts, origin))
     given = frame_condition(models).num_frames
+    if protocol.given == "kept":
+        origin["given"] = protocol.given
 
     def predict(start: int, clips: Tensor) -> tuple[Tensor, Tokens, list[dict[str, Any]]]:
         seeds = [request_seed(settings.seed, start + i) for i in range(len(clips))]
         out, tokens = predict_clips(models, clips, seeds, chosen)
-        values = psnr(out[:, :, given:], clips[:, :, given:])
-        return out, tokens, [{"psnr_predicted": float(value)} for value in values]
+        if protocol.given == "kept":
+            out[:, :, :given] = clips[:, :, :given]
+        pair = out[:, :, given:], clips[:, :, given:]
+        measured = zip(psnr(*pair).tolist(), moving_psnr(*pair).tolist(), strict=True)
+        notes = [
+            {"psnr_predicted": whole, "moving_psnr_predicted": moving if moving == moving else None}
+            for whole, moving in measured
+        ]
+        return out, tokens, notes
 
     return FakeSide(real, predict, _origin(kind, parts, origin))
 

@@ -284,6 +284,9 @@ def evaluate_command(
     ] = "router",
     guidance: Guidance = None,
     seed: Annotated[int, typer.Option(min=0, help="gfvd, fp: of the samples.")] = 0,
+    still: Annotated[
+        bool, typer.Option("--still", help="rfvd, fp: beside it, of a frame that stands still.")
+    ] = False,
     metrics: Metrics = "fvd",
     record: RecordFile = None,
     name: Name = "",
@@ -318,6 +321,7 @@ def evaluate_command(
         guidance=guidance,
         seed=seed,
         device=device,
+        still=still,
     )
     with joined(torch.device("cpu")) as process, open_cache(cache, no_cache) as opened:
         result = evaluate(

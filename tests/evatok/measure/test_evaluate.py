@@ -13,10 +13,13 @@ import torch
 from torch import Tensor
 from torch.nn.functional import interpolate
 
+from evaluation.metrics.quality import psnr
 from evaluation.scoring.feature_cache import FeatureCache
 from evaluation.scoring.records import read_records
 from evatok.cli.app import main
 from evatok.core.config import load_config
+from evatok.core.processes.distributed import RankInfo
+from evatok.hub import load
 from evatok.measure import evaluate as face
 from evatok.measure import protocol_sides as module
 from evatok.measure.evaluate import DataFile, evaluate
@@ -275,3 +278,36 @@ def test_order_of_kinetics(tmp_path: Path, footage: Path) -> None:
     assert drawn.cut.order == "name" and drawn.cut.short == "skip"
     kept = draw(protocol.model_copy(update={"short": "repeat"}), config, None)
     assert len(kept.windows) == len(drawn.windows) + 1
+
+
+@pytest.mark.parametrize("kind", ["rfvd", "fp"])
+def test_a_standing_frame_beside_the_model(
+    kind: str, data: Path, toy_dir: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The first frame for reconstructions, the last that is given for predictions."""
+    words = ["evaluate", f"arcade-{kind}", "--data", str(data), "--model", str(toy_dir)]
+    words += ["--no-cache", "--json"]
+    assert main(words) == 0
+    alone = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert main([*words, "--still"]) == 0
+    both = json.loads(capsys.readouterr().out.splitlines()[-1])
+    still = both.pop("still")
+    assert both == alone
+
+    real = face.draw(face.PROTOCOLS[f"arcade-{kind}"], load_config(DataFile, data).data, None)
+    clips = torch.cat([real.load(chunk.start) for chunk in real.chunks(RankInfo(0, 1))])
+    given = 1 if kind == "rfvd" else load(str(toy_dir)).generator.frames.num_frames
+    out = clips.clone()
+    out[:, :, given:] = clips[:, :, given - 1 : given]
+    start = 0 if kind == "rfvd" else given
+    expected = psnr(out[:, :, start:], clips[:, :, start:]).mean()
+    assert still["psnr"] == pytest.approx(float(expected))
+    assert 0 < still["fvd[nano]"] < 1000 and still["moving_psnr"] < still["psnr"]
+
+
+def test_a_sample_has_no_frame_to_stand(
+    data: Path, toy_dir: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["evaluate", "arcade-gfvd", "--data", str(data), "--model", str(toy_dir), "--still"]
+    assert main(words) == 2
+    assert "--still is for reconstructions and predictions" in capsys.readouterr().err
