@@ -70,7 +70,7 @@ def compose(
     canvas = Image.new("RGB", canvas_size(len(panels), height, width, panel_size), BACKGROUND)
     draw = ImageDraw.Draw(canvas)
     for column, panel in enumerate(panels):
-        draw.text((column * (size[0] + GAP) + 6, 4), panel.title, fill=TEXT, font=_font(15))
+        draw.text((column * (size[0] + GAP) + 6, 4), panel.title, fill=TEXT, font=font(15))
     out = np.repeat(np.asarray(canvas)[None], num_frames, axis=0)
     strips = [
         _strip(canvas.width, blocks, now, top_level, caption, given_blocks)
@@ -105,7 +105,7 @@ def _strip(
     canvas = Image.new("RGB", (width, STRIP_HEIGHT), BACKGROUND)
     draw = ImageDraw.Draw(canvas)
     total = f"{caption + ' · ' if caption else ''}{sum(blocks)} tokens"
-    draw.text((6, 4), total, fill=FAINT, font=_font(15))
+    draw.text((6, 4), total, fill=FAINT, font=font(15))
     base, room = STRIP_HEIGHT - 6, STRIP_HEIGHT - 52
     cell = (width - 12) / len(blocks)
     for index, tokens in enumerate(blocks):
@@ -117,7 +117,7 @@ def _strip(
             (left + cell / 2 - 1, base - bar - 2),
             str(tokens),
             fill=TEXT if index == now else FAINT,
-            font=_font(16),
+            font=font(16),
             anchor="mb",
         )
     return np.asarray(canvas)
@@ -127,5 +127,6 @@ def _even(value: float) -> int:
     return max(2, round(value / 2) * 2)
 
 
-def _font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
+def font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
+    """Of all that is written on pictures, `size` pixels high."""
     return ImageFont.load_default(size)

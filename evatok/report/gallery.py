@@ -1,20 +1,23 @@
-"""A picture of what the tokenizer does: easy and hard clips, and what was spent on them.
+"""Pictures of what the models do: clips over the tokens they took, and film strips of all kinds.
 
-Shape letters: N clips, T blocks, H W pixels.
+Shape letters: N clips, F frames, T blocks, H W pixels.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import imageio.v3 as iio
 import numpy as np
 import torch
+from PIL import Image, ImageDraw
+from torch import Tensor
 
 from evatok.core.files import atomic_file
 from evatok.hub import Models
 from evatok.measure.clip_sets import ClipSet, reconstruct_set
-from evatok.report.drawing import GAP, Panel, compose
+from evatok.report.drawing import BACKGROUND, FAINT, GAP, TEXT, TITLE_HEIGHT, Panel, compose, font
 from tokenizer.search.assigners import make_assigner
 
 
@@ -55,7 +58,44 @@ def gallery(models: Models, real: ClipSet, rows: int = 2, columns: int = 3) -> n
     return np.concatenate(lines)[:-GAP, :-GAP]
 
 
+def contact_sheet(
+    titles: Sequence[str], kinds: Mapping[str, Tensor], columns: int = 4, frames: int = 4
+) -> np.ndarray:
+    """Film strips one below the other: what a person looks at to see whether things move.
+
+    Args:
+        titles: of the N cells.
+        kinds: under each name, "original" say, the clips (N, 3, F, H, W) uint8 that are one strip
+            of every cell; names are written at the left.
+        columns: cells beside each other.
+        frames: of each clip, evenly spread from the first to the last.
+
+    Returns:
+        (rows, columns, 3) uint8, pixels of clips as they are.
+    """
+    count, _, length, height, width = next(iter(kinds.values())).shape
+    times = torch.linspace(0, length - 1, frames).round().long()
+    margin = max(int(font(15).getlength(name)) for name in kinds) + 2 * GAP
+    cell = (frames * width + GAP, TITLE_HEIGHT + len(kinds) * (height + 2) + GAP)
+    canvas = Image.new(
+        "RGB", (margin + columns * cell[0], -(-count // columns) * cell[1]), BACKGROUND
+    )
+    draw = ImageDraw.Draw(canvas)
+    for index, title in enumerate(titles):
+        row, column = divmod(index, columns)
+        left, top = margin + column * cell[0], row * cell[1]
+        draw.text((left, top + 4), title, fill=TEXT, font=font(15))
+        for line, (name, clips) in enumerate(kinds.items()):
+            place = top + TITLE_HEIGHT + line * (height + 2)
+            strip = clips[index][:, times].permute(2, 1, 3, 0)  # (H, frames, W, 3)
+            picture = Image.fromarray(strip.flatten(1, 2).contiguous().numpy())
+            canvas.paste(picture, (left, place))
+            if column == 0:
+                draw.text((GAP, place + height // 2 - 8), name, fill=FAINT, font=font(15))
+    return np.asarray(canvas)
+
+
 def write_picture(picture: np.ndarray, path: Path) -> None:
-    """Write (H, W, 3) uint8 as a PNG, whole or not at all."""
+    """Write (H, W, 3) uint8 as the path's ending says, whole or not at all."""
     with atomic_file(path) as partial:
         iio.imwrite(partial, picture)

@@ -106,26 +106,27 @@ def initialise_codes(
 
 @torch.no_grad()
 def initialise_from(model: VideoTokenizer, source: VideoTokenizer) -> None:
-    """Start from a trained tokenizer: the same, of shorter clips, with fewer layers or codes.
+    """Start from a trained tokenizer: the same, of shorter clips, with fewer layers, codes or dims.
 
     Positions of blocks that the source does not have get what its last block has learned beyond
     the fixed table that both began with. Layers that it does not have come after its own and start
     as identity, as every layer does (Net2Net's "deeper"); codes that it does not have are copies
-    of its own, nudged by a twentieth of the distance to a code's nearest neighbour, so that the
-    grown model starts as good as the source.
+    of its own, nudged by a twentieth of the distance to a code's nearest neighbour; dimensions of
+    codes that it does not have are zero at first. So the grown model starts as good as the source.
 
     Args:
         model: to be filled.
-        source: the same but for `num_frames`, `codebook_size` and the Q-Formers' `layers`, which
-            are at most the model's.
+        source: the same but for `num_frames`, `codebook_size`, `code_dim` and the Q-Formers'
+            `layers`, which are at most the model's.
 
     Raises:
         EvatokError: they differ in more.
     """
-    if different := _beyond_growth(model.config, source.config):
+    ours, theirs = model.config, source.config
+    if different := _beyond_growth(ours, theirs):
         raise EvatokError(
             f"start_from: that tokenizer has another {' and '.join(different)}; only num_frames, "
-            "codebook_size and layers may differ, and be smaller there"
+            "codebook_size, code_dim and layers may differ, and be smaller there"
         )
     state = source.state_dict()
     for name in ("encoder_places.position", "decoder_places.position"):
@@ -133,8 +134,15 @@ def initialise_from(model: VideoTokenizer, source: VideoTokenizer) -> None:
         learned = state[name] - fixed[: len(state[name])]
         last = learned[-model.num_cells :].repeat(model.num_blocks - source.num_blocks, 1)
         state[name] = fixed + torch.cat([learned, last])
-    state["quantizer.codebook"] = _more_codes(state["quantizer.codebook"], len(_book(model)))
-    usage, codes = state["quantizer.usage"], len(_book(model))
+    more = ours.code_dim - theirs.code_dim
+    for name in ("code_in.weight", "code_in.bias"):  # what is new of a code says nothing yet
+        state[name] = F.pad(state[name], (0, 0) * (state[name].ndim - 1) + (0, more))
+    read = model.code_out.weight.detach().clone()
+    read[:, : theirs.code_dim] = state["code_out.weight"]
+    state["code_out.weight"] = read
+    book = F.pad(state["quantizer.codebook"], (0, more))
+    state["quantizer.codebook"] = _more_codes(book, ours.codebook_size)
+    usage, codes = state["quantizer.usage"], ours.codebook_size
     copies = torch.arange(codes, device=usage.device) % len(usage)
     state["quantizer.usage"] = usage[copies] * (len(usage) / codes)
     model.load_state_dict({**model.state_dict(), **state})
@@ -145,7 +153,7 @@ def _beyond_growth(ours: TokenizerConfig, theirs: TokenizerConfig) -> list[str]:
     different = []
     for name in type(ours).model_fields:
         mine, other = getattr(ours, name), getattr(theirs, name)
-        if name in ("num_frames", "codebook_size"):
+        if name in ("num_frames", "codebook_size", "code_dim"):
             can_grow = mine >= other
         elif isinstance(mine, QFormerConfig):
             can_grow = mine == other.model_copy(update={"layers": mine.layers})
@@ -155,10 +163,6 @@ def _beyond_growth(ours: TokenizerConfig, theirs: TokenizerConfig) -> list[str]:
         if not can_grow:
             different.append(name)
     return different
-
-
-def _book(model: VideoTokenizer) -> Tensor:
-    return model.quantizer.codebook
 
 
 def _more_codes(book: Tensor, count: int) -> Tensor:

@@ -65,7 +65,7 @@ class TokenizerTraining(Config):
     # Start the patch layers from principal components and the codebook from outputs.
     start_from_data: bool = False
     # Folder of a trained tokenizer to start from instead: the same, or of shorter clips, with fewer
-    # layers or codes.
+    # layers, codes or numbers of a code.
     start_from: Path | None = None
     validation_clips: int = Field(default=64, ge=1)
 

@@ -54,9 +54,11 @@ def test_a_model_grows_out_of_a_smaller_one() -> None:
     initialise_from(deeper, source)
     torch.testing.assert_close(deeper(clips, assignment).clips, before)
 
-    grown = VideoTokenizer(TokenizerConfig.model_validate(deep | {"codebook_size": 20})).eval()
+    more = deep | {"codebook_size": 20, "code_dim": 12}
+    grown = VideoTokenizer(TokenizerConfig.model_validate(more)).eval()
     initialise_from(grown, source)
-    assert torch.equal(grown.quantizer.codebook[:8], source.quantizer.codebook)
+    assert torch.equal(grown.quantizer.codebook[:8, :8], source.quantizer.codebook)
+    assert not grown.quantizer.codebook[:8, 8:].any()
     done = grown(clips, assignment)
     # copies lie beside their code, nearer than half of the way to the next
     assert torch.equal(done.tokens.ids % 8, source(clips, assignment).tokens.ids)
@@ -64,7 +66,9 @@ def test_a_model_grows_out_of_a_smaller_one() -> None:
     assert len(grown.quantizer.codebook.unique(dim=0)) == 20
     torch.testing.assert_close(grown.quantizer.usage.sum(), source.quantizer.usage.sum())
 
-    with pytest.raises(ValueError, match="another encoder and decoder and codebook_size"):
+    with pytest.raises(
+        ValueError, match="another encoder and decoder and codebook_size and code_dim"
+    ):
         initialise_from(source, grown)
     wide = VideoTokenizer(
         TokenizerConfig.model_validate(settings | {"encoder": FORMER | {"width": 32}})
