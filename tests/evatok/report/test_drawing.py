@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
 
 from evatok.report.drawing import (
     BAR_GIVEN,
@@ -14,6 +15,7 @@ from evatok.report.drawing import (
     canvas_size,
     compose,
 )
+from evatok.report.gallery import contact_sheet
 
 
 def frames(count: int, height: int, width: int, value: int = 200) -> np.ndarray:
@@ -55,3 +57,19 @@ def test_longer_bars_for_more_tokens() -> None:
 def test_uneven_panels_are_refused() -> None:
     with pytest.raises(ValueError, match=r"different numbers of frames: \[3, 4\]"):
         compose([Panel("a", frames(3, 8, 8)), Panel("b", frames(4, 8, 8))], [4], 64)
+
+
+def test_a_contact_sheet_shows_every_strip() -> None:
+    """Frames of a clip beside each other, from the first to the last; kinds below each other."""
+    shades = torch.arange(16, dtype=torch.uint8) * 10
+    clips = shades.view(1, 1, 16, 1, 1).expand(5, 3, 16, 8, 12)
+    kinds = {"original": clips, "sample": 255 - clips}
+    sheet = contact_sheet([f"cell {n}" for n in range(5)], kinds, columns=2, frames=4)
+    for wanted in ([0, 50, 100, 150], [255, 205, 155, 105]):
+        strip = np.repeat(wanted, 12)
+        lines = sum(
+            int((sheet[top, left : left + 48, 0] == strip).all())
+            for top in range(sheet.shape[0])
+            for left in range(sheet.shape[1] - 47)
+        )
+        assert lines == 5 * 8  # five cells, each eight pixels high
