@@ -15,8 +15,8 @@ from evatok.core.loading.records import RecordError, read_object
 from evatok.core.suggest import did_you_mean
 
 SHIPPED = Path(__file__).resolve().parent / "weights"
-# Network of FVD[nano]: shipped with the networks, not with the model.
-SHIPPED_FEATURES = Path(encoders.__file__).resolve().parent / "weights" / "nano" / "features"
+SHIPPED_NETWORKS = Path(encoders.__file__).resolve().parent / "weights"
+SHIPPED_FEATURES = SHIPPED_NETWORKS / "nano" / "features"  # of FVD[nano]
 FOR_VIDEOS, FOR_PICTURES = "nano", "images"  # what commands take where no model is named
 PARTS = ("features", "proxy", "router", "final", "generator")
 PREFERENCE = "preference"  # a part that nothing else needs: a router with w_q as an input
@@ -40,8 +40,8 @@ def part_folder(directory: Path, part: str) -> Path:
     places = [directory / part, directory / part / "model"]
     if part == "final":
         places.insert(1, directory / WIDE / "model")
-    if part == "features" and directory == SHIPPED / "nano":
-        places.append(SHIPPED_FEATURES)
+    if part == "features" and directory.parent == SHIPPED:  # lies with the networks
+        places.append(SHIPPED_NETWORKS / directory.name / "features")
     if single_part(directory) == part:
         places = [directory]
     return next(filter(_is_part, places), places[0])

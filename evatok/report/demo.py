@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from pydantic import BaseModel, Field
 
+import evatok
 from evaluation.encoders.nano import NanoFeatures
 from evatok.core.compute.devices import resolve_device
 from evatok.core.config import Config, find_settings, load_config
@@ -38,7 +39,7 @@ from evatok.report.drawing import Panel, canvas_size, compose
 from evatok.report.page import Page
 from evatok.report.tables import TITLES, draw
 from generator.inference.requests import SamplingConfig
-from video.arcade import atari, recorder
+from video.arcade import recorder
 from video.clips import sides, to_frames
 from video.dataset import DataConfig, SourceConfig
 from video.lists import read_folder
@@ -47,13 +48,15 @@ from video.writing import write_video
 Say = Callable[[str], None]
 
 SETTINGS = find_settings("nano/demo")
+PACKED = Path(evatok.__file__).resolve().parent / "footage" / "procgen"
 
 
 class DemoConfig(Config):
     """Size of the demo; configs/nano/demo.yaml."""
 
-    games: tuple[str, ...] = atari.GAMES
-    clips_per_game: int = Field(default=3, ge=1)  # files of 48 frames, recorded for the demo
+    # Atari games, recorded for the demo; none: held-out clips of Procgen, which travel with evatok.
+    games: tuple[str, ...] = ()
+    clips_per_game: int = Field(default=3, ge=1)  # files of 48 frames, of recorded games
     more_sources: tuple[SourceConfig, ...] = ()  # other labelled clips, where they are at hand
     more_videos: Path | None = None  # folder of any videos, where it is at hand
     cache_dir: Path = Path("runs/cache")
@@ -100,7 +103,8 @@ def run_demo(
     read = [settings, models.directory, *paths_in(config)]
     refuse_overwrite([output, output / "index.html", output / "demo.json"], read, links=False)
     demo = Demo(config, models, output, say)
-    say("recording games")
+    if config.games:
+        say("recording games")
     demo.record()
     sets = held_out_sets(demo.data(), config.scored_clips)
     page = Page(
@@ -140,13 +144,15 @@ class Demo:
 
     def __init__(self, config: DemoConfig, models: Models, output: Path, say: Say) -> None:
         self.config, self.models, self.output, self.say = config, models, output, say
-        self.footage = output / "arcade"
+        self.footage = output / "arcade" if config.games else PACKED
         self.size = models.final.config.size
         self.sides = sides(self.size)
         self.num_frames = models.final.config.num_frames
 
     def record(self) -> None:
-        """Fresh footage; the same folder is used again."""
+        """Fresh footage, if games are named; the same folder is used again."""
+        if not self.config.games:
+            return
         recorder.record(
             self.footage,
             self.config.games,

@@ -10,11 +10,12 @@ import pytest
 
 from evatok.core.config import find_settings, load_config
 from evatok.core.loading.records import RecordError
-from evatok.report.demo import DemoConfig, report_of, run_demo
+from evatok.report.demo import PACKED, DemoConfig, report_of, run_demo
+from video.lists import read_ucf101
 from video.reading import read_frames
 
 
-@pytest.mark.parametrize("name", ["nano/demo", "nano/demo-short"])
+@pytest.mark.parametrize("name", ["games/demo", "nano/demo", "nano/demo-short"])
 def test_shipped_settings_are_valid(name: str) -> None:
     config = load_config(DemoConfig, find_settings(name))
     assert all(source.optional for source in config.more_sources)
@@ -58,3 +59,26 @@ def test_a_damaged_report_is_named(tmp_path: Path) -> None:
         (tmp_path / "report.json").write_text(content)
         with pytest.raises(RecordError, match=r"report\.json.*take it out"):
             report_of(tmp_path)
+
+
+def test_packed_clips_are_there_with_their_licences() -> None:
+    """Two videos of each of sixteen games, some hundred kB; nothing needs to be recorded."""
+    items = read_ucf101(PACKED, "test")
+    assert len(items) == 32 and len({item.class_name for item in items}) == 16
+    for item in items[::8]:
+        assert read_frames(item.path).shape == (32, 64, 64, 3)
+    assert "CC BY 4.0" in (PACKED / "LICENCES.txt").read_text()
+    assert sum(path.stat().st_size for path in PACKED.rglob("*.*")) < 600_000
+
+
+def test_demo_on_packed_clips(
+    text_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without games in the settings nothing is recorded."""
+    monkeypatch.setattr("evatok.report.demo.recorder.record", None)
+    settings = tmp_path / "demo.yaml"
+    settings.write_text(
+        f"cache_dir: {tmp_path / 'cache'}\nreconstructions: 1\npredictions: 1\nscored_clips: 4\n"
+    )
+    result = run_demo(tmp_path / "out", str(text_dir), lambda text: None, settings)
+    assert result["clips"] == {"procgen": 4}
