@@ -19,6 +19,7 @@ from evaluation.scoring.records import read_records
 from evatok.cli.app import main
 from evatok.core.config import load_config
 from evatok.core.processes.distributed import RankInfo
+from evatok.generate.samples import frame_condition
 from evatok.hub import load
 from evatok.measure import evaluate as face
 from evatok.measure import protocol_sides as module
@@ -296,7 +297,7 @@ def test_a_standing_frame_beside_the_model(
 
     real = face.draw(face.PROTOCOLS[f"arcade-{kind}"], load_config(DataFile, data).data, None)
     clips = torch.cat([real.load(chunk.start) for chunk in real.chunks(RankInfo(0, 1))])
-    given = 1 if kind == "rfvd" else load(str(toy_dir)).generator.frames.num_frames
+    given = 1 if kind == "rfvd" else frame_condition(load(str(toy_dir))).num_frames
     out = clips.clone()
     out[:, :, given:] = clips[:, :, given - 1 : given]
     start = 0 if kind == "rfvd" else given
