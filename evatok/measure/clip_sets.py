@@ -215,7 +215,8 @@ def tokenizer_rows(
 ) -> list[dict[str, Any]]:
     """Uniform at the second-highest level and router (proxy), router (final), on every set.
 
-    Then the final tokenizer under the router that takes w_q, at each of these preferences.
+    Then the final tokenizer under the router that takes w_q, at each of these preferences. First
+    of all each clip's first frame, standing still: what loses all that moves scores like it.
     """
     proxy, final = models.proxy, models.final
     level = proxy.levels.values[max(0, len(proxy.levels) - 2)]
@@ -229,6 +230,7 @@ def tokenizer_rows(
         contenders.append((f"router, w_q {w_q:g} (final)", final, assigner))
     rows = []
     for real in sets:
+        rows.append(_standing(real, networks))
         for name, model, assigner in contenders:
             done = reconstruct_set(model, assigner, real)
             rows.append(
@@ -241,6 +243,23 @@ def tokenizer_rows(
                 }
             )
     return rows
+
+
+def _standing(real: ClipSet, networks: Sequence[Network]) -> dict[str, Any]:
+    """A row of `tokenizer_rows` for clips whose first frame stands still."""
+    still = real.like([batch[:, :, :1].expand_as(batch) for batch in real.batches()])
+    pairs = list(zip(still.batches(), real.batches(), strict=True))
+    return {
+        "set": real.name,
+        "tokenizer": "first frame stands still",
+        "psnr": float(torch.cat([psnr(*pair) for pair in pairs]).mean()),
+        "moving_psnr": mean_where_moving(torch.cat([moving_psnr(*pair) for pair in pairs])),
+        "ssim": float(torch.cat([ssim(*pair) for pair in pairs]).mean()),
+        "mean_tokens": None,
+        "codebook_use": None,
+        **distances(real, still, networks),
+        "num_clips": len(real),
+    }
 
 
 def accuracy(net: NanoNet, clips: ClipSet) -> float | None:

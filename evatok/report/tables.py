@@ -132,7 +132,7 @@ def draw(tables: Mapping[str, Rows], folder: Path) -> list[tuple[Path, str]]:
         stars = {
             row["tokenizer"]: (row["mean_tokens"], row["psnr"])
             for row in tables.get("tokenizers", [])
-            if row["set"] == name
+            if row["set"] == name and row["mean_tokens"] is not None
         }
         if stars:
             path = folder / f"tradeoff-{safe_names([name])[0]}.svg"

@@ -9,6 +9,7 @@ import torch
 
 from evaluation.encoders.nano import NanoFeatures
 from evaluation.metrics.frechet import frechet_distance
+from evaluation.metrics.quality import psnr
 from evatok.hub import Models
 from evatok.measure.clip_sets import (
     ClipSet,
@@ -66,6 +67,11 @@ def test_features_are_taken_once(toy: Models, sets: list[ClipSet]) -> None:
 
 def test_reconstructed_rows(toy: Models, sets: list[ClipSet]) -> None:
     rows = tokenizer_rows(toy, sets, [Network(NanoFeatures(toy.features), 5)])
+    still, *rows = rows
+    clips = torch.cat(list(sets[0].batches()))
+    expected = psnr(clips[:, :, :1].expand_as(clips), clips).mean()
+    assert still["psnr"] == pytest.approx(float(expected)) and still["fvd[nano]"] > 0
+    assert still["tokenizer"] == "first frame stands still" and still["mean_tokens"] is None
     assert [row["tokenizer"] for row in rows] == [
         "uniform-2 (proxy)", "router (proxy)", "router (final)",
     ]  # fmt: skip
