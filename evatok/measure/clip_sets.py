@@ -230,7 +230,7 @@ def tokenizer_rows(
         contenders.append((f"router, w_q {w_q:g} (final)", final, assigner))
     rows = []
     for real in sets:
-        rows.append(_standing(real, networks))
+        rows.append(standing_row(real, networks))
         for name, model, assigner in contenders:
             done = reconstruct_set(model, assigner, real)
             rows.append(
@@ -245,7 +245,7 @@ def tokenizer_rows(
     return rows
 
 
-def _standing(real: ClipSet, networks: Sequence[Network]) -> dict[str, Any]:
+def standing_row(real: ClipSet, networks: Sequence[Network]) -> dict[str, Any]:
     """A row of `tokenizer_rows` for clips whose first frame stands still."""
     still = real.like([batch[:, :, :1].expand_as(batch) for batch in real.batches()])
     pairs = list(zip(still.batches(), real.batches(), strict=True))

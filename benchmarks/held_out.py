@@ -1,0 +1,67 @@
+"""Reconstructions of held-out clips, set by set: quality, tokens and distances of each assignment.
+
+    python -m benchmarks.held_out games/data --assignments uniform:32,router:1.6 --count 320 --json
+
+Unlike the protocols of `evatok evaluate` it takes any labelled set, such as six classes of UCF-101.
+The first row of a set is each clip's first frame, standing still.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from evatok.core.config import load_config
+from evatok.core.errors import EvatokError
+from evatok.hub import feature_networks, load
+from evatok.measure.clip_sets import (
+    Network,
+    distances,
+    held_out_sets,
+    reconstruct_set,
+    standing_row,
+)
+from evatok.measure.evaluate import DataFile
+from evatok.report.tables import markdown
+
+
+def main() -> None:
+    """Read the command line, measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("data", type=Path, help="settings file with the data")
+    parser.add_argument("--model", default="games")
+    parser.add_argument("--assignments", default="uniform:32,router", help="with commas between")
+    parser.add_argument("--features", default="nano", help="networks of the distances")
+    parser.add_argument("--count", type=int, default=320, help="clips of each set, at most")
+    parser.add_argument("--json", action="store_true", help="one object as the last line")
+    words = parser.parse_args()
+    try:
+        rows = measure(words)
+    except EvatokError as error:
+        parser.error(str(error))
+    print(json.dumps({"rows": rows}) if words.json else markdown(rows))
+
+
+def measure(words: argparse.Namespace) -> list[dict[str, Any]]:
+    """A row for every set and assignment."""
+    models = load(words.model)
+    device = torch.device("cpu")
+    networks = [Network(n) for n in feature_networks(words.features, words.model, False, device)]
+    rows = []
+    for real in held_out_sets(load_config(DataFile, words.data).data, words.count):
+        rows.append(standing_row(real, networks))
+        for name in words.assignments.split(","):
+            done = reconstruct_set(models.final, models.assigner(name), real)
+            quality = done.row(models.final.config.codebook_size)
+            found = distances(real, done.clips, networks)
+            count = {"num_clips": len(real)}
+            rows.append({"set": real.name, "tokenizer": name, **quality, **found, **count})
+    return rows
+
+
+if __name__ == "__main__":
+    main()
