@@ -185,17 +185,17 @@ def load(name_or_path: str | Path = "nano", device: torch.device | str = "cpu") 
 def feature_networks(
     names: str, model: str, trust: bool = False, device: torch.device | str = "cpu"
 ) -> list[Any]:
-    """Load feature networks by their names, commas between; `nano` is the model's own.
+    """Load feature networks by their names, commas between; `nano` is the model's own of that name.
 
     Names and `trust` are those of `evaluation.encoders.load.load_features`.
     """
-    return [
-        NanoFeatures(load(model).features, device)
-        if name == "nano"
-        else load_features(name, device=device, trust=trust)
-        for name in names.split(",")
-        if name
-    ]
+    networks: list[Any] = []
+    for name in filter(None, names.split(",")):
+        own = NanoFeatures(load(model).features, device) if name == "nano" else None
+        if own is None or own.name != name:
+            own = load_features(name, device=device, trust=trust)
+        networks.append(own)
+    return networks
 
 
 def load_model(kind: Any, folder: Path) -> Any:

@@ -269,6 +269,7 @@ class Demo:
         """Numbers and curves on the demo's clips, and those of the training's report."""
         config, models = self.config, self.models
         networks = [Network(NanoFeatures(models.features, models.device))]
+        name = networks[0].features.name
         scale = config.sampling.guidance
         tables = {
             "levels": uniform_rows(models.proxy, sets),
@@ -280,11 +281,11 @@ class Demo:
         }
         page.section(
             "Numbers of this run",
-            "Measured just now on the clips above and others like them. FVD[nano] is taken with "
-            "our own small network; it compares with nothing but FVD[nano] at the same count.",
+            f"Measured just now on the clips above and others like them. FVD[{name}] is taken with "
+            f"our own small network; it compares with nothing but FVD[{name}] at the same count.",
         )
-        for name, rows in tables.items():
-            page.heading(TITLES[name])
+        for table, rows in tables.items():
+            page.heading(TITLES[table])
             page.table(rows)
         plots = draw(tables, self.output / "figures")
         page.section("Curves")
