@@ -47,7 +47,7 @@ from video.writing import write_video
 
 Say = Callable[[str], None]
 
-SETTINGS = find_settings("nano/demo")
+SETTINGS = find_settings("games/demo")
 PACKED = Path(evatok.__file__).resolve().parent / "footage" / "procgen"
 
 
@@ -80,7 +80,7 @@ class _Report(BaseModel):
 
 def run_demo(
     output: Path,
-    model: str = "nano",
+    model: str = "games",
     say: Say = print,
     settings: Path = SETTINGS,
     device: str = "cpu",

@@ -40,10 +40,10 @@ def app_command(
 
 def demo_command(
     output: Output = Path("out/demo"),
-    model: Model = "nano",
+    model: Model = "games",
     settings: Annotated[
         str, typer.Option(help="How much it does; nano/demo-short takes about a minute.")
-    ] = "nano/demo",
+    ] = "games/demo",
     device: Device = "auto",
     as_json: AsJson = False,
 ) -> None:
