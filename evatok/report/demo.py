@@ -13,7 +13,6 @@ from typing import Any
 import torch
 from pydantic import BaseModel, Field
 
-import evatok
 from evaluation.encoders.nano import NanoFeatures
 from evatok.core.compute.devices import resolve_device
 from evatok.core.config import Config, find_settings, load_config
@@ -35,6 +34,7 @@ from evatok.measure.clip_sets import (
     tokenizer_rows,
     uniform_rows,
 )
+from evatok.model_folders import SHIPPED
 from evatok.report.drawing import Panel, canvas_size, compose
 from evatok.report.page import Page
 from evatok.report.tables import TITLES, draw
@@ -48,7 +48,7 @@ from video.writing import write_video
 Say = Callable[[str], None]
 
 SETTINGS = find_settings("games/demo")
-PACKED = Path(evatok.__file__).resolve().parent / "footage" / "procgen"
+PACKED = SHIPPED.parent / "footage" / "procgen"  # held-out clips
 
 
 class DemoConfig(Config):
