@@ -49,6 +49,8 @@ def draw(words: argparse.Namespace) -> None:
     """Make the sheet, and print a line of JSON: its classes, and tokens of both kinds."""
     models = load(words.model)
     sampler = ClipSampler(load_config(DataFile, words.data).data, "test")
+    if len(sampler.sources) > 1:
+        raise EvatokError(f"{words.data} has {len(sampler.sources)} sets; name a file with one")
     classes = [name for name in words.classes.split(",") if name] or sampler.class_names
     of_class: dict[str, list] = {name: [] for name in classes}
     for window in sampler.eval_clips(None, "all", 0):

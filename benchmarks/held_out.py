@@ -14,11 +14,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 
+from evaluation.metrics.quality import psnr
 from evatok.core.config import load_config
 from evatok.core.errors import EvatokError
 from evatok.hub import feature_networks, load
 from evatok.measure.clip_sets import (
+    ClipSet,
     Network,
     distances,
     held_out_sets,
@@ -27,6 +30,9 @@ from evatok.measure.clip_sets import (
 )
 from evatok.measure.evaluate import DataFile
 from evatok.report.tables import markdown
+from tokenizer.attention.clip_groups import ClipGroups
+from tokenizer.model import VideoTokenizer
+from tokenizer.search.assigners import Assigner
 
 
 def main() -> None:
@@ -37,6 +43,9 @@ def main() -> None:
     parser.add_argument("--assignments", default="uniform:32,router", help="with commas between")
     parser.add_argument("--features", default="nano", help="networks of the distances")
     parser.add_argument("--count", type=int, default=320, help="clips of each set, at most")
+    parser.add_argument(
+        "--unquantised", action="store_true", help="also the PSNR of codes before quantisation"
+    )
     parser.add_argument("--json", action="store_true", help="one object as the last line")
     words = parser.parse_args()
     try:
@@ -58,9 +67,22 @@ def measure(words: argparse.Namespace) -> list[dict[str, Any]]:
             done = reconstruct_set(models.final, models.assigner(name), real)
             quality = done.row(models.final.config.codebook_size)
             found = distances(real, done.clips, networks)
-            count = {"num_clips": len(real)}
+            count: dict[str, Any] = {"num_clips": len(real)}
+            if words.unquantised:
+                count["psnr_unquantised"] = unquantised(models.final, models.assigner(name), real)
             rows.append({"set": real.name, "tokenizer": name, **quality, **found, **count})
     return rows
+
+
+@torch.no_grad()
+def unquantised(model: VideoTokenizer, assigner: Assigner, real: ClipSet) -> float:
+    """Mean PSNR of what the decoder makes of the encoder's own numbers instead of codes."""
+    values = []
+    for clips in real.batches():
+        groups = ClipGroups.from_assignment(assigner(clips))
+        codes = F.normalize(model._encode(clips, groups).float(), dim=-1)
+        values.append(psnr(model._decode(codes, groups)[0].float().clamp(-1, 1), clips))
+    return float(torch.cat(values).mean())
 
 
 if __name__ == "__main__":

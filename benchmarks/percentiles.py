@@ -95,8 +95,7 @@ def _logits(router: Router, sampler: ClipSampler, windows: list, w_q: float) -> 
     parts = []
     for start in range(0, len(windows), 64):
         clips = sampler.load(windows[start : start + 64])[0]
-        asked = torch.full((len(clips),), w_q) if router.config.preference else None
-        parts.append(router(clips, asked))
+        parts.append(router(clips, torch.full((len(clips),), w_q)))
     return torch.cat(parts)
 
 

@@ -81,6 +81,13 @@ def to_bytes(clips: Tensor) -> Tensor:
     return torch.stack([to_frames(clip).permute(3, 0, 1, 2) for clip in clips])
 
 
+def standing(clips: Tensor, given: int = 1) -> Tensor:
+    """Clips (B, 3, F, H, W) whose first frames are as they are, and the last of these stays."""
+    still = clips.clone()
+    still[:, :, given:] = clips[:, :, given - 1 : given]
+    return still
+
+
 @dataclass(frozen=True)
 class Network:
     """A feature network and how many clips it is given; None = all."""
@@ -247,7 +254,7 @@ def tokenizer_rows(
 
 def standing_row(real: ClipSet, networks: Sequence[Network]) -> dict[str, Any]:
     """A row of `tokenizer_rows` for clips whose first frame stands still."""
-    still = real.like([batch[:, :, :1].expand_as(batch) for batch in real.batches()])
+    still = real.like([standing(batch) for batch in real.batches()])
     pairs = list(zip(still.batches(), real.batches(), strict=True))
     return {
         "set": real.name,
@@ -331,8 +338,7 @@ def prediction_rows(
         seeds = [request_seed(seed, place) for place in range(len(clips))]
         predicted, tokens = predict_clips(models, clips, seeds, settings)
         predicted[:, :, :given] = clips[:, :, :given]
-        still = clips.clone()
-        still[:, :, given:] = clips[:, :, given - 1 : given]
+        still = standing(clips, given)
         for name, out in (("generator", predicted), ("last frame stands still", still)):
             rows.append(
                 {

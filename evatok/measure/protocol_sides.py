@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal, TypeVar, get_args
 
 import torch
 from torch import Tensor
@@ -32,7 +32,7 @@ from evatok.generate.samples import (
     sample_labels,
 )
 from evatok.hub import Models
-from evatok.measure.clip_sets import to_bytes
+from evatok.measure.clip_sets import standing, to_bytes
 from generator.inference.requests import SamplingConfig
 from tokenizer.search.candidates import model_hash
 from tokenizer.tokens import Tokens
@@ -40,6 +40,7 @@ from video.arcade.recorder import Source, class_name, games_of
 from video.clips import Resizing, WindowRule
 from video.dataset import ClipSampler, DataConfig, Split, Window
 
+T = TypeVar("T")
 ProtocolKind = Literal["rfvd", "gfvd", "fp"]
 CHUNK = 32  # clips made at a time; the same in every run, so that the same bits come out
 
@@ -212,8 +213,7 @@ class RealSide:
 
     def exchange(self) -> None:
         """Tell all processes every clip's digest."""
-        every = [pair for part in gather(list(self.digests.items())) for pair in part]
-        self.digests = {number: digest for number, digest in sorted(every)}
+        self.digests = _of_all(self.digests)
 
     def class_names(self) -> list[str]:
         """Of each window."""
@@ -223,6 +223,12 @@ class RealSide:
     def fingerprint(self) -> str:
         """sha256 in hex over all clips."""
         return hashlib.sha256("\n".join(self.digests.values()).encode()).hexdigest()
+
+
+def _of_all(mine: Mapping[int, T]) -> dict[int, T]:
+    """What every process knows of its clips, by their places, in order of these."""
+    every = [pair for part in gather(list(mine.items())) for pair in part]
+    return dict(sorted(every, key=lambda pair: pair[0]))
 
 
 def _changed(cut: Cut) -> str:
@@ -278,8 +284,7 @@ class FakeSide:
 
     def exchange(self) -> None:
         """Tell all processes every clip's note."""
-        every = [pair for part in gather(list(self.notes.items())) for pair in part]
-        self.notes = {number: note for number, note in sorted(every, key=lambda pair: pair[0])}
+        self.notes = _of_all(self.notes)
 
 
 @dataclass
@@ -311,8 +316,7 @@ class StillSide:
         start = 0 if self.given == 1 else self.given
         for chunk in self.real.chunks(process):
             clips = self.real.load(chunk.start)
-            still = clips.clone()
-            still[:, :, self.given :] = clips[:, :, self.given - 1 : self.given]
+            still = standing(clips, self.given)
             pair = still[:, :, start:], clips[:, :, start:]
             measured = zip(psnr(*pair).tolist(), moving_psnr(*pair).tolist(), strict=True)
             for number, clip, (whole, moving) in zip(chunk, still, measured, strict=True):
@@ -325,8 +329,7 @@ class StillSide:
 
     def exchange(self) -> None:
         """Tell all processes every clip's note."""
-        every = [pair for part in gather(list(self.notes.items())) for pair in part]
-        self.notes = {number: note for number, note in sorted(every, key=lambda pair: pair[0])}
+        self.notes = _of_all(self.notes)
 
 
 def draw(

@@ -1,4 +1,4 @@
-"""The demo: everything that the trained models do, on fresh footage, on one page."""
+"""The demo: everything that the trained models do, on clips they have not seen, on one page."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ PACKED = SHIPPED.parent / "footage" / "procgen"  # held-out clips
 
 
 class DemoConfig(Config):
-    """Size of the demo; configs/nano/demo.yaml."""
+    """Size of the demo; configs/games/demo.yaml, configs/nano/demo.yaml."""
 
     # Atari games, recorded for the demo; none: held-out clips of Procgen, which travel with evatok.
     games: tuple[str, ...] = ()

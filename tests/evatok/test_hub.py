@@ -12,9 +12,10 @@ import torch
 from huggingface_hub import ModelCard
 
 import evatok
+from evaluation.encoders.nano import NanoFeatures
 from evaluation.scoring.records import Record
 from evatok.core.errors import EvatokError
-from evatok.hub import FILES, Models, load
+from evatok.hub import FILES, Models, feature_networks, load
 from evatok.model_folders import PARTS
 from generator.gpt import GPT
 from generator.inference.optimize import prepare_for_inference
@@ -172,3 +173,21 @@ def test_save_pretrained_of_a_model_is_a_model(toy_dir: Path, tmp_path: Path) ->
     assert "No measurement came" in (tmp_path / "copy" / "README.md").read_text()
     with pytest.raises(evatok.EvatokError):
         model.save_pretrained(toy_dir)
+
+
+def test_shipped_games_are_whole() -> None:
+    """All parts, their own network of distances, and a generator that the tokenizer fits."""
+    models = load("games")
+    assert models.parts == ["features", "proxy", "final", "generator", "preference"]
+    assert models.router is models.preference and models.router.config.preference
+    assert models.generator.vocabulary.codebook_size == models.final.config.codebook_size
+    assert models.generator.text is not None and models.generator.frames is not None
+    assert NanoFeatures(models.features).name == "games" and len(models.features.class_names) == 40
+
+
+def test_nano_is_the_shipped_network_where_the_models_own_has_another_name() -> None:
+    """FVD[nano] is never told of another network."""
+    asked = feature_networks("nano,games", "games")
+    assert [network.name for network in asked] == ["nano", "games"]
+    assert asked[0].checksum == feature_networks("nano", "nano")[0].checksum
+    assert asked[1].checksum == NanoFeatures(load("games").features).checksum

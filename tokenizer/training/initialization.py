@@ -167,6 +167,8 @@ def _beyond_growth(ours: TokenizerConfig, theirs: TokenizerConfig) -> list[str]:
 
 def _more_codes(book: Tensor, count: int) -> Tensor:
     """(count, D) codes: those of the book (K, D), then copies of them, each a little aside."""
+    if count == len(book):
+        return book
     copies = torch.arange(count, device=book.device) % len(book)
     unit = F.normalize(book.double(), dim=-1)
     cosine = unit @ unit.T
@@ -175,7 +177,4 @@ def _more_codes(book: Tensor, count: int) -> Tensor:
     generator = torch.Generator().manual_seed(0)
     aside = torch.randn(count, book.shape[1], generator=generator).double().to(book.device)
     aside = F.normalize(aside, dim=-1) * 0.05 * nearest[copies, None]
-    aside[: len(book)] = 0
-    return torch.where(aside.any(-1, keepdim=True), unit[copies] + aside, book[copies]).to(
-        book.dtype
-    )
+    return torch.cat([book, (unit[copies] + aside)[len(book) :].to(book.dtype)])

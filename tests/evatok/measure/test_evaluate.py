@@ -6,6 +6,7 @@ import json
 import random
 import shutil
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -312,3 +313,24 @@ def test_a_sample_has_no_frame_to_stand(
     words = ["evaluate", "arcade-gfvd", "--data", str(data), "--model", str(toy_dir), "--still"]
     assert main(words) == 2
     assert "--still is for reconstructions and predictions" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("given", ["kept", "decoded"])
+def test_given_frames_are_kept_or_decoded(
+    given: Literal["kept", "decoded"], data: Path, toy_dir: Path, tmp_path: Path
+) -> None:
+    """As the protocol says, and so does the record: the two never share a table."""
+    protocol = face.PROTOCOLS["arcade-fp"].model_copy(update={"given": given})
+    settings = EvaluationSettings("arcade-fp", data, str(toy_dir))
+    models = load(str(toy_dir))
+    real = draw(protocol, load_config(DataFile, data).data, None)
+    clips = real.load(0)
+    count = frame_condition(models).num_frames
+    made, *_ = module.fake_side(protocol, models, real, settings).make(0, clips)
+    assert torch.equal(made[:, :, :count], clips[:, :, :count]) == (given == "kept")
+    assert not torch.equal(made[:, :, count:], clips[:, :, count:])
+    face.PROTOCOLS["arcade-fp"] = protocol
+    record = tmp_path / "record.json"
+    evaluate(settings, [Means()], record=record, say=lambda text: None)
+    (row,) = read_records(record)
+    assert row.settings["given"] == given
