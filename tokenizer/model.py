@@ -331,6 +331,12 @@ class VideoTokenizer(
         """From now on train with compiled layers, quantizer and ends (`train.compile`)."""
         self.is_compiled = self.quantizer.is_compiled = True
 
+    def freeze_encoder(self) -> None:
+        """Give no gradient to what decides the tokens: the encoder's parts and the codebook."""
+        for part in (self.patch_in, self.encoder_places, self.query_map, self.encoder, self.code_in):
+            part.requires_grad_(False)
+        self.quantizer.requires_grad_(False)
+
     def _encode(self, clips: Tensor, groups: ClipGroups) -> Tensor:
         """Unquantized code vectors (L, code_dim), clips sorted by `groups.order`."""
         patches = self.patches(clips.to(self.patch_in.weight.dtype))

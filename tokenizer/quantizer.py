@@ -111,7 +111,8 @@ class VectorQuantizer(nn.Module):
     def forward(self, z: Tensor) -> Quantized:
         """Quantize z (L, D), any float dtype and any length of vector."""
         with torch.autocast(z.device.type, enabled=False):
-            temperature = self.entropy_temperature if self.training else 0.0
+            learns = self.training and self.codebook.requires_grad
+            temperature = self.entropy_temperature if learns else 0.0
             arguments = (z, self.codebook, temperature)
             if self.is_compiled and self.training and cpu_quantizer.is_for(self.codebook):
                 found = _search(*arguments, cpu_quantizer.search)

@@ -148,6 +148,21 @@ def initialise_from(model: VideoTokenizer, source: VideoTokenizer) -> None:
     model.load_state_dict({**model.state_dict(), **state})
 
 
+def check_same_tokens(ours: TokenizerConfig, theirs: TokenizerConfig) -> None:
+    """Raise where a tokenizer that starts from another could write other tokens than it.
+
+    Raises:
+        EvatokError: they differ in more than the decoder's layers.
+    """
+    names = [name for name in type(ours).model_fields if name != "decoder"]
+    different = [name for name in names if getattr(ours, name) != getattr(theirs, name)]
+    if different:
+        raise EvatokError(
+            f"trained: decoder: the tokenizer in start_from has another {' and '.join(different)}; "
+            "only decoder.layers may differ, and be smaller there"
+        )
+
+
 def _beyond_growth(ours: TokenizerConfig, theirs: TokenizerConfig) -> list[str]:
     """Names of the settings in which a model cannot have grown out of another."""
     different = []

@@ -33,7 +33,12 @@ from tokenizer.losses.reconstruction import LossConfig, pixel_errors, tokenizer_
 from tokenizer.model import TokenizerConfig, VideoTokenizer
 from tokenizer.router import Router
 from tokenizer.search.reward import psnr_of_mse
-from tokenizer.training.initialization import initialise_codes, initialise_from, initialise_patches
+from tokenizer.training.initialization import (
+    check_same_tokens,
+    initialise_codes,
+    initialise_from,
+    initialise_patches,
+)
 from training.compilation import compiled
 from training.loop import StageBase, Validation
 from video.clips import sides, to_frames
@@ -67,12 +72,28 @@ class TokenizerTraining(Config):
     # Folder of a trained tokenizer to start from instead: the same, or of shorter clips, with fewer
     # layers, codes or numbers of a code.
     start_from: Path | None = None
+    # decoder: that of the tokenizer in `start_from` alone, more layers allowed. Tokens stay what
+    # they were, and so do the routers, token files and generators made with it.
+    trained: Literal["all", "decoder"] = "all"
     validation_clips: int = Field(default=64, ge=1)
 
     @model_validator(mode="after")
     def _one_start(self) -> Self:
         if self.start_from is not None and self.start_from_data:
             raise EvatokError("give start_from or start_from_data, one of the two")
+        return self
+
+    @model_validator(mode="after")
+    def _a_decoder_of_something(self) -> Self:
+        if self.trained == "all":
+            return self
+        if self.start_from is None:
+            raise EvatokError("trained: decoder needs start_from, the tokenizer whose decoder it is")
+        off = [f"loss.{name}" for name in ("codebook", "commitment", "entropy")]
+        off = [name for name in off if getattr(self.loss, name.removeprefix("loss."))]
+        off += ["codebook.restart_every"] * bool(self.codebook.restart_every)
+        if off:
+            raise EvatokError(f"trained: decoder leaves the codes alone: set {', '.join(off)} to 0")
         return self
 
 
@@ -124,7 +145,11 @@ class TokenizerStage(StageBase):
         torch.manual_seed(self.seed)
         self.model: nn.Module = VideoTokenizer(config.model)
         if config.start_from is not None:
-            initialise_from(self.model, VideoTokenizer.from_pretrained(config.start_from))
+            source = VideoTokenizer.from_pretrained(config.start_from)
+            if config.trained == "decoder":
+                check_same_tokens(config.model, source.config)
+                self.tokenizer.freeze_encoder()
+            initialise_from(self.model, source)
         if self.teacher is not None:
             self.model = align(self.tokenizer, self.teacher, config.alignment.layer)
         self.objective = make_objective(
@@ -261,6 +286,8 @@ class TokenizerStage(StageBase):
             self.objective.after_step()
         ids, unit, lengths = (torch.cat(parts) for parts in zip(*self._seen, strict=True))
         self._seen = []
+        if self.config.trained == "decoder":
+            return
         settings, quantizer = self.config.codebook, self.tokenizer.quantizer
         quantizer.update_usage(ids, settings.usage_decay)
         if settings.restart_every and step % settings.restart_every == 0:

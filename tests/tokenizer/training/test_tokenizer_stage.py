@@ -299,3 +299,38 @@ def test_a_tokenizer_of_pictures_trains_by_its_settings(tmp_path: Path) -> None:
     before = stage.validate(stage.tokenizer.eval(), 0).scalars
     model = train(stage, config.train, tmp_path / "run", config)
     assert stage.validate(model, 12).scalars["psnr_uniform_64"] > before["psnr_uniform_64"] + 1
+
+
+@pytest.mark.parametrize("adversarial", [False, True])
+def test_a_decoder_trains_alone(data: dict[str, Any], tmp_path: Path, adversarial: bool) -> None:
+    """Tokens, and every weight behind them, stay to the bit; its layers may be more."""
+    base = settings(data, 3) | {"start_from_data": False, "stage": "final", "uniform": 4}
+    torch.manual_seed(1)
+    source = VideoTokenizer(FinalConfig.model_validate(base).model).eval()
+    source.save_pretrained(tmp_path / "model")
+    alone = base | {"start_from": tmp_path / "model", "trained": "decoder"}
+    with pytest.raises(ValueError, match=r"set loss.codebook, loss.commitment, loss.entropy, cod"):
+        FinalConfig.model_validate(alone)
+    alone["loss"] = {"l1": 1.0, "codebook": 0, "commitment": 0, "entropy": 0}
+    alone["codebook"] = {"restart_every": 0}
+    if adversarial:
+        judge = {"width": 16, "layers": 1, "heads": 2}
+        alone["adversarial"] = {"weight": 0.3, "adaptive": True, "discriminator": judge}
+    with pytest.raises(ValueError, match="needs start_from"):
+        FinalConfig.model_validate(alone | {"start_from": None})
+    with pytest.raises(ValueError, match="another codebook_size; only decoder.layers"):
+        more = alone["model"] | {"codebook_size": 64}
+        TokenizerStage(FinalConfig.model_validate(alone | {"model": more}))
+    alone["model"] = base["model"] | {"decoder": base["model"]["decoder"] | {"layers": 2}}
+    config = FinalConfig.model_validate(alone)
+    stage = TokenizerStage(config)
+    model = stage.exported(train(stage, config.train, tmp_path / "run", config))
+    assert isinstance(model, VideoTokenizer)
+    clips, assignment = stage.batch(0, 0, 1)
+    assert torch.equal(model.encode(clips, assignment).ids, source.encode(clips, assignment).ids)
+    after = model.state_dict()
+    changed = {
+        name.split(".")[0] for name, value in source.state_dict().items()
+        if not torch.equal(value, after[name])
+    }  # fmt: skip
+    assert changed == {"code_out", "decoder_places", "start_map", "decoder", "patch_head"}
