@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from evatok.core.compute.devices import resolve_device
-from evatok.core.compute.precision import fast_float32_matmul
+from evatok.core.compute.precision import bfloat16_autocast, fast_float32_matmul
 from evatok.core.compute.seeds import mixed_seed, seed_everything
 from evatok.core.config import Config, ConfigError, TrainConfig, save_config
 from evatok.core.errors import EvatokError
@@ -355,9 +355,7 @@ class Run:
             return against.loss_against(trainee.net, adversary.critic, part, generator)
 
     def _autocast(self) -> torch.autocast:
-        return torch.autocast(
-            self.device.type, torch.bfloat16, enabled=self.config.precision == "bf16"
-        )
+        return bfloat16_autocast(self.device.type, self.config.precision == "bf16")
 
     def _weights(self, parts: Sequence[Any]) -> list[float]:
         """Weight of each micro-batch's loss: 1 / number unless the stage weighs them.

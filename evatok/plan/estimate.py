@@ -65,7 +65,8 @@ PAPER_HOURS = {
     "ucf101/generator-633m": 64 * 88,
     "k600/generator-633m": 64 * 140,
 }
-ORDER = ("proxy", "search", "router", "final-semantic", "final", "generator-633m", "generator")
+ORDER = ("proxy", "search", "router", "preference", "final-semantic", "final", "final-wide",
+         "generator-633m", "generator")  # fmt: skip
 
 
 def plan(
@@ -342,5 +343,5 @@ def _folder(path: Path, num_gpus: int, gpu: str, mfu: float, checkpointing: bool
     return {
         "stages": rows,
         "gpu_hours": round(sum(row["gpu_hours"] for row in rows), 1),
-        "paper_v100_hours": sum(row["paper_v100_hours"] or 0 for row in rows),
+        "paper_v100_hours": sum(row["paper_v100_hours"] or 0 for row in rows) or None,
     }

@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 
 import training.loop
-from evatok.core.compute.precision import fast_float32_matmul
+from evatok.core.compute.precision import bfloat16_autocast, fast_float32_matmul
 from evatok.plan.untrained import model_of
 from evatok.workflows.train import STAGES, load_training
 from tokenizer.router import Router
@@ -50,7 +50,7 @@ def other_step(config: Any) -> dict[str, Any]:
     optimizers = build_optimizers(model, config.train.optimizer)
     before = [p.detach().clone() for p in model.parameters()]
     start = time.perf_counter()
-    with fast_float32_matmul(torch.device("cpu")), torch.autocast("cpu", torch.bfloat16):
+    with fast_float32_matmul(torch.device("cpu")), bfloat16_autocast("cpu"):
         if isinstance(model, Router):
             clips = torch.rand(1, 3, 16, 128, 128) * 2 - 1
             loss = F.cross_entropy(model(clips).float(), torch.tensor([7]))

@@ -9,8 +9,10 @@ import pytest
 import torch
 
 from evatok.core.config import load_config, read_yaml
+from evatok.plan.estimate import plan
 from evatok.plan.info import describe
 from evatok.plan.training_networks import SHAPES
+from evatok.workflows.pipeline_settings import WIDE, read_settings
 from evatok.workflows.search import SearchConfig
 from evatok.workflows.tokens import TokensConfig
 from evatok.workflows.train import STAGES
@@ -70,6 +72,23 @@ def test_the_router_loads_the_clips_that_were_searched(family: str) -> None:
     search, router = (load(ROOT / family / f"{name}.yaml") for name in ("search", "router"))
     assert router.data == search.data
     assert (router.search_batch, router.search_seed) == (search.batch_size, search.seed)
+
+
+def test_the_small_models_are_one_pipeline() -> None:
+    """Every file agrees with the one before; sizes lie between nano's and the paper's."""
+    settings = read_settings(ROOT / "small", "cpu")
+    assert {"preference", WIDE} <= set(settings)
+    for name, low, high in (("proxy", 25e6, 40e6), ("router", 4e6, 8e6), ("generator", 90e6, 110e6)):
+        (row,) = [
+            row for row in describe(str(ROOT / "small" / f"{name}.yaml"))["parts"]
+            if row["part"] in STAGES
+        ]  # fmt: skip
+        assert low < row["parameters"] < high
+    planned = plan(ROOT / "small", 1, "rtx4090")
+    assert [row["stage"] for row in planned["stages"]] == [
+        "proxy", "search", "router", "preference", "final", WIDE, "generator",
+    ]  # fmt: skip
+    assert all(row["hours"] for row in planned["stages"]) and planned["gpu_hours"] < 48
 
 
 def test_pictures_are_one_block_of_eight_levels() -> None:

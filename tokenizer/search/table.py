@@ -22,6 +22,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from evatok.core.compute.precision import bfloat16_autocast
 from evatok.core.errors import EvatokError, MissingFileError
 from evatok.core.extras import extra
 from evatok.core.files import atomic_file
@@ -110,7 +111,7 @@ def curate(
         with_motion: record "moving_mse" too.
         settings: JSON-able, whatever else decides the numbers in a shard.
         method: see `candidate_errors`.
-        autocast: run the model in bf16.
+        autocast: run the model in bf16, where that is not slower.
         rank: this process; it takes every `world`-th batch.
         world: number of processes.
 
@@ -136,8 +137,7 @@ def curate(
             yield done
             continue
         clips, names = batch(number)
-        device = clips.device.type
-        with torch.autocast(device, dtype=torch.bfloat16, enabled=autocast):
+        with bfloat16_autocast(clips.device.type, autocast):
             weights = {"moving_mse": motion_weights(clips)} if with_motion else {}
             found = candidate_measures(model, clips, measures or {}, method, weights)
         _write_shard(path, number, names, found, note)

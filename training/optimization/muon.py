@@ -13,13 +13,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from evatok.core.compute.precision import has_bfloat16
 from training.sharding import is_sharded
 
 
 def orthogonalised(
     matrices: Tensor, coefficients: tuple[float, float, float], steps: int, eps: float
 ) -> Tensor:
-    """Bring all singular values of each matrix near 1 by Newton–Schulz iterations, in bfloat16.
+    """Bring all singular values of each matrix near 1 by Newton–Schulz iterations.
+
+    In bfloat16; in float32 on a CPU that has no bfloat16 products.
 
     Args:
         matrices: (n, rows, columns).
@@ -28,11 +31,11 @@ def orthogonalised(
         eps: smallest norm that a matrix is divided by.
 
     Returns:
-        (n, rows, columns) bfloat16.
+        (n, rows, columns) of that type.
     """
     a, b, c = coefficients
     is_tall = matrices.shape[1] > matrices.shape[2]
-    x = matrices.bfloat16()
+    x = matrices.bfloat16() if has_bfloat16(matrices.device.type) else matrices.float()
     x = (x.mT if is_tall else x).contiguous()  # (n, short, long)
     x /= torch.linalg.vector_norm(x, dim=(1, 2), keepdim=True).clamp_min(eps)
     for _ in range(steps):

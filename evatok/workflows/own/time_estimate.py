@@ -10,13 +10,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
-from contextlib import nullcontext
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from evatok.core.compute.precision import bfloat16_autocast
 from evatok.plan.flops import clip_flops, search_flops
 from generator.gpt import GPT
 from generator.grammar import Vocabulary
@@ -149,8 +149,7 @@ def _step(
     trainee.prepare(wrapped=False, compiled=False)
 
     def passes() -> None:
-        bf16 = torch.autocast(device.type, torch.bfloat16)
-        with bf16 if config.precision == "bf16" else nullcontext():
+        with bfloat16_autocast(device.type, config.precision == "bf16"):
             value = loss(trainee.net)
         value.backward()
 
