@@ -3,7 +3,8 @@
     python -m benchmarks.held_out games/data --assignments uniform:32,router:1.6 --count 320 --json
 
 Unlike the protocols of `evatok evaluate` it takes any labelled set, such as six classes of UCF-101.
-The first row of a set is each clip's first frame, standing still.
+The first row of a set is each clip's first frame, standing still. With `--predict` the generator
+continues the first frames instead, beside the last of them standing still.
 """
 
 from __future__ import annotations
@@ -25,11 +26,13 @@ from evatok.measure.clip_sets import (
     Network,
     distances,
     held_out_sets,
+    prediction_rows,
     reconstruct_set,
     standing_row,
 )
 from evatok.measure.evaluate import DataFile
 from evatok.report.tables import markdown
+from generator.inference.requests import SamplingConfig
 from tokenizer.attention.clip_groups import ClipGroups
 from tokenizer.model import VideoTokenizer
 from tokenizer.search.assigners import Assigner
@@ -46,6 +49,7 @@ def main() -> None:
     parser.add_argument(
         "--unquantised", action="store_true", help="also the PSNR of codes before quantisation"
     )
+    parser.add_argument("--predict", action="store_true", help="frame prediction, with seed 0")
     parser.add_argument("--json", action="store_true", help="one object as the last line")
     words = parser.parse_args()
     try:
@@ -61,7 +65,10 @@ def measure(words: argparse.Namespace) -> list[dict[str, Any]]:
     device = torch.device("cpu")
     networks = [Network(n) for n in feature_networks(words.features, words.model, False, device)]
     rows = []
-    for real in held_out_sets(load_config(DataFile, words.data).data, words.count):
+    sets = held_out_sets(load_config(DataFile, words.data).data, words.count)
+    if words.predict:
+        return prediction_rows(models, sets, networks, SamplingConfig(guidance=1.0), 0)
+    for real in sets:
         rows.append(standing_row(real, networks))
         for name in words.assignments.split(","):
             done = reconstruct_set(models.final, models.assigner(name), real)

@@ -333,7 +333,13 @@ class VideoTokenizer(
 
     def freeze_encoder(self) -> None:
         """Give no gradient to what decides the tokens: the encoder's parts and the codebook."""
-        for part in (self.patch_in, self.encoder_places, self.query_map, self.encoder, self.code_in):
+        for part in (
+            self.patch_in,
+            self.encoder_places,
+            self.query_map,
+            self.encoder,
+            self.code_in,
+        ):
             part.requires_grad_(False)
         self.quantizer.requires_grad_(False)
 

@@ -174,7 +174,7 @@ class TrainConfig(Config):
     seed: int = Field(default=0, ge=0, lt=2**40)  # times a million plus a step: below 2^63
     # auto (a GPU if there is one), cpu, cuda, cuda:1, mps; of several processes each takes its own.
     device: str = "auto"
-    # bf16 = autocast; weights stay float32. A CPU without bf16 products computes in float32 instead.
+    # bf16 = autocast; weights stay float32. A CPU without bf16 products computes in float32.
     precision: Literal["fp32", "bf16"] = "fp32"
     ema_decay: float = Field(default=0.0, ge=0, lt=1)  # 0 = off
     # Compile what is trained, once a run (a minute or two; needs a C++ compiler on a CPU): the

@@ -78,7 +78,11 @@ def test_the_small_models_are_one_pipeline() -> None:
     """Every file agrees with the one before; sizes lie between nano's and the paper's."""
     settings = read_settings(ROOT / "small", "cpu")
     assert {"preference", WIDE} <= set(settings)
-    for name, low, high in (("proxy", 25e6, 40e6), ("router", 4e6, 8e6), ("generator", 90e6, 110e6)):
+    for name, low, high in (
+        ("proxy", 25e6, 40e6),
+        ("router", 4e6, 8e6),
+        ("generator", 90e6, 110e6),
+    ):
         (row,) = [
             row for row in describe(str(ROOT / "small" / f"{name}.yaml"))["parts"]
             if row["part"] in STAGES

@@ -170,9 +170,7 @@ def test_only_the_model_is_averaged(tmp_path: Path, duel_stage: Any) -> None:
         assert torch.equal(saved.adversary[name], value)
 
 
-def test_half_precision(
-    tmp_path: Path, duel_stage: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_half_precision(tmp_path: Path, duel_stage: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("evatok.core.compute.precision.has_bfloat16", lambda _: True)
     stage = duel_stage()
     seen: set[torch.dtype] = set()

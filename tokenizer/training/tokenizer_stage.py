@@ -88,12 +88,15 @@ class TokenizerTraining(Config):
         if self.trained == "all":
             return self
         if self.start_from is None:
-            raise EvatokError("trained: decoder needs start_from, the tokenizer whose decoder it is")
-        off = [f"loss.{name}" for name in ("codebook", "commitment", "entropy")]
-        off = [name for name in off if getattr(self.loss, name.removeprefix("loss."))]
-        off += ["codebook.restart_every"] * bool(self.codebook.restart_every)
-        if off:
-            raise EvatokError(f"trained: decoder leaves the codes alone: set {', '.join(off)} to 0")
+            raise EvatokError("trained: decoder needs start_from: whose decoder it is")
+        of_codes = {
+            "loss.codebook": self.loss.codebook,
+            "loss.commitment": self.loss.commitment,
+            "loss.entropy": self.loss.entropy,
+            "codebook.restart_every": self.codebook.restart_every,
+        }
+        if on := [name for name, value in of_codes.items() if value]:
+            raise EvatokError(f"trained: decoder leaves the codes alone: set {', '.join(on)} to 0")
         return self
 
 

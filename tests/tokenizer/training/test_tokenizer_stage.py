@@ -309,7 +309,9 @@ def test_a_decoder_trains_alone(data: dict[str, Any], tmp_path: Path, adversaria
     source = VideoTokenizer(FinalConfig.model_validate(base).model).eval()
     source.save_pretrained(tmp_path / "model")
     alone = base | {"start_from": tmp_path / "model", "trained": "decoder"}
-    with pytest.raises(ValueError, match=r"set loss.codebook, loss.commitment, loss.entropy, cod"):
+    with pytest.raises(
+        ValueError, match=r"set loss\.codebook, loss\.commitment, loss\.entropy, cod"
+    ):
         FinalConfig.model_validate(alone)
     alone["loss"] = {"l1": 1.0, "codebook": 0, "commitment": 0, "entropy": 0}
     alone["codebook"] = {"restart_every": 0}
@@ -318,7 +320,7 @@ def test_a_decoder_trains_alone(data: dict[str, Any], tmp_path: Path, adversaria
         alone["adversarial"] = {"weight": 0.3, "adaptive": True, "discriminator": judge}
     with pytest.raises(ValueError, match="needs start_from"):
         FinalConfig.model_validate(alone | {"start_from": None})
-    with pytest.raises(ValueError, match="another codebook_size; only decoder.layers"):
+    with pytest.raises(ValueError, match=r"another codebook_size; only decoder\.layers"):
         more = alone["model"] | {"codebook_size": 64}
         TokenizerStage(FinalConfig.model_validate(alone | {"model": more}))
     alone["model"] = base["model"] | {"decoder": base["model"]["decoder"] | {"layers": 2}}
