@@ -50,6 +50,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(skip)
 
 
+@pytest.fixture
+def slow_bfloat16(monkeypatch: pytest.MonkeyPatch) -> None:
+    """bf16 is bfloat16, also on a CPU that would compute in float32 instead."""
+    for place in ("evatok.core.compute.precision", "training.optimization.muon"):
+        monkeypatch.setattr(f"{place}.has_bfloat16", lambda _: True)
+
+
 @pytest.fixture(scope="session")
 def root() -> Path:
     """The repository."""

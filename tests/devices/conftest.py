@@ -16,7 +16,8 @@ __all__ = ["CLASSES", "FRAMES", "LEVELS", "SIZE", "footage", "text_dir", "toy_di
 
 
 @pytest.fixture(autouse=True)
-def _clear_random_state() -> None:
+def _clear_random_state(slow_bfloat16: None) -> None:
+    # and the CPU computes in the type of the device that it is compared with
     torch.manual_seed(0)
 
 

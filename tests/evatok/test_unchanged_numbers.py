@@ -20,6 +20,7 @@ import pytest
 import torch
 
 import evatok
+from evatok.core.compute.precision import has_bfloat16
 from evatok.workflows.search import SearchConfig, search_config
 from evatok.workflows.tokens import TokensConfig, write_shards
 from evatok.workflows.train import train_config
@@ -49,7 +50,8 @@ TOKENIZER = {
 
 def machine() -> str:
     """Name what the last bits of a sum depend on."""
-    return f"torch {torch.__version__}, {torch.backends.cpu.get_cpu_capability()}"
+    bf16 = ", bf16" if has_bfloat16("cpu") else ""
+    return f"torch {torch.__version__}, {torch.backends.cpu.get_cpu_capability()}{bf16}"
 
 
 @pytest.fixture(scope="module")
@@ -107,6 +109,7 @@ def losses(schema: Any, settings: Settings, folder: Path) -> list[Settings]:
     return [{k: v for k, v in row.items() if not any(word in k for word in timed)} for row in rows]
 
 
+@pytest.mark.usefixtures("slow_bfloat16")
 @pytest.mark.parametrize("kind", ["proxy", "proxy-bf16", "proxy-adversarial"])
 def test_losses_of_proxy(data: Settings, tmp_path: Path, check: Any, kind: str) -> None:
     settings = TOKENIZER | {"data": data}

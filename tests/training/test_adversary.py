@@ -170,8 +170,8 @@ def test_only_the_model_is_averaged(tmp_path: Path, duel_stage: Any) -> None:
         assert torch.equal(saved.adversary[name], value)
 
 
-def test_half_precision(tmp_path: Path, duel_stage: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("evatok.core.compute.precision.has_bfloat16", lambda _: True)
+@pytest.mark.usefixtures("slow_bfloat16")
+def test_half_precision(tmp_path: Path, duel_stage: Any) -> None:
     stage = duel_stage()
     seen: set[torch.dtype] = set()
     stage.adversary.layers[0].register_forward_hook(lambda _m, _i, out: seen.add(out.dtype))
