@@ -22,6 +22,7 @@ from evatok.measure.clip_sets import to_bytes
 from evatok.measure.evaluate import DataFile
 from evatok.report.gallery import contact_sheet, write_picture
 from generator.inference.requests import SamplingConfig
+from tokenizer.coding.refined import refine
 from video.dataset import ClipSampler
 
 
@@ -33,6 +34,7 @@ def main() -> None:
     parser.add_argument("--model", default="games")
     parser.add_argument("--classes", default="", help="with commas between; all if empty")
     parser.add_argument("--assignment", default="router")
+    parser.add_argument("--refine", type=int, default=0, help="steps that search for better tokens")
     parser.add_argument("--guidance", type=float, default=None)
     parser.add_argument("--columns", type=int, default=4)
     parser.add_argument("--skip", type=int, default=0, help="clips of each class")
@@ -63,6 +65,7 @@ def draw(words: argparse.Namespace) -> None:
     told: dict[str, object] = {"classes": classes}
     with torch.inference_mode():
         tokens = models.final.encode(clips, models.assigner(words.assignment)(clips))
+        tokens = refine(models.final, clips, tokens, words.refine)
         kinds = {"original": clips, "reconstruction": models.final.decode(tokens).float()}
         told["reconstruction"] = tokens.lengths.tolist()
         if not words.no_samples:

@@ -49,6 +49,7 @@ def main() -> None:
     parser.add_argument(
         "--unquantised", action="store_true", help="also the PSNR of codes before quantisation"
     )
+    parser.add_argument("--refine", type=int, default=0, help="steps that search for better tokens")
     parser.add_argument("--predict", action="store_true", help="frame prediction, with seed 0")
     parser.add_argument("--json", action="store_true", help="one object as the last line")
     words = parser.parse_args()
@@ -71,7 +72,7 @@ def measure(words: argparse.Namespace) -> list[dict[str, Any]]:
     for real in sets:
         rows.append(standing_row(real, networks))
         for name in words.assignments.split(","):
-            done = reconstruct_set(models.final, models.assigner(name), real)
+            done = reconstruct_set(models.final, models.assigner(name), real, words.refine)
             quality = done.row(models.final.config.codebook_size)
             found = distances(real, done.clips, networks)
             count: dict[str, Any] = {"num_clips": len(real)}

@@ -35,6 +35,7 @@ from evatok.model_folders import locate
 from generator.budget import BudgetConfig
 from generator.inference.requests import SamplingConfig
 from generator.inference.rollout import continue_clips
+from tokenizer.coding.refined import refine as search_tokens
 from tokenizer.tokens import Tokens
 from video.clips import resize_crop, to_clip, to_frames
 
@@ -57,6 +58,7 @@ class Model(Models):
         quality: float | None = None,
         assignment: Assignment | None = None,
         max_tokens: int | None = None,
+        refine: int = 0,
     ) -> VideoTokens: ...
 
     @overload
@@ -67,6 +69,7 @@ class Model(Models):
         quality: float | None = None,
         assignment: Assignment | None = None,
         max_tokens: int | None = None,
+        refine: int = 0,
     ) -> Tokens: ...
 
     def encode(
@@ -76,6 +79,7 @@ class Model(Models):
         quality: float | None = None,
         assignment: Assignment | None = None,
         max_tokens: int | None = None,
+        refine: int = 0,
     ) -> VideoTokens | Tokens:
         """Encode a video of any size and length, or a batch of clips.
 
@@ -87,6 +91,8 @@ class Model(Models):
                 "threshold:24.5" (dB), or the token counts of the T blocks of every clip; of clips
                 also a tensor (B, T) int64.
             max_tokens: the most that a clip (of a video: of one tile) may take.
+            refine: steps that search for better tokens, as many as before; each costs as much as
+                decoding and its gradient. 40 is worth half a decibel or more.
 
         Returns:
             `VideoTokens` of a video, `Tokens` of clips, on the CPU.
@@ -97,7 +103,7 @@ class Model(Models):
         """
         if isinstance(video, Video):
             rate = Rate(_spec(quality, assignment), max_tokens)
-            return encode_video(self, video, rate)
+            return encode_video(self, video, rate, refine)
         config = self.final.config
         clips = check_clips(video, config.num_frames, config.size).to(self.device)
         with torch.no_grad():
@@ -107,7 +113,9 @@ class Model(Models):
                 chosen = self._rows(assignment, len(clips))
             else:
                 chosen = self.assigner(_spec(quality, assignment), max_tokens)(clips)
-            return self.final.eval().encode(clips, chosen.to(self.device)).to("cpu")
+            tokenizer = self.final.eval()
+            tokens = tokenizer.encode(clips, chosen.to(self.device))
+            return search_tokens(tokenizer, clips, tokens, refine).to("cpu")
 
     def _rows(self, assignment: Tensor, batch: int) -> Tensor:
         """Return (B, T) int64 token counts, if the tokenizer has them."""

@@ -86,12 +86,12 @@ def open(path: Path | str) -> VideoTokens:
         return VideoTokens(reader.header.model_copy(update={"sound": ""}), chunks)
 
 
-def encode_video(models: Models, video: Video, rate: Rate) -> VideoTokens:
+def encode_video(models: Models, video: Video, rate: Rate, refine: int = 0) -> VideoTokens:
     """Encode a video as `evatok encode` does, without sound."""
-    settings = EncodeSettings(sound=False)
+    settings = EncodeSettings(sound=False, refine=refine)
     _, height, width, _ = video.frames.shape
     header = header_of(models, height, width, video.tick, rate, settings)
-    chunks = encode_frames(models, header, rate, video.timed, settings.batch_size)
+    chunks = encode_frames(models, header, rate, video.timed, settings)
     return VideoTokens(header, tuple(chunks))
 
 

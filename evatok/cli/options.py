@@ -31,6 +31,10 @@ Lengths = Annotated[
 LengthBias = Annotated[
     float, typer.Option("--length-bias", help="Above 0 for longer blocks, below for shorter.")
 ]
+Refine = Annotated[
+    int,
+    typer.Option("--refine", min=0, help="Steps that search for better tokens, as many: 40. Slow."),
+]
 Guidance = Annotated[
     float | None, typer.Option(help="u + s (c − u); 1 = off. Default: the model's own.")
 ]

@@ -232,7 +232,7 @@ def _reconstruct_file(
             header,
             rate,
             lambda: frames_of(file, settings, ignored),
-            settings.batch_size,
+            settings,
             sound_bytes=spent,
         )
         for run, clip in zip(real, decoder.clips(chunks, smooth=smooth), strict=True):

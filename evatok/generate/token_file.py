@@ -69,6 +69,7 @@ class EncodeSettings:
         clips_per_chunk: clips that are lost together where a file is damaged.
         batch_size: tiles computed at once; of no effect on the tokens.
         allow_damaged: encode what can be read of a damaged video.
+        refine: steps that search for better tokens (`tokenizer.coding.refined`).
     """
 
     fit: Fit = "tile"
@@ -79,10 +80,13 @@ class EncodeSettings:
     clips_per_chunk: int = 4
     batch_size: int = 32
     allow_damaged: bool = False
+    refine: int = 0
 
     def __post_init__(self) -> None:
         if self.start < 0 or (self.end is not None and self.end <= self.start):
             raise EvatokError(f"from {self.start} to {self.end} seconds is no part of a video")
+        if self.refine < 0:
+            raise EvatokError(f"{self.refine} steps of refinement: give 0 or more")
 
 
 def source_digest(path: Path) -> str:
@@ -135,7 +139,7 @@ def encode_file(
         with EvtWriter(target, header) as writer:
             begun = Begun(writer.next_frame, writer.last_tick)
             for chunk in encode_frames(
-                models, header, rate, frames, settings.batch_size, begun=begun, sound_bytes=spent
+                models, header, rate, frames, settings, begun=begun, sound_bytes=spent
             ):
                 writer.write(chunk)
                 if progress is not None:
@@ -160,7 +164,7 @@ def encode_frames(
     header: Header,
     rate: Rate,
     frames: Callable[[], Iterator[Timed]],
-    batch_size: int = 32,
+    settings: EncodeSettings,
     *,
     begun: Begun = Begun(),
     sound_bytes: int = 0,
@@ -172,14 +176,14 @@ def encode_frames(
         header: see `header_of`.
         rate: how many tokens to spend.
         frames: begins a pass over the video; a budget takes several.
-        batch_size: tiles computed at once; of no effect on the tokens.
+        settings: those of the header.
         begun: what is passed over.
         sound_bytes: size of the sound, which counts for `max_bytes`.
     """
     model = models.final.eval()
     encoder = ExactEncoder(model, router_for(models, rate))
     assign = assigner_for(models, encoder, header, rate, frames, sound_bytes)
-    coder = ChunkEncoder(header, encoder, assign, batch_size)
+    coder = ChunkEncoder(header, encoder, assign, settings.batch_size, settings.refine)
     if isinstance(assign, (BudgetAssigner, PlannedAssigner)):  # they count the clips before
         for batch in tiles_of(header, islice(frames(), begun.frames), device_of(model)):
             assign(batch)
@@ -224,7 +228,7 @@ def header_of(
         time_base=(tick.numerator, tick.denominator),
         frames_per_chunk=config.num_frames * settings.clips_per_chunk,
         fit=settings.fit,
-        assignment=rate.describe(),
+        assignment=rate.describe() + (f" refined {settings.refine}" if settings.refine else ""),
         source=source,
         sound=SOUND_FORMAT if settings.sound else "",
     )

@@ -25,6 +25,7 @@ from evatok.core.errors import EvatokError
 from evatok.generate.samples import labels_of, predict_clips, request_seed, sample_labels
 from evatok.hub import Models
 from generator.inference.requests import SamplingConfig
+from tokenizer.coding.refined import refine
 from tokenizer.model import VideoTokenizer
 from tokenizer.search.assigners import Assigner, make_assigner
 from tokenizer.tokens import Tokens
@@ -166,12 +167,21 @@ class Reconstructed:
 
 
 @torch.no_grad()
-def reconstruct_set(model: VideoTokenizer, assigner: Assigner, real: ClipSet) -> Reconstructed:
-    """Encode and decode a set; quality is that of the clamped result, before rounding."""
+def reconstruct_set(
+    model: VideoTokenizer, assigner: Assigner, real: ClipSet, steps: int = 0
+) -> Reconstructed:
+    """Encode and decode a set; quality is that of the clamped result, before rounding.
+
+    Args:
+        model: the tokenizer.
+        assigner: chooses the number of tokens of each block.
+        real: the clips.
+        steps: of refinement (`tokenizer.coding.refined`).
+    """
     clips, tokens, psnrs, moved, ssims = [], [], [], [], []
     for batch in real.batches():
         there = batch.to(device_of(model))
-        coded = model.encode(there, assigner(there))
+        coded = refine(model, there, model.encode(there, assigner(there)), steps)
         tokens.append(coded.to("cpu"))
         out = model.decode(coded).float().clamp(-1, 1).cpu()
         psnrs.append(psnr(out, batch))

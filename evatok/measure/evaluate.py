@@ -111,6 +111,8 @@ def evaluate(
         raise EvatokError(
             f"--window is for reconstructions; {settings.protocol} has windows of its own"
         )
+    if settings.refine and protocol.kind != "rfvd":
+        raise EvatokError(f"--refine is for reconstructions; {settings.protocol} has none")
     if settings.still and protocol.kind == "gfvd":
         raise EvatokError(
             "--still is for reconstructions and predictions; a sample has no first frame to stand"
@@ -185,7 +187,8 @@ def _protocol(name: str) -> Protocol:
 def _choices(kind: ProtocolKind, settings: EvaluationSettings) -> dict[str, Any]:
     """Choices that belong to the model, not to the protocol."""
     if kind == "rfvd":
-        return {"assignment": settings.assignment}
+        refined = {"refine": settings.refine} if settings.refine else {}
+        return {"assignment": settings.assignment, **refined}
     return {"guidance": settings.guidance if kind == "gfvd" else 1.0, "seed": settings.seed}
 
 

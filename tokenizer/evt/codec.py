@@ -16,6 +16,7 @@ from torch import Tensor
 
 from evatok.core.compute.devices import device_of
 from tokenizer.coding.exact import ExactEncoder
+from tokenizer.coding.refined import refine
 from tokenizer.evt.borders import smooth_border
 from tokenizer.evt.format import Chunk, EvtError, Header
 from tokenizer.evt.pictures import Fit, to_coded
@@ -75,11 +76,24 @@ class ChunkEncoder:
     """Encodes runs of frames, many tiles at once."""
 
     def __init__(
-        self, header: Header, encoder: ExactEncoder, assign: Assign, batch_size: int = 32
+        self,
+        header: Header,
+        encoder: ExactEncoder,
+        assign: Assign,
+        batch_size: int = 32,
+        refine: int = 0,
     ) -> None:
-        """Args: assign: of whole clips; batch_size: tiles computed at once, of no effect on ids."""
+        """Take the parts.
+
+        Args:
+            header: of the file.
+            encoder: of the model.
+            assign: of whole clips.
+            batch_size: tiles computed at once, of no effect on ids that are not refined.
+            refine: steps that search for better ids (`tokenizer.coding.refined`).
+        """
         self.header, self.encoder, self.assign = header, encoder, assign
-        self.batch_size = batch_size
+        self.batch_size, self.refine = batch_size, refine
         self.device = device_of(encoder.model)
 
     def encode(self, frames: list[Timed], first: int, previous: int | None = None) -> Chunk:
@@ -104,7 +118,8 @@ class ChunkEncoder:
             for rows, part in zip(
                 levels.split(self.batch_size), clip.split(self.batch_size), strict=True
             ):
-                ids.append(self.encoder.encode(part, rows).ids)
+                tokens = self.encoder.encode(part, rows)
+                ids.append(refine(self.encoder.model, part, tokens, self.refine).ids)
             assignment.append(levels.cpu().numpy())
         times = ticks_of((time for time, _ in frames), header, previous)
         return Chunk(first, times, tuple(assignment), torch.cat(ids).cpu().numpy())

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, get_args
 import typer
 
 from evatok.cli.errors import message_for_user
-from evatok.cli.options import AsJson, Device, Guidance, Model, Trust, eprint
+from evatok.cli.options import AsJson, Device, Guidance, Model, Refine, Trust, eprint
 from evatok.cli.output import show
 from evatok.core.errors import EvatokError
 
@@ -282,6 +282,7 @@ def evaluate_command(
     assignment: Annotated[
         str, typer.Option(help="rfvd: router, router:1.65, uniform:32, 32,16,8,8 …")
     ] = "router",
+    refine: Refine = 0,
     guidance: Guidance = None,
     seed: Annotated[int, typer.Option(min=0, help="gfvd, fp: of the samples.")] = 0,
     still: Annotated[
@@ -318,6 +319,7 @@ def evaluate_command(
         count=count,
         window=None if window is None else window_rule(window),
         assignment=assignment,
+        refine=refine,
         guidance=guidance,
         seed=seed,
         device=device,

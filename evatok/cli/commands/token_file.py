@@ -11,7 +11,7 @@ from typing import Annotated
 
 import typer
 
-from evatok.cli.options import AllowDamaged, AsJson, Device, Model, Output, Plain, eprint
+from evatok.cli.options import AllowDamaged, AsJson, Device, Model, Output, Plain, Refine, eprint
 from evatok.cli.output import show
 from evatok.core.errors import EvatokError
 
@@ -67,6 +67,7 @@ def encode_command(
     min_psnr: Annotated[
         float | None, typer.Option(help="Budget: as few tokens as reach so many dB.")
     ] = None,
+    refine: Refine = 0,
     fit: Fitting = Fit.tile,
     overlap: Annotated[
         int | None, typer.Option(min=0, help="Pixels that tiles share; default: an eighth.")
@@ -97,7 +98,7 @@ def encode_command(
 
     rate = Rate(_assigned(assignment, quality), max_tokens, tokens_per_second, max_bytes, min_psnr)
     settings = EncodeSettings(
-        fit.value, overlap, start, end, not no_sound, chunk_clips, batch_size, allow_damaged
+        fit.value, overlap, start, end, not no_sound, chunk_clips, batch_size, allow_damaged, refine
     )
     chosen, load_once = resolve_device(device), cache(load)
     rows = [
@@ -181,6 +182,7 @@ def reconstruct_command(
     max_tokens: Annotated[
         int | None, typer.Option(min=1, help="The most that a clip may take (router, best).")
     ] = None,
+    refine: Refine = 0,
     features: Annotated[str, typer.Option(help="Score with these: nano,i3d.")] = "",
     fit: Fitting = Fit.tile,
     no_sound: NoSound = False,
@@ -208,7 +210,9 @@ def reconstruct_command(
         files,
         output,
         Rate(_assigned(assignment, quality), max_tokens),
-        EncodeSettings(fit=fit.value, sound=not no_sound, allow_damaged=allow_damaged),
+        EncodeSettings(
+            fit=fit.value, sound=not no_sound, allow_damaged=allow_damaged, refine=refine
+        ),
         networks=feature_networks(features, model, device=models.device),
         plain=plain,
         smooth=not keep_borders,
