@@ -33,7 +33,7 @@ def decoded(models: Models, frames: Tensor, rate: Rate, smooth: bool) -> Tensor:
     settings = EncodeSettings(sound=False)
     header = header_of(models, frames.shape[1], frames.shape[2], Fraction(1, 25), rate, settings)
     timed = [(Fraction(place, 25), frame) for place, frame in enumerate(frames.numpy())]
-    chunks = encode_frames(models, header, rate, lambda: iter(timed))
+    chunks = encode_frames(models, header, rate, lambda: iter(timed), settings)
     decoder = ChunkDecoder(header, models.final.eval())
     return torch.cat([clip.pictures for clip in decoder.clips(chunks, smooth=smooth)])
 

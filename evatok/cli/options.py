@@ -33,7 +33,7 @@ LengthBias = Annotated[
 ]
 Refine = Annotated[
     int,
-    typer.Option("--refine", min=0, help="Steps that search for better tokens, as many: 40. Slow."),
+    typer.Option("--refine", min=0, help="Steps that search for better tokens, as many: 60. Slow."),
 ]
 Guidance = Annotated[
     float | None, typer.Option(help="u + s (c − u); 1 = off. Default: the model's own.")

@@ -1,10 +1,10 @@
 """Better tokens than the encoder's, searched for clip by clip with the decoder's gradient.
 
 An encoder guesses in one pass; the decoder can tell how good the guess is, and where it should go.
-Here the code vectors of a clip are moved by Adam against the decoder's error, with the gradient
-passed straight through the quantizer, and the best tokens met on the way are kept: as many as
-before, decoded as before. Campos et al. 2019 (arXiv:1906.01223) do so for pictures; the gradient is
-that of van den Oord et al. 2017 (arXiv:1711.00937).
+Here every token is a mixture of codes, by their cosine to a vector of its own: Adam moves the
+vectors against the decoder's error, while a falling temperature makes each mixture a single code.
+The best tokens met on the way are kept: as many as before, decoded as before. Campos et al. 2019
+(arXiv:1906.01223) search so for pictures, Yang et al. 2020 (arXiv:2006.04240) cool so.
 
 Shape letters: B batch, T blocks, L packed tokens, F frames, H W pixels.
 """
@@ -21,7 +21,9 @@ from tokenizer.losses.reconstruction import pixel_errors, pixel_weights
 from tokenizer.model import VideoTokenizer
 from tokenizer.tokens import Tokens
 
-RATE = 0.01  # first step of Adam, of unit vectors; it falls linearly to a tenth
+RATE = 0.05  # first step of Adam, of unit vectors; it falls linearly to a tenth
+TEMPERATURES = 0.04, 0.0007  # of cosines, first and last; it falls by equal factors
+CHECK_EVERY = 10  # steps after which the nearest codes are tried
 MOTION_WEIGHT = 4.0  # how much more pixels count that move
 
 
@@ -68,29 +70,32 @@ def _search(
     )
     best = torch.empty_like(rows)
     best[rows] = tokens.ids.to(rows.dtype)
+    weights = pixel_weights(clips, motion_weight, 0.0) if motion_weight else None
     with torch.no_grad():
-        weights = pixel_weights(clips, motion_weight, 0.0) if motion_weight else None
-        least = _errors(model, model.quantizer.lookup(best), groups, clips, weights)
+        codes = model.quantizer.lookup(torch.arange(model.config.codebook_size, device=rows.device))
+        least = _errors(model, codes[best], groups, clips, weights)
         start = F.normalize(model._encode(clips, groups).float(), dim=-1)
     scale = least.clamp_min(torch.finfo(least.dtype).tiny)  # clips count alike
     vectors = start.clone().requires_grad_()
     adam = torch.optim.Adam([vectors], lr=RATE, betas=(0.9, 0.99))
+    first, last = TEMPERATURES
     for step in range(steps):
+        done = step / max(1, steps - 1)
         unit = F.normalize(vectors, dim=-1)
-        with torch.no_grad():
-            ids = model.quantizer.nearest(unit)
-            jump = model.quantizer.lookup(ids).float() - unit
-        errors = _errors(model, unit + jump, groups, clips, weights)
-        with torch.no_grad():
-            is_better = errors < least
-            least = torch.where(is_better, errors, least)
-            best = torch.where(is_better[clip_of_row], ids, best)
+        mixture = torch.softmax(unit @ codes.T / (first * (last / first) ** done), -1)
+        errors = _errors(model, F.normalize(mixture @ codes, dim=-1), groups, clips, weights)
         (vectors.grad,) = torch.autograd.grad((errors / scale).sum(), vectors)
         for group in adam.param_groups:
-            group["lr"] = RATE * (1 - 0.9 * step / steps)
+            group["lr"] = RATE * (1 - 0.9 * done)
         adam.step()
         with torch.no_grad():
             vectors.copy_(F.normalize(vectors, dim=-1))
+            if (step + 1) % CHECK_EVERY == 0 or step + 1 == steps:
+                ids = model.quantizer.nearest(vectors)
+                errors = _errors(model, codes[ids], groups, clips, weights)
+                is_better = errors < least
+                least = torch.where(is_better, errors, least)
+                best = torch.where(is_better[clip_of_row], ids, best)
     return Tokens(best[rows].to(tokens.ids.dtype), tokens.assignment)
 
 

@@ -232,3 +232,14 @@ def test_hub_that_does_not_answer_is_one_line() -> None:
 def test_shipped_models_are_whole() -> None:
     """The feature network lies with the networks, not with the model."""
     assert "features" in evatok.load("nano", "cpu").parts
+
+
+def test_refined(model: evatok.Model, video: evatok.Video) -> None:
+    """Of videos and of clips; no further from the clips than the encoder's own."""
+    assert len(model.encode(video, refine=2)) == len(model.encode(video))
+    size = model.final.config.size
+    clips = torch.rand(2, 3, 16, size, size) * 2 - 1  # type: ignore[arg-type]
+    plain, refined = model.encode(clips), model.encode(clips, refine=6)
+    assert torch.equal(plain.assignment, refined.assignment)
+    errors = [(model.decode(tokens) - clips).square().mean() for tokens in (plain, refined)]
+    assert errors[1] <= errors[0]

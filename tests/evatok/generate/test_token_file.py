@@ -16,6 +16,7 @@ import torch
 
 from evatok.cli.app import main
 from evatok.cli.commands.token_file import Pace
+from evatok.core.errors import EvatokError
 from evatok.generate.reconstruct import reconstruct_files
 from evatok.generate.token_file import (
     EncodeSettings,
@@ -120,6 +121,45 @@ def test_ids_do_not_depend_on_batches_threads_or_interruptions(
     assert not show_file(tmp_path / "c.evt")["complete"]
     encode_file(toy, video, tmp_path / "c.evt")
     assert (tmp_path / "c.evt").read_bytes() == whole
+
+
+def test_refined_files_are_as_long_and_nearer(
+    toy: Models, video: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """And told apart: a file begun without is not continued with."""
+    encode_file(toy, video, tmp_path / "a.evt")
+    plain = show_file(tmp_path / "a.evt")
+    words = ["encode", str(video), "--model", str(toy.directory), "--refine", "6", "--json"]
+    assert main([*words, "-o", str(tmp_path / "b.evt")]) == 0
+    refined = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert refined["assignment"] == "router refined 6" and plain["assignment"] == "router"
+    assert refined["tokens"] == plain["tokens"]
+    found, before = chunks(tmp_path / "b.evt"), chunks(tmp_path / "a.evt")
+    assert [lengths for lengths, _ in found] == [lengths for lengths, _ in before]
+    assert found != before
+    settings = [EncodeSettings(fit="crop", refine=steps) for steps in (0, 6)]
+    errors = [
+        reconstruct_files(toy, [video], tmp_path / str(x.refine), settings=x)["psnr_pooled"]
+        for x in settings
+    ]
+    assert errors[1] > errors[0]
+    with pytest.raises(EvatokError, match="-1 steps"):
+        EncodeSettings(refine=-1)
+
+
+def test_a_refined_file_that_was_broken_off_goes_on(
+    toy: Models, video: Path, tmp_path: Path
+) -> None:
+    settings = EncodeSettings(refine=3)
+    encode_file(toy, video, tmp_path / "a.evt", settings=settings)
+
+    def interrupt(_file: str, _done: int, total: int | None) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        encode_file(toy, video, tmp_path / "b.evt", settings=settings, progress=interrupt)
+    encode_file(toy, video, tmp_path / "b.evt", settings=settings)
+    assert (tmp_path / "a.evt").read_bytes() == (tmp_path / "b.evt").read_bytes()
 
 
 def test_part_of_a_video_is_the_same_clips(toy: Models, video: Path, tmp_path: Path) -> None:

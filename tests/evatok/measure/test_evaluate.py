@@ -92,6 +92,25 @@ def test_broken_off_and_run_again(kind: str, data: Path, toy_dir: Path, tmp_path
     assert ("psnr_predicted" in extra) == (kind == "fp")
 
 
+def test_refined_reconstructions(
+    data: Path, toy_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Better, told in the record, and not another's notes."""
+    words = ["--data", str(data), "--count", "4", "--model", str(toy_dir)]
+    words += ["--cache", str(tmp_path / "features.sqlite"), "--json"]
+    rows = []
+    for steps in ("0", "6"):
+        record = ["--refine", steps, "--record", str(tmp_path / f"{steps}.json")]
+        assert main(["evaluate", "arcade-rfvd", *words, *record]) == 0
+        rows.append(json.loads(capsys.readouterr().out.splitlines()[-1]))
+    assert rows[1]["psnr_pooled"] > rows[0]["psnr_pooled"]
+    assert rows[1]["mean_tokens"] == rows[0]["mean_tokens"] and rows[1]["model"] != rows[0]["model"]
+    (plain,), (refined,) = (read_records(tmp_path / f"{steps}.json") for steps in "06")
+    assert refined.extra["refine"] == 6 and "refine" not in plain.extra
+    assert main(["evaluate", "arcade-gfvd", *words, "--refine", "6"]) == 2
+    assert "--refine is for reconstructions" in capsys.readouterr().err
+
+
 def test_guidance_is_the_models_own(
     data: Path, toy_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -1,0 +1,115 @@
+"""Searched tokens: no worse than the encoder's, and the best of a slow search of a tiny code."""
+
+from __future__ import annotations
+
+import itertools
+
+import pytest
+import torch
+from torch import Tensor
+
+from evaluation.metrics.quality import moving
+from evatok.core.errors import EvatokError
+from tokenizer.coding.refined import refine
+from tokenizer.model import TokenizerConfig, VideoTokenizer
+from tokenizer.qformer import QFormerConfig
+from tokenizer.tokens import Tokens
+
+
+def make_model(codebook_size: int) -> VideoTokenizer:
+    """A decoder whose pictures depend on its codes, which a fresh one's hardly do."""
+    torch.manual_seed(0)
+    former = QFormerConfig(width=16, layers=1, heads=2)
+    config = TokenizerConfig(
+        levels=(1, 2, 4),
+        num_frames=8,
+        size=16,
+        encoder=former,
+        decoder=former,
+        codebook_size=codebook_size,
+    )
+    model = VideoTokenizer(config).eval()
+    with torch.no_grad():
+        model.code_out.weight.mul_(20)
+    return model
+
+
+@pytest.fixture
+def model() -> VideoTokenizer:
+    return make_model(64)
+
+
+@pytest.fixture
+def clips() -> Tensor:
+    """Five clips that move a little."""
+    torch.manual_seed(1)
+    ramp = torch.linspace(-1, 1, 16).expand(5, 3, 8, 16, 16)
+    return (ramp * torch.rand(5, 3, 1, 1, 1) + 0.3 * torch.rand(5, 1, 8, 1, 16)).clamp(-1, 1)
+
+
+ASSIGNMENT = torch.tensor([[4, 1], [1, 2], [4, 4], [2, 2], [1, 1]])
+
+
+def errors(model: VideoTokenizer, clips: Tensor, tokens: Tokens, motion: float = 0.0) -> Tensor:
+    """(B,) weighted mean squared errors, written out."""
+    weights = 1 + motion * moving(clips).double()
+    square = (model.decode(tokens).detach().clamp(-1, 1) - clips).double().square().mean(1)
+    return (square * weights).sum((1, 2, 3)) / weights.sum((1, 2, 3))
+
+
+@pytest.mark.parametrize("motion", [0.0, 4.0])
+def test_errors_fall_and_counts_stay(model: VideoTokenizer, clips: Tensor, motion: float) -> None:
+    tokens = model.encode(clips, ASSIGNMENT)
+    ids = tokens.ids.clone()
+    refined = refine(model, clips, tokens, 30, motion)
+    assert torch.equal(refined.assignment, ASSIGNMENT) and refined.ids.dtype == tokens.ids.dtype
+    assert torch.equal(tokens.ids, ids)  # what was given stays
+    before, after = (errors(model, clips, x, motion) for x in (tokens, refined))
+    assert (after <= before * (1 + 1e-6)).all() and after.mean() < 0.99 * before.mean()
+    assert refine(model, clips, tokens, 0) is tokens
+    assert all(p.grad is None for p in model.parameters())
+
+
+def test_the_best_of_all_tokens_is_kept(clips: Tensor) -> None:
+    """Four codes, two blocks of one or two tokens: all 4^3 sequences are tried."""
+    model = make_model(4)
+    assignment = torch.tensor([[2, 1]]).expand(5, 2)
+    every = torch.tensor(list(itertools.product(range(4), repeat=3)))
+    least = torch.stack([errors(model, clips, Tokens(ids.repeat(5), assignment)) for ids in every])
+    best = Tokens(every[least.argmin(0)].flatten(), assignment)
+    refined = refine(model, clips, best, 20, 0.0)
+    assert torch.equal(refined.ids, best.ids)  # nothing is better
+    found = errors(model, clips, refine(model, clips, model.encode(clips, assignment), 60, 0.0))
+    first = errors(model, clips, model.encode(clips, assignment))
+    gap = (first - least.amin(0)).sum()
+    assert gap > 0 and (found - least.amin(0)).sum() < 0.5 * gap
+
+
+def test_clips_do_not_disturb_each_other(model: VideoTokenizer, clips: Tensor) -> None:
+    """A clip is refined as it is alone, up to rounding: here in float64."""
+    model, clips = model.double(), clips.double()
+    tokens = model.encode(clips, ASSIGNMENT)
+    together = refine(model, clips, tokens, 8)
+    alone = [
+        refine(model, clip, model.encode(clip, row), 8).ids
+        for clip, row in zip(clips.split(1), ASSIGNMENT.split(1), strict=True)
+    ]
+    assert torch.equal(together.ids, torch.cat(alone))
+
+
+def test_no_gradient_mode_is_in_the_way(model: VideoTokenizer, clips: Tensor) -> None:
+    tokens = model.encode(clips, ASSIGNMENT)
+    expected = refine(model, clips, tokens, 5).ids
+    for mode in (torch.no_grad, torch.inference_mode):
+        with mode():
+            tokens = model.encode(clips, ASSIGNMENT)
+            assert torch.equal(refine(model, clips + 0, tokens, 5).ids, expected)
+            assert not torch.is_grad_enabled()
+
+
+def test_refused(model: VideoTokenizer, clips: Tensor) -> None:
+    tokens = model.encode(clips, ASSIGNMENT)
+    with pytest.raises(EvatokError, match="-1 steps of refinement"):
+        refine(model, clips, tokens, -1)
+    with pytest.raises(EvatokError, match="clips"):
+        refine(model, clips[..., :8], tokens, 3)
