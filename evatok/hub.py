@@ -169,7 +169,8 @@ class Models:
                     f"no {part} in {self.directory} ({folder / name} is missing): "
                     f"`evatok pipeline {settings}` trains and exports it"
                 )
-        return load_model(kind, folder).to(self.device)
+        with torch.inference_mode(False):  # as `load_model` does
+            return load_model(kind, folder).to(self.device)
 
 
 def load(name_or_path: str | Path = "nano", device: torch.device | str = "cpu") -> Models:

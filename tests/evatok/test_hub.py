@@ -191,3 +191,11 @@ def test_nano_is_the_shipped_network_where_the_models_own_has_another_name() -> 
     assert [network.name for network in asked] == ["nano", "games"]
     assert asked[0].checksum == feature_networks("nano", "nano")[0].checksum
     assert asked[1].checksum == NanoFeatures(load("games").features).checksum
+
+
+def test_parts_that_are_first_used_without_gradients_have_them_later(toy_dir: Path) -> None:
+    """Whoever loads: the weights are no inference tensors."""
+    with torch.inference_mode():
+        models = load(toy_dir)
+        parameters = list(models.final.parameters())
+    assert not any(parameter.is_inference() for parameter in parameters)

@@ -47,10 +47,11 @@ def block_causal_mask(
     Returns:
         (Q, N) bool, true where the query may look. Cached for each device: do not write into it.
     """
-    block = torch.arange(len(query_lengths))
-    query_block = block.repeat_interleave(torch.tensor(query_lengths))
-    key_block = block.repeat_interleave(torch.tensor(key_lengths))
-    return (query_block[:, None] >= key_block[None, :]).to(device)
+    with torch.inference_mode(False):  # the same mask serves training later
+        block = torch.arange(len(query_lengths))
+        query_block = block.repeat_interleave(torch.tensor(query_lengths))
+        key_block = block.repeat_interleave(torch.tensor(key_lengths))
+        return (query_block[:, None] >= key_block[None, :]).to(device)
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:

@@ -131,8 +131,9 @@ def load(cls: type[Any], folder: Path, remedy: str = REMEDY) -> Any:
     header = read_header(folder / WEIGHTS, remedy)
     wanted = _outline(cls, arguments, header, folder / CONFIG, remedy)
     tensors = read_weights(folder / WEIGHTS, wanted, remedy)
-    model: nn.Module = cls(**arguments)
-    model.load_state_dict(tensors)
+    with torch.inference_mode(False):  # gradients may be wanted later, though not now
+        model: nn.Module = cls(**arguments)
+        model.load_state_dict(tensors)
     return model.eval()
 
 
