@@ -67,6 +67,11 @@ def test_reconstruct_with_a_search(run: Run, clip: Path, toy_dir: Path) -> None:
     alike(run("sim", *words), run("cpu", *words))
 
 
+def test_reconstruct_refined(run: Run, clip: Path, toy_dir: Path) -> None:
+    words = ("reconstruct", clip, "-o", "OUT", "--model", toy_dir, "--refine", "3")
+    alike(run("sim", *words), run("cpu", *words))
+
+
 @pytest.mark.parametrize("more", [(), ("--weights", "bfloat16"), ("--guidance", "1")])
 def test_sample(run: Run, toy_dir: Path, more: tuple[str, ...]) -> None:
     words = ("sample", "-o", "OUT", "-n", 2, "--model", toy_dir, *more)

@@ -22,6 +22,7 @@ DEVICE = "cuda"
 CASES: list[tuple[Callable[..., None], dict[str, Any]]] = [
     (commands.test_reconstruct, {}),
     (commands.test_reconstruct_with_a_search, {}),
+    (commands.test_reconstruct_refined, {}),
     (commands.test_sample, {"more": ()}),
     (commands.test_sample, {"more": ("--weights", "bfloat16")}),
     (commands.test_sample, {"more": ("--weights", "int8")}),
