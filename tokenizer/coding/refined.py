@@ -23,6 +23,7 @@ from tokenizer.tokens import Tokens
 
 RATE = 0.05  # first step of Adam, of unit vectors; it falls linearly to a tenth
 TEMPERATURES = 0.04, 0.0007  # of cosines, first and last; it falls by equal factors
+MOST_SHARES = 2**26  # of codes in mixtures, held at once: 256 MB in float32, and as much again
 CHECK_EVERY = 10  # steps after which the nearest codes are tried
 MOTION_WEIGHT = 4.0  # how much more pixels count that move
 
@@ -54,8 +55,22 @@ def refine(
     model.check(clips, tokens.assignment)
     if not steps:
         return tokens
+    lengths = tokens.lengths
+    shares = model.config.codebook_size * int(lengths.max())
+    count = max(1, MOST_SHARES // shares)  # clips at once
+    parts = zip(
+        clips.split(count),
+        tokens.ids.split([int(part.sum()) for part in lengths.split(count)]),
+        tokens.assignment.split(count),
+        strict=True,
+    )
     with torch.inference_mode(False), torch.enable_grad():
-        return _search(model, clips.clone(), tokens, steps, motion_weight)
+        return Tokens.cat(
+            [
+                _search(model, part.clone(), Tokens(ids, assignment), steps, motion_weight)
+                for part, ids, assignment in parts
+            ]
+        )
 
 
 def _search(

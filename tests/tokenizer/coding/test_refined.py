@@ -11,6 +11,7 @@ from torch import Tensor
 from evaluation.metrics.quality import moving
 from evatok.core.errors import EvatokError
 from tokenizer.attention.clip_groups import block_causal_mask
+from tokenizer.coding import refined
 from tokenizer.coding.refined import refine
 from tokenizer.model import TokenizerConfig, VideoTokenizer
 from tokenizer.qformer import QFormerConfig
@@ -96,6 +97,18 @@ def test_clips_do_not_disturb_each_other(model: VideoTokenizer, clips: Tensor) -
         for clip, row in zip(clips.split(1), ASSIGNMENT.split(1), strict=True)
     ]
     assert torch.equal(together.ids, torch.cat(alone))
+
+
+def test_few_clips_at_once_where_codes_are_many(
+    model: VideoTokenizer, clips: Tensor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Memory for the mixtures is bounded; float64 makes parts and whole the same."""
+    model, clips = model.double(), clips.double()
+    tokens = model.encode(clips, ASSIGNMENT)
+    whole = refine(model, clips, tokens, 6)
+    monkeypatch.setattr(refined, "MOST_SHARES", 2 * 64 * 8)  # two clips of eight tokens
+    found = refine(model, clips, tokens, 6)
+    assert torch.equal(found.ids, whole.ids) and torch.equal(found.assignment, whole.assignment)
 
 
 def test_no_gradient_mode_is_in_the_way(model: VideoTokenizer, clips: Tensor) -> None:
