@@ -34,7 +34,7 @@ def main() -> None:
     parser.add_argument("--model", default="games")
     parser.add_argument("--classes", default="", help="with commas between; all if empty")
     parser.add_argument("--assignment", default="router")
-    parser.add_argument("--refine", type=int, default=0, help="steps that search for better tokens")
+    parser.add_argument("--refine", type=int, default=0, help="steps of a search for better tokens")
     parser.add_argument("--guidance", type=float, default=None)
     parser.add_argument("--columns", type=int, default=4)
     parser.add_argument("--skip", type=int, default=0, help="clips of each class")
@@ -62,7 +62,7 @@ def draw(words: argparse.Namespace) -> None:
     if missing := [name for name, found in of_class.items() if len(found) <= words.skip]:
         raise EvatokError(f"no held-out clip {words.skip} of {', '.join(missing)}")
     clips = sampler.load([of_class[name][words.skip] for name in classes])[0]
-    told: dict[str, object] = {"classes": classes}
+    told: dict[str, object] = {"classes": classes, "refine_steps": words.refine}
     with torch.inference_mode():
         tokens = models.final.encode(clips, models.assigner(words.assignment)(clips))
         tokens = refine(models.final, clips, tokens, words.refine)

@@ -49,10 +49,12 @@ def main() -> None:
     parser.add_argument(
         "--unquantised", action="store_true", help="also the PSNR of codes before quantisation"
     )
-    parser.add_argument("--refine", type=int, default=0, help="steps that search for better tokens")
+    parser.add_argument("--refine", type=int, default=0, help="steps of a search for better tokens")
     parser.add_argument("--predict", action="store_true", help="frame prediction, with seed 0")
     parser.add_argument("--json", action="store_true", help="one object as the last line")
     words = parser.parse_args()
+    if words.predict and words.refine:
+        parser.error("--refine is for reconstructions: leave out --predict")
     try:
         rows = measure(words)
     except EvatokError as error:
@@ -76,6 +78,8 @@ def measure(words: argparse.Namespace) -> list[dict[str, Any]]:
             quality = done.row(models.final.config.codebook_size)
             found = distances(real, done.clips, networks)
             count: dict[str, Any] = {"num_clips": len(real)}
+            if words.refine:
+                count["refine_steps"] = words.refine
             if words.unquantised:
                 count["psnr_unquantised"] = unquantised(models.final, models.assigner(name), real)
             rows.append({"set": real.name, "tokenizer": name, **quality, **found, **count})

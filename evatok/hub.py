@@ -66,7 +66,7 @@ class Models:
     def features(self) -> NanoNet:
         """The feature network behind FVD[nano]: the shipped one where the folder has none."""
         if "features" not in self.parts:
-            return load_model(NanoNet, SHIPPED_FEATURES).to(self.device)
+            return self._here(NanoNet, SHIPPED_FEATURES)
         return self._load("features", NanoNet)
 
     @cached_property
@@ -169,7 +169,10 @@ class Models:
                     f"no {part} in {self.directory} ({folder / name} is missing): "
                     f"`evatok pipeline {settings}` trains and exports it"
                 )
-        with torch.inference_mode(False):  # as `load_model` does
+        return self._here(kind, folder)
+
+    def _here(self, kind: Any, folder: Path) -> Any:
+        with torch.inference_mode(False):  # gradients may be wanted later, though not now
             return load_model(kind, folder).to(self.device)
 
 

@@ -228,8 +228,9 @@ def test_python_examples_import() -> None:
                 if isinstance(node, ast.ImportFrom) and (node.module or "").startswith(PACKAGES):
                     module = importlib.import_module(node.module or "")
                     for alias in node.names:
-                        there = hasattr(module, alias.name) or importlib.util.find_spec(
-                            f"{node.module}.{alias.name}"
+                        there = hasattr(module, alias.name) or (
+                            hasattr(module, "__path__")
+                            and importlib.util.find_spec(f"{node.module}.{alias.name}")
                         )
                         assert there, f"{page.name}: {alias.name}"
 

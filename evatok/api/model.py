@@ -35,7 +35,7 @@ from evatok.model_folders import locate
 from generator.budget import BudgetConfig
 from generator.inference.requests import SamplingConfig
 from generator.inference.rollout import continue_clips
-from tokenizer.coding.refined import refine as search_tokens
+from tokenizer.coding import refined
 from tokenizer.tokens import Tokens
 from video.clips import resize_crop, to_clip, to_frames
 
@@ -91,15 +91,15 @@ class Model(Models):
                 "threshold:24.5" (dB), or the token counts of the T blocks of every clip; of clips
                 also a tensor (B, T) int64.
             max_tokens: the most that a clip (of a video: of one tile) may take.
-            refine: steps that search for better tokens, as many as before; each costs as much as
-                decoding and its gradient. 60 are worth 0.7 to 1 dB.
+            refine: steps of a search for tokens with less error, above all where the video moves;
+                their number does not change. Each is three times as long as decoding.
 
         Returns:
             `VideoTokens` of a video, `Tokens` of clips, on the CPU.
 
         Raises:
             EvatokError: clips of another shape, type or range, or options that exclude each other.
-            EvatokError: an assignment that this model does not have.
+            EvatokError: an assignment that this model does not have, or fewer than 0 steps.
         """
         if isinstance(video, Video):
             rate = Rate(_spec(quality, assignment), max_tokens)
@@ -115,7 +115,7 @@ class Model(Models):
                 chosen = self.assigner(_spec(quality, assignment), max_tokens)(clips)
             tokenizer = self.final.eval()
             tokens = tokenizer.encode(clips, chosen.to(self.device))
-            return search_tokens(tokenizer, clips, tokens, refine).to("cpu")
+            return refined.refine(tokenizer, clips, tokens, refine).to("cpu")
 
     def _rows(self, assignment: Tensor, batch: int) -> Tensor:
         """Return (B, T) int64 token counts, if the tokenizer has them."""

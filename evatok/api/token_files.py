@@ -86,9 +86,9 @@ def open(path: Path | str) -> VideoTokens:
         return VideoTokens(reader.header.model_copy(update={"sound": ""}), chunks)
 
 
-def encode_video(models: Models, video: Video, rate: Rate, refine: int = 0) -> VideoTokens:
+def encode_video(models: Models, video: Video, rate: Rate, refine_steps: int = 0) -> VideoTokens:
     """Encode a video as `evatok encode` does, without sound."""
-    settings = EncodeSettings(sound=False, refine=refine)
+    settings = EncodeSettings(sound=False, refine_steps=refine_steps)
     _, height, width, _ = video.frames.shape
     header = header_of(models, height, width, video.tick, rate, settings)
     chunks = encode_frames(models, header, rate, video.timed, settings)

@@ -33,7 +33,11 @@ LengthBias = Annotated[
 ]
 Refine = Annotated[
     int,
-    typer.Option("--refine", min=0, help="Steps that search for better tokens, as many: 60. Slow."),
+    typer.Option(
+        "--refine",
+        min=0,
+        help="Steps of a search for better tokens, as many as before; try 60. Slow.",
+    ),
 ]
 Guidance = Annotated[
     float | None, typer.Option(help="u + s (c − u); 1 = off. Default: the model's own.")

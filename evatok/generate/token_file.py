@@ -67,9 +67,9 @@ class EncodeSettings:
         end: likewise; None: the video's end.
         sound: carry the sound track along.
         clips_per_chunk: clips that are lost together where a file is damaged.
-        batch_size: tiles computed at once; of no effect on the tokens.
+        batch_size: tiles computed at once; of no effect on tokens that are not refined.
         allow_damaged: encode what can be read of a damaged video.
-        refine: steps that search for better tokens (`tokenizer.coding.refined`).
+        refine_steps: of the search for better tokens (`tokenizer.coding.refined`).
     """
 
     fit: Fit = "tile"
@@ -80,13 +80,13 @@ class EncodeSettings:
     clips_per_chunk: int = 4
     batch_size: int = 32
     allow_damaged: bool = False
-    refine: int = 0
+    refine_steps: int = 0
 
     def __post_init__(self) -> None:
         if self.start < 0 or (self.end is not None and self.end <= self.start):
             raise EvatokError(f"from {self.start} to {self.end} seconds is no part of a video")
-        if self.refine < 0:
-            raise EvatokError(f"{self.refine} steps of refinement: give 0 or more")
+        if self.refine_steps < 0:
+            raise EvatokError(f"{self.refine_steps} steps of refinement: give 0 or more")
 
 
 def source_digest(path: Path) -> str:
@@ -176,14 +176,14 @@ def encode_frames(
         header: see `header_of`.
         rate: how many tokens to spend.
         frames: begins a pass over the video; a budget takes several.
-        settings: those of the header.
+        settings: as `header_of` was given; batch size and refinement are used.
         begun: what is passed over.
         sound_bytes: size of the sound, which counts for `max_bytes`.
     """
     model = models.final.eval()
     encoder = ExactEncoder(model, router_for(models, rate))
     assign = assigner_for(models, encoder, header, rate, frames, sound_bytes)
-    coder = ChunkEncoder(header, encoder, assign, settings.batch_size, settings.refine)
+    coder = ChunkEncoder(header, encoder, assign, settings.batch_size, settings.refine_steps)
     if isinstance(assign, (BudgetAssigner, PlannedAssigner)):  # they count the clips before
         for batch in tiles_of(header, islice(frames(), begun.frames), device_of(model)):
             assign(batch)
@@ -217,6 +217,7 @@ def header_of(
     model = models.final
     config, size = model.config, model.config.size
     coded_height, coded_width = coded_size(settings.fit, height, width, size)
+    refined = f" refined {settings.refine_steps}" if settings.refine_steps else ""
     return Header(
         model=models.directory.name,
         weights=model_hash(model),
@@ -228,7 +229,7 @@ def header_of(
         time_base=(tick.numerator, tick.denominator),
         frames_per_chunk=config.num_frames * settings.clips_per_chunk,
         fit=settings.fit,
-        assignment=rate.describe() + (f" refined {settings.refine}" if settings.refine else ""),
+        assignment=rate.describe() + refined,
         source=source,
         sound=SOUND_FORMAT if settings.sound else "",
     )

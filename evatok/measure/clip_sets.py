@@ -168,7 +168,7 @@ class Reconstructed:
 
 @torch.no_grad()
 def reconstruct_set(
-    model: VideoTokenizer, assigner: Assigner, real: ClipSet, steps: int = 0
+    model: VideoTokenizer, assigner: Assigner, real: ClipSet, refine_steps: int = 0
 ) -> Reconstructed:
     """Encode and decode a set; quality is that of the clamped result, before rounding.
 
@@ -176,12 +176,12 @@ def reconstruct_set(
         model: the tokenizer.
         assigner: chooses the number of tokens of each block.
         real: the clips.
-        steps: of refinement (`tokenizer.coding.refined`).
+        refine_steps: of the search for better tokens (`tokenizer.coding.refined`).
     """
     clips, tokens, psnrs, moved, ssims = [], [], [], [], []
     for batch in real.batches():
         there = batch.to(device_of(model))
-        coded = refine(model, there, model.encode(there, assigner(there)), steps)
+        coded = refine(model, there, model.encode(there, assigner(there)), refine_steps)
         tokens.append(coded.to("cpu"))
         out = model.decode(coded).float().clamp(-1, 1).cpu()
         psnrs.append(psnr(out, batch))

@@ -111,7 +111,7 @@ def evaluate(
         raise EvatokError(
             f"--window is for reconstructions; {settings.protocol} has windows of its own"
         )
-    if settings.refine and protocol.kind != "rfvd":
+    if settings.refine_steps and protocol.kind != "rfvd":
         raise EvatokError(f"--refine is for reconstructions; {settings.protocol} has none")
     if settings.still and protocol.kind == "gfvd":
         raise EvatokError(
@@ -163,10 +163,11 @@ def evaluate(
     result |= {"model": made.origin, **quality, **standing}
     if record is not None:
         extra = quality | _choices(protocol.kind, settings)
+        refined = f" refined {settings.refine_steps}" if settings.refine_steps else ""
         rows = records_of(
             result,
             networks,
-            name or settings.model,
+            name or settings.model + refined,
             settings.protocol,
             model=made.origin,
             seconds=round(time.monotonic() - started, 1),
@@ -187,7 +188,7 @@ def _protocol(name: str) -> Protocol:
 def _choices(kind: ProtocolKind, settings: EvaluationSettings) -> dict[str, Any]:
     """Choices that belong to the model, not to the protocol."""
     if kind == "rfvd":
-        refined = {"refine": settings.refine} if settings.refine else {}
+        refined = {"refine_steps": settings.refine_steps} if settings.refine_steps else {}
         return {"assignment": settings.assignment, **refined}
     return {"guidance": settings.guidance if kind == "gfvd" else 1.0, "seed": settings.seed}
 

@@ -34,7 +34,7 @@ from evatok.generate.samples import (
 from evatok.hub import Models
 from evatok.measure.clip_sets import standing, to_bytes
 from generator.inference.requests import SamplingConfig
-from tokenizer.coding.refined import refine
+from tokenizer.coding.refined import METHOD, refine
 from tokenizer.search.candidates import model_hash
 from tokenizer.tokens import Tokens
 from video.arcade.recorder import Source, class_name, games_of
@@ -160,7 +160,7 @@ class EvaluationSettings:
         count: clips, instead of the protocol's.
         window: of reconstructions, instead of the protocol's.
         assignment: of reconstructions.
-        refine: steps of refinement of their tokens (`tokenizer.coding.refined`).
+        refine_steps: of the search for their tokens (`tokenizer.coding.refined`).
         guidance: of samples; None: the model's.
         seed: of samples and predictions.
         device: where the models work.
@@ -173,7 +173,7 @@ class EvaluationSettings:
     count: int | None = None
     window: WindowRule | None = None
     assignment: str = "router"
-    refine: int = 0
+    refine_steps: int = 0
     guidance: float | None = None
     seed: int = 0
     device: str = "auto"
@@ -394,7 +394,7 @@ def fake_side(
         def reconstruct(start: int, clips: Tensor) -> tuple[Tensor, Tokens, list[dict[str, Any]]]:
             there = clips.to(models.device)
             tokens = models.final.encode(there, assigner(there))
-            tokens = refine(models.final, there, tokens, settings.refine)
+            tokens = refine(models.final, there, tokens, settings.refine_steps)
             out = models.final.decode(tokens).float().clamp(-1, 1).cpu()
             mse = (out - clips).square().double().mean((1, 2, 3, 4))
             columns = {
@@ -413,8 +413,8 @@ def fake_side(
         if settings.assignment.split(":")[0] in ("router", "best"):
             parts = (models.final, models.router, models.conditioned_router)
         origin: dict[str, Any] = {"assignment": settings.assignment}
-        if settings.refine:
-            origin["refine"] = settings.refine
+        if settings.refine_steps:
+            origin["refine"] = [METHOD, settings.refine_steps]
         if lpips is not None:
             origin["lpips"] = lpips.checksum
         return FakeSide(real, reconstruct, _origin(kind, parts, origin))

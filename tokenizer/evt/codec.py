@@ -81,7 +81,7 @@ class ChunkEncoder:
         encoder: ExactEncoder,
         assign: Assign,
         batch_size: int = 32,
-        refine: int = 0,
+        refine_steps: int = 0,
     ) -> None:
         """Take the parts.
 
@@ -90,10 +90,10 @@ class ChunkEncoder:
             encoder: of the model.
             assign: of whole clips.
             batch_size: tiles computed at once, of no effect on ids that are not refined.
-            refine: steps that search for better ids (`tokenizer.coding.refined`).
+            refine_steps: of the search for better ids (`tokenizer.coding.refined`).
         """
         self.header, self.encoder, self.assign = header, encoder, assign
-        self.batch_size, self.refine = batch_size, refine
+        self.batch_size, self.refine_steps = batch_size, refine_steps
         self.device = device_of(encoder.model)
 
     def encode(self, frames: list[Timed], first: int, previous: int | None = None) -> Chunk:
@@ -119,7 +119,7 @@ class ChunkEncoder:
                 levels.split(self.batch_size), clip.split(self.batch_size), strict=True
             ):
                 tokens = self.encoder.encode(part, rows)
-                ids.append(refine(self.encoder.model, part, tokens, self.refine).ids)
+                ids.append(refine(self.encoder.model, part, tokens, self.refine_steps).ids)
             assignment.append(levels.cpu().numpy())
         times = ticks_of((time for time, _ in frames), header, previous)
         return Chunk(first, times, tuple(assignment), torch.cat(ids).cpu().numpy())

@@ -319,7 +319,7 @@ def evaluate_command(
         count=count,
         window=None if window is None else window_rule(window),
         assignment=assignment,
-        refine=refine,
+        refine_steps=refine,
         guidance=guidance,
         seed=seed,
         device=device,

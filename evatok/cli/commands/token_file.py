@@ -79,7 +79,10 @@ def encode_command(
         int, typer.Option(min=1, max=256, help="Clips that are lost together when damaged.")
     ] = 4,
     batch_size: Annotated[
-        int, typer.Option(min=1, help="Tiles computed at once; does not change the tokens.")
+        int,
+        typer.Option(
+            min=1, help="Tiles computed at once; without --refine of no effect on tokens."
+        ),
     ] = 32,
     allow_damaged: AllowDamaged = False,
     device: Device = "auto",
@@ -98,7 +101,15 @@ def encode_command(
 
     rate = Rate(_assigned(assignment, quality), max_tokens, tokens_per_second, max_bytes, min_psnr)
     settings = EncodeSettings(
-        fit.value, overlap, start, end, not no_sound, chunk_clips, batch_size, allow_damaged, refine
+        fit=fit.value,
+        overlap=overlap,
+        start=start,
+        end=end,
+        sound=not no_sound,
+        clips_per_chunk=chunk_clips,
+        batch_size=batch_size,
+        allow_damaged=allow_damaged,
+        refine_steps=refine,
     )
     chosen, load_once = resolve_device(device), cache(load)
     rows = [
@@ -211,7 +222,7 @@ def reconstruct_command(
         output,
         Rate(_assigned(assignment, quality), max_tokens),
         EncodeSettings(
-            fit=fit.value, sound=not no_sound, allow_damaged=allow_damaged, refine=refine
+            fit=fit.value, sound=not no_sound, allow_damaged=allow_damaged, refine_steps=refine
         ),
         networks=feature_networks(features, model, device=models.device),
         plain=plain,

@@ -235,11 +235,15 @@ def test_shipped_models_are_whole() -> None:
 
 
 def test_refined(model: evatok.Model, video: evatok.Video) -> None:
-    """Of videos and of clips; no further from the clips than the encoder's own."""
-    assert len(model.encode(video, refine=2)) == len(model.encode(video))
+    """Of videos and of clips: other tokens, as many, and nearer to what was encoded."""
+    plain, refined = model.encode(video), model.encode(video, refine=6)
+    assert refined.header.assignment.endswith("refined 6") and len(refined) == len(plain)
+    assert not np.array_equal(refined.ids, plain.ids)
     size = model.final.config.size
-    clips = torch.rand(2, 3, 16, size, size) * 2 - 1  # type: ignore[arg-type]
-    plain, refined = model.encode(clips), model.encode(clips, refine=6)
-    assert torch.equal(plain.assignment, refined.assignment)
-    errors = [(model.decode(tokens) - clips).square().mean() for tokens in (plain, refined)]
-    assert errors[1] <= errors[0]
+    clips = (torch.linspace(-1, 1, size) * torch.ones(2, 3, 16, size, 1)).contiguous()  # type: ignore[arg-type]
+    coded = [model.encode(clips, refine=steps) for steps in (0, 12)]
+    assert torch.equal(coded[0].assignment, coded[1].assignment)
+    errors = [(model.decode(tokens) - clips).square().mean() for tokens in coded]
+    assert errors[1] < errors[0]
+    with pytest.raises(evatok.EvatokError, match="-1 steps"):
+        model.encode(clips, refine=-1)

@@ -126,7 +126,7 @@ def test_ids_do_not_depend_on_batches_threads_or_interruptions(
 def test_refined_files_are_as_long_and_nearer(
     toy: Models, video: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """And told apart: a file begun without is not continued with."""
+    """And their header tells the steps."""
     encode_file(toy, video, tmp_path / "a.evt")
     plain = show_file(tmp_path / "a.evt")
     words = ["encode", str(video), "--model", str(toy.directory), "--refine", "6", "--json"]
@@ -137,29 +137,36 @@ def test_refined_files_are_as_long_and_nearer(
     found, before = chunks(tmp_path / "b.evt"), chunks(tmp_path / "a.evt")
     assert [lengths for lengths, _ in found] == [lengths for lengths, _ in before]
     assert found != before
-    settings = [EncodeSettings(fit="crop", refine=steps) for steps in (0, 6)]
-    errors = [
-        reconstruct_files(toy, [video], tmp_path / str(x.refine), settings=x)["psnr_pooled"]
+    settings = [EncodeSettings(fit="crop", refine_steps=steps) for steps in (0, 6)]
+    quality = [
+        reconstruct_files(toy, [video], tmp_path / str(x.refine_steps), settings=x)["psnr_pooled"]
         for x in settings
     ]
-    assert errors[1] > errors[0]
+    assert quality[1] > quality[0]
     with pytest.raises(EvatokError, match="-1 steps"):
-        EncodeSettings(refine=-1)
+        EncodeSettings(refine_steps=-1)
+    for command in ("encode", "reconstruct"):
+        words = [command, str(video), "-o", str(tmp_path / "c"), "--refine", "-1"]
+        assert main(words) == 2 and "--refine" in capsys.readouterr().err
 
 
 def test_a_refined_file_that_was_broken_off_goes_on(
     toy: Models, video: Path, tmp_path: Path
 ) -> None:
-    settings = EncodeSettings(refine=3)
+    """One begun with other steps, or none, is begun anew."""
+    settings = EncodeSettings(refine_steps=3)
     encode_file(toy, video, tmp_path / "a.evt", settings=settings)
 
     def interrupt(_file: str, _done: int, total: int | None) -> None:
         raise KeyboardInterrupt
 
-    with pytest.raises(KeyboardInterrupt):
-        encode_file(toy, video, tmp_path / "b.evt", settings=settings, progress=interrupt)
-    encode_file(toy, video, tmp_path / "b.evt", settings=settings)
-    assert (tmp_path / "a.evt").read_bytes() == (tmp_path / "b.evt").read_bytes()
+    for begun in (3, 0, 2):
+        other = EncodeSettings(refine_steps=begun)
+        with pytest.raises(KeyboardInterrupt):
+            encode_file(toy, video, tmp_path / "b.evt", settings=other, progress=interrupt)
+        encode_file(toy, video, tmp_path / "b.evt", settings=settings)
+        assert (tmp_path / "a.evt").read_bytes() == (tmp_path / "b.evt").read_bytes()
+        (tmp_path / "b.evt").unlink()
 
 
 def test_part_of_a_video_is_the_same_clips(toy: Models, video: Path, tmp_path: Path) -> None:

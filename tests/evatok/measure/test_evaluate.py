@@ -106,9 +106,13 @@ def test_refined_reconstructions(
     assert rows[1]["psnr_pooled"] > rows[0]["psnr_pooled"]
     assert rows[1]["mean_tokens"] == rows[0]["mean_tokens"] and rows[1]["model"] != rows[0]["model"]
     (plain,), (refined,) = (read_records(tmp_path / f"{steps}.json") for steps in "06")
-    assert refined.extra["refine"] == 6 and "refine" not in plain.extra
-    assert main(["evaluate", "arcade-gfvd", *words, "--refine", "6"]) == 2
-    assert "--refine is for reconstructions" in capsys.readouterr().err
+    assert refined.extra["refine_steps"] == 6 and "refine_steps" not in plain.extra
+    assert refined.name == f"{plain.name} refined 6"
+    for protocol in ("arcade-gfvd", "arcade-fp"):
+        assert main(["evaluate", protocol, *words, "--refine", "6"]) == 2
+        assert "--refine is for reconstructions" in capsys.readouterr().err
+    assert main(["evaluate", "arcade-rfvd", *words, "--refine", "-1"]) == 2
+    assert "--refine" in capsys.readouterr().err
 
 
 def test_guidance_is_the_models_own(
