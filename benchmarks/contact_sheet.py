@@ -34,7 +34,7 @@ def main() -> None:
     parser.add_argument("--model", default="games")
     parser.add_argument("--classes", default="", help="with commas between; all if empty")
     parser.add_argument("--assignment", default="router")
-    parser.add_argument("--refine", type=int, default=0, help="steps of a search for better tokens")
+    parser.add_argument("--refine", type=int, default=0, help="a row more: after so many steps")
     parser.add_argument("--guidance", type=float, default=None)
     parser.add_argument("--columns", type=int, default=4)
     parser.add_argument("--skip", type=int, default=0, help="clips of each class")
@@ -65,8 +65,10 @@ def draw(words: argparse.Namespace) -> None:
     told: dict[str, object] = {"classes": classes, "refine_steps": words.refine}
     with torch.inference_mode():
         tokens = models.final.encode(clips, models.assigner(words.assignment)(clips))
-        tokens = refine(models.final, clips, tokens, words.refine)
         kinds = {"original": clips, "reconstruction": models.final.decode(tokens).float()}
+        if words.refine:
+            better = refine(models.final, clips, tokens, words.refine)
+            kinds["refined"] = models.final.decode(better).float()
         told["reconstruction"] = tokens.lengths.tolist()
         if not words.no_samples:
             labels, indices = labels_of(models, classes)
