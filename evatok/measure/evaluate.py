@@ -40,15 +40,13 @@ from evatok.generate.samples import frame_condition, guidance_of
 from evatok.hub import load
 from evatok.measure.protocol_sides import (
     CHUNK,
-    PROTOCOLS,
     EvaluationSettings,
     FakeSide,
-    Protocol,
-    ProtocolKind,
     StillSide,
     draw,
     fake_side,
 )
+from evatok.measure.protocols import PROTOCOLS, Protocol, ProtocolKind
 from tokenizer.coding.rate import Rate
 from tokenizer.search.reward import psnr_of_mse
 from tokenizer.tokens import Tokens

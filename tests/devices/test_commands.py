@@ -103,7 +103,7 @@ def test_evaluate(
     run: Run, kind: str, data: dict[str, Any], toy_dir: Path, tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
-    from evatok.measure.protocol_sides import PROTOCOLS, DataSet
+    from evatok.measure.protocols import PROTOCOLS, DataSet
 
     protocol = PROTOCOLS[f"arcade-{kind}"].model_copy(update={"data": DataSet(name="squares")})
     monkeypatch.setitem(PROTOCOLS, f"arcade-{kind}", protocol)

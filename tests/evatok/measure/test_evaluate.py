@@ -25,7 +25,8 @@ from evatok.hub import load
 from evatok.measure import evaluate as face
 from evatok.measure import protocol_sides as module
 from evatok.measure.evaluate import DataFile, evaluate
-from evatok.measure.protocol_sides import PROTOCOLS, DataSet, EvaluationSettings, draw
+from evatok.measure.protocol_sides import EvaluationSettings, draw
+from evatok.measure.protocols import PROTOCOLS, DataSet
 from video.dataset import DataConfig
 from video.reading import read_frames
 from video.writing import write_video
