@@ -63,10 +63,10 @@ def errors(model: VideoTokenizer, clips: Tensor, tokens: Tokens, motion: float =
 def test_errors_fall_and_counts_stay(model: VideoTokenizer, clips: Tensor, motion: float) -> None:
     tokens = model.encode(clips, ASSIGNMENT)
     ids = tokens.ids.clone()
-    refined = refine(model, clips, tokens, 30, motion)
-    assert torch.equal(refined.assignment, ASSIGNMENT) and refined.ids.dtype == tokens.ids.dtype
+    better = refine(model, clips, tokens, 30, motion)
+    assert torch.equal(better.assignment, ASSIGNMENT) and better.ids.dtype == tokens.ids.dtype
     assert torch.equal(tokens.ids, ids)  # what was given stays
-    before, after = (errors(model, clips, x, motion) for x in (tokens, refined))
+    before, after = (errors(model, clips, x, motion) for x in (tokens, better))
     assert (after <= before * (1 + 1e-6)).all() and after.mean() < 0.99 * before.mean()
     assert refine(model, clips, tokens, 0) is tokens
     assert all(p.grad is None for p in model.parameters())
@@ -79,8 +79,8 @@ def test_the_best_of_all_tokens_is_kept(clips: Tensor) -> None:
     every = torch.tensor(list(itertools.product(range(4), repeat=3)))
     least = torch.stack([errors(model, clips, Tokens(ids.repeat(5), assignment)) for ids in every])
     best = Tokens(every[least.argmin(0)].flatten(), assignment)
-    refined = refine(model, clips, best, 20, 0.0)
-    assert torch.equal(refined.ids, best.ids)  # nothing is better
+    better = refine(model, clips, best, 20, 0.0)
+    assert torch.equal(better.ids, best.ids)  # nothing is better
     found = errors(model, clips, refine(model, clips, model.encode(clips, assignment), 60, 0.0))
     first = errors(model, clips, model.encode(clips, assignment))
     gap = (first - least.amin(0)).sum()
