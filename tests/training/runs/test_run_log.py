@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+import time
 from pathlib import Path
 
 import imageio.v3 as imageio
@@ -18,12 +19,16 @@ def rows(run_dir: Path) -> list[dict]:
     return [json.loads(line) for line in (run_dir / "log.jsonl").read_text().splitlines()]
 
 
-def test_rows_after_the_checkpoint_are_dropped(tmp_path: Path) -> None:
+def test_rows_after_the_checkpoint_are_dropped(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     with RunLog(tmp_path, 0) as log:
         for step in range(1, 6):
             log.write("train", step, {"loss": step / 2})
     with (tmp_path / "log.jsonl").open("a") as file:
         file.write('{"kind": "train", "st')  # killed while it wrote
+    later = time.time() + 2  # TensorBoard orders files by the second in which they were begun
+    monkeypatch.setattr(time, "time", lambda: later)
     with RunLog(tmp_path, 3) as log:
         log.write("train", 4, {"loss": float("nan")})
         log.sync()
