@@ -50,7 +50,7 @@ def main() -> None:
 def measure(words: argparse.Namespace) -> list[dict[str, Any]]:
     """A row for every w_q and set, and for all sets together."""
     router = load(words.model).conditioned_router
-    table = read_table(words.table)
+    table = read_table(words.table, whole=True)
     quality = table.quality(router.config.quality)
     sampler = ClipSampler(load_config(DataFile, words.data).data, "test")
     windows = sampler.eval_clips(len(table.batch_rows))

@@ -83,7 +83,7 @@ def searched_sets(
             statistics make the reward.
     """
     table = read_table((training or directory) / "train").quality(quality)
-    held = read_table(directory / "test")
+    held = read_table(directory / "test", whole=True)
     num_blocks = round(np.log(table.shape[1]) / np.log(len(levels)))
     standard = reward_stats(table, levels.candidates(num_blocks).sum(1))
     sampler = ClipSampler(search.data, "test")

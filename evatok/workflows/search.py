@@ -29,7 +29,7 @@ from evatok.core.processes.distributed import rank_from_environment
 from evatok.core.processes.pools import end_with_parent
 from evatok.hub import load_model
 from tokenizer.model import VideoTokenizer
-from tokenizer.search.candidates import Method
+from tokenizer.search.candidates import Method, drawn_candidates
 from tokenizer.search.table import Recorded, curate
 from video.dataset import ClipSampler, DataConfig, Window
 from video.lists import Split
@@ -70,6 +70,9 @@ class SearchConfig(Config):
     clips: int = Field(ge=0)  # training clips, rounded up to whole batches; 0: only held-out ones
     # Held-out clips, one of a video, drawn as `ClipSampler.eval_clips` does; all if None.
     held_out_clips: int | None = Field(default=None, ge=1)
+    # How many assignments each batch of training clips is searched for, drawn at random; all if
+    # None. Held-out clips are always searched for all.
+    candidates: int | None = Field(default=None, ge=2)
     batch_size: int = Field(default=32, ge=1)
     seed: int = Field(default=0, ge=0)
     method: Method = "tree"
@@ -109,7 +112,9 @@ def search_config(
     if not (config.model / "config.json").is_file():
         raise MissingFileError(f"model: no tokenizer in {config.model}: train the proxy first")
     model: VideoTokenizer = load_model(VideoTokenizer, config.model)
-    result: dict[str, Any] = {"candidates": model.levels.num_candidates(model.num_blocks)}
+    candidates = model.levels.num_candidates(model.num_blocks)
+    drawn_candidates(candidates, config.candidates, config.seed, 0)  # refuses too many, at once
+    result: dict[str, Any] = {"candidates": config.candidates or candidates}
     place = rank_from_environment()
     ours, groups = place.rank, place.world
     splits: tuple[Split, ...] = ("train", "test") if config.clips else ("test",)
@@ -163,6 +168,8 @@ def _curate(
             with_motion=with_motion,
             settings={**config.decides(), "quality": weights},
             method=config.method,
+            candidates=config.candidates if split == "train" else None,
+            seed=config.seed,
             autocast=config.precision == "bf16",
             rank=rank,
             world=world,

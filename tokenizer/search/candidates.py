@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from evaluation.metrics.quality import moving
+from evatok.core.errors import EvatokError
 from tokenizer.model import VideoTokenizer
 from tokenizer.search.tree import Measure, PrefixTree
 
@@ -43,6 +44,7 @@ def candidate_measures(
     measures: Mapping[str, Measure],
     method: Method = "tree",
     weights: Mapping[str, Tensor] | None = None,
+    only: Tensor | None = None,
 ) -> dict[str, Tensor]:
     """As `candidate_errors`, with further measures of quality that are means over frames.
 
@@ -52,15 +54,23 @@ def candidate_measures(
         measures: such as LPIPS, by name.
         method: "tree" or "brute"; equal up to rounding.
         weights: (B, 1, F, H, W) float32 of pixels, by name: weighted squared errors.
+        only: (n,) int64, the candidates that are wanted; all if None.
 
     Returns:
-        (B, M) float32 for "mse", each of the weights and each of the measures.
+        (B, M) float32 for "mse", each of the weights and each of the measures; NaN for candidates
+        that are not wanted.
     """
     weights = weights or {}
     if method == "tree":
-        return PrefixTree(model, clips, measures, weights=weights).measure()
+        return PrefixTree(model, clips, measures, only, weights).measure()
     out: dict[str, list[Tensor]] = {name: [] for name in ("mse", *weights, *measures)}
-    for candidate in model.levels.candidates(clips.shape[2] // model.config.patch[0]):
+    every = model.levels.candidates(clips.shape[2] // model.config.patch[0])
+    wanted = None if only is None else set(only.tolist())
+    for number, candidate in enumerate(every):
+        if wanted is not None and number not in wanted:
+            for column in out.values():
+                column.append(clips.new_full((len(clips),), torch.nan))
+            continue
         result = model(clips, candidate.expand(len(clips), -1).to(clips.device))
         made = result.clips.float().clamp(-1, 1)
         errors = (made - clips).square()
@@ -70,6 +80,29 @@ def candidate_measures(
         for name, measure in measures.items():
             out[name].append(measure(made, clips).float())
     return {name: torch.stack(columns, 1) for name, columns in out.items()}
+
+
+def drawn_candidates(total: int, count: int | None, seed: int, batch: int) -> Tensor | None:
+    """The candidates that a batch is searched for: each set of `count` is as likely as another.
+
+    Args:
+        total: M.
+        count: how many; all if None.
+        seed: of the search.
+        batch: its number.
+
+    Returns:
+        (count,) int64, sorted and all different, or None for all.
+
+    Raises:
+        EvatokError: there are not so many.
+    """
+    if count is None:
+        return None
+    if count > total:
+        raise EvatokError(f"candidates: {count} is more than the {total} of this tokenizer")
+    generator = torch.Generator().manual_seed(seed * 1_000_003 + batch)
+    return torch.randperm(total, generator=generator)[:count].sort().values
 
 
 def motion_weights(clips: Tensor) -> Tensor:

@@ -49,8 +49,8 @@ class TableMoments:
 
     @classmethod
     def from_values(cls, values: Tensor) -> TableMoments:
-        """Of numbers of any shape."""
-        values = values.double()
+        """Of numbers of any shape; NaN is none."""
+        values = values[~values.isnan()].double()
         mean = values.mean()
         return cls(values.numel(), float(mean), float((values - mean).square().sum()))
 
@@ -80,7 +80,7 @@ def reward_stats(quality: Tensor, lengths: Tensor) -> RewardStats:
     """Statistics of a table.
 
     Args:
-        quality: (N, M) float, higher is better (PSNR, or −LPIPS).
+        quality: (N, M) float, higher is better (PSNR, or −LPIPS); NaN where not searched.
         lengths: (M,) tokens of each candidate.
     """
     lengths = lengths.double()
@@ -97,7 +97,7 @@ def rewards(quality: Tensor, lengths: Tensor, standard: RewardStats, w_q: float 
     """Rewards of candidates.
 
     Args:
-        quality: (N, M) float, higher is better.
+        quality: (N, M) float, higher is better; NaN where not searched, then the reward is too.
         lengths: (M,) tokens of each candidate.
         standard: statistics, of the training table.
         w_q: weight of quality in [0, 2], one or (N, 1); length gets 2 − w_q.
@@ -124,10 +124,13 @@ def percentiles(table: Tensor, chosen: Tensor) -> Tensor:
     P = (E[R(chosen)] − E[R(worst)]) / (E[R(best)] − E[R(worst)]) · 100 (method section 5).
 
     Args:
-        table: (N, M) rewards of every candidate.
+        table: (N, M) rewards of every candidate; NaN for those that count neither as the best nor
+            as the worst.
         chosen: (N,) int64, the candidate taken for each clip.
     """
-    worst, best = table.min(1).values.mean(), table.max(1).values.mean()
+    missing = table.isnan()
+    worst = table.masked_fill(missing, torch.inf).min(1).values.mean()
+    best = table.masked_fill(missing, -torch.inf).max(1).values.mean()
     got = table.gather(1, chosen[:, None]).mean()
     return (got - worst) / (best - worst) * 100
 

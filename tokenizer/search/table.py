@@ -1,7 +1,8 @@
 """The table of a search on disk: the quality of every candidate of every clip.
 
-One Parquet shard a batch of clips, with each clip's name and place, and a column for each measure;
-the shard's metadata names the model and the settings that made it. Shards are written to a
+One Parquet shard a batch of clips, with each clip's name and place, and a column for each measure,
+NaN for candidates that were not searched; the shard's metadata names the model and the settings
+that made it. Shards are written to a
 temporary name and renamed, so any number of processes may work on one table and be killed: what is
 there is whole, and what is absent is made.
 
@@ -28,7 +29,13 @@ from evatok.core.extras import extra
 from evatok.core.files import atomic_file
 from evatok.core.loading.records import parse_json
 from tokenizer.model import VideoTokenizer
-from tokenizer.search.candidates import Method, candidate_measures, model_hash, motion_weights
+from tokenizer.search.candidates import (
+    Method,
+    candidate_measures,
+    drawn_candidates,
+    model_hash,
+    motion_weights,
+)
 from tokenizer.search.reward import Quality, psnr_of_mse
 from tokenizer.search.tree import Measure
 
@@ -55,7 +62,8 @@ class SearchTable:
     """Recorded measures of a search.
 
     Attributes:
-        measures: for each column (N, M) float32; "mse" is always one of them.
+        measures: for each column (N, M) float32; "mse" is always one of them. NaN for candidates
+            that a clip was not searched for, the same ones in every column.
         names: of the clips.
         batch_rows: (batch, row) of each clip in that search.
     """
@@ -93,6 +101,8 @@ def curate(
     settings: Mapping[str, Any] | None = None,
     with_motion: bool = False,
     method: Method = "tree",
+    candidates: int | None = None,
+    seed: int = 0,
     autocast: bool = False,
     rank: int = 0,
     world: int = 1,
@@ -111,6 +121,9 @@ def curate(
         with_motion: record "moving_mse" too.
         settings: JSON-able, whatever else decides the numbers in a shard.
         method: see `candidate_errors`.
+        candidates: how many each batch is searched for, drawn anew (`drawn_candidates`); all if
+            None.
+        seed: of that draw.
         autocast: run the model in bf16, where that is not slower.
         rank: this process; it takes every `world`-th batch.
         world: number of processes.
@@ -122,11 +135,15 @@ def curate(
         EvatokError: shards that are there were made otherwise.
     """
     directory.mkdir(parents=True, exist_ok=True)
+    decided = dict(settings or {})
+    if candidates is not None:
+        decided["candidates"] = candidates
     note = {
         "model": model_hash(model),
         "levels": str(list(model.levels.values)),
-        "settings": json.dumps(settings or {}, sort_keys=True),
+        "settings": json.dumps(decided, sort_keys=True),
     }
+    total = model.levels.num_candidates(model.num_blocks)
     done = 0
     for number in range(rank, num_batches, world):
         path = directory / f"table-{number:05d}.parquet"
@@ -139,7 +156,8 @@ def curate(
         clips, names = batch(number)
         with bfloat16_autocast(clips.device.type, autocast):
             weights = {"moving_mse": motion_weights(clips)} if with_motion else {}
-            found = candidate_measures(model, clips, measures or {}, method, weights)
+            only = drawn_candidates(total, candidates, seed, number)
+            found = candidate_measures(model, clips, measures or {}, method, weights, only)
         _write_shard(path, number, names, found, note)
         done += len(names)
         yield done
@@ -186,14 +204,38 @@ def _read_shard(path: Path) -> pa.Table:
     )
     if not fits:
         raise ShardError(f"{path} is no table of a search: {REMEDY}")
+    unsearched: np.ndarray[Any, np.dtype[np.bool_]] | None = None  # (M,)
     for name in table.column_names:
         flat = table[name].combine_chunks()
         values = flat.flatten() if name in measures else flat
         if flat.null_count or values.null_count:
             raise ShardError(f"{path}: {name} has gaps: {REMEDY}")
-        if name in measures and not np.isfinite(values.to_numpy()).all():
-            raise ShardError(f"{path}: {name} has values that are not finite: {REMEDY}")
+        if name in measures:
+            numbers = values.to_numpy().reshape(table.num_rows, -1)
+            if unsearched is None:
+                unsearched = _unsearched(path, table, numbers)
+            if not (np.isfinite(numbers) != unsearched).all():
+                raise ShardError(f"{path}: {name} has values that are not finite: {REMEDY}")
     return table
+
+
+def _unsearched(
+    path: Path, shard: pa.Table, numbers: np.ndarray[Any, np.dtype[np.float32]]
+) -> np.ndarray[Any, np.dtype[np.bool_]]:
+    """Candidates (M,) that a shard may lack: as many as its settings say, the same for all rows."""
+    missing = np.isnan(numbers).all(0)
+    wanted = _settings(path, shard).get("candidates")
+    return missing if (~missing).sum() == wanted else np.zeros_like(missing)
+
+
+def _settings(path: Path, shard: pa.Table) -> dict[str, Any]:
+    """What made a shard, as far as it tells."""
+    metadata = shard.schema.metadata or {}
+    written = metadata.get(b"settings", b"{}").decode(errors="replace")
+    settings = parse_json(written, f"{path}: settings", REMEDY)
+    if not isinstance(settings, dict):
+        raise ShardError(f"{path}: its settings are no mapping: {REMEDY}")
+    return settings
 
 
 def _resumed(path: Path) -> pa.Table | None:
@@ -216,23 +258,23 @@ def _check_origin(path: Path, shard: pa.Table, note: Mapping[str, str]) -> None:
         )
     if "settings" not in written or written["settings"] == note["settings"]:
         return
-    theirs, ours = (
-        parse_json(written["settings"], f"{path}: settings", REMEDY),
-        json.loads(note["settings"]),
-    )
-    if not isinstance(theirs, dict):
-        raise ShardError(f"{path}: its settings are no mapping: {REMEDY}")
+    theirs, ours = _settings(path, shard), json.loads(note["settings"])
     different = sorted(k for k in {*theirs, *ours} if theirs.get(k) != ours.get(k))
     said = "; ".join(f"{k}: {theirs.get(k)}, now {ours.get(k)}" for k in different)
     raise EvatokError(f"{path} was made with other settings ({said}): search into another folder")
 
 
-def read_table(directory: Path) -> SearchTable:
+def read_table(directory: Path, whole: bool = False) -> SearchTable:
     """Read all shards, in order.
+
+    Args:
+        directory: of one split of a search.
+        whole: every candidate of every clip is needed.
 
     Raises:
         FileNotFoundError: there is none.
-        EvatokError: one is damaged, or they do not have the same columns.
+        EvatokError: one is damaged, they do not have the same columns, or candidates are missing
+            where all are needed.
     """
     paths = sorted(directory.glob("table-*.parquet"))
     if not paths:
@@ -249,6 +291,11 @@ def read_table(directory: Path) -> SearchTable:
     for name in table.column_names[3:]:
         flat = table[name].combine_chunks().flatten().to_numpy()
         measures[name] = torch.from_numpy(flat.copy()).view(table.num_rows, -1)
+    if whole and measures["mse"].isnan().any():
+        raise EvatokError(
+            f"{directory} was searched with `candidates`; all of them are needed here: search into "
+            "another folder without"
+        )
     batch_rows = list(zip(table["batch"].to_pylist(), table["row"].to_pylist(), strict=True))
     return SearchTable(measures, table["clip"].to_pylist(), batch_rows)
 

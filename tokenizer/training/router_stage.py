@@ -34,6 +34,10 @@ from training.loop import StageBase, Validation
 from video.dataset import ClipSampler, DataConfig, Window
 
 
+# The logit of a candidate that was not searched: its share is 0, and 0 times its logarithm too.
+NEVER = -1e4
+
+
 class RouterTraining(Config):
     """Stage 3: learn the best assignment from the table of a search."""
 
@@ -126,7 +130,7 @@ class RouterStage(StageBase):
             initialise_router(router, self.clips(first))
         self.held_out: HeldOut | None = None
         if config.held_out_table is not None:
-            held = read_table(config.held_out_table)
+            held = read_table(config.held_out_table, whole=True)
             sampler = ClipSampler(config.data, "test")
             wanted = sampler.eval_clips(len(held.batch_rows))  # the same draw as that search
             rows = [number * config.search_batch + row for number, row in held.batch_rows]
@@ -165,11 +169,16 @@ class RouterStage(StageBase):
     def loss(
         self, model: nn.Module, batch: tuple[Tensor, Tensor, Tensor], generator: torch.Generator
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """Cross-entropy to the best candidate, or to the softened rewards."""
+        """Cross-entropy to the best candidate, or to the softened rewards.
+
+        Of a clip that was searched for some candidates, it is that among these.
+        """
         clips, table, w_q = batch
-        logits = self._logits(model, clips, w_q)
+        missing = table.isnan()
+        logits = self._logits(model, clips, w_q).masked_fill(missing, NEVER)
+        searched = table.masked_fill(missing, -torch.inf)
         temperature = self.config.target_temperature
-        target = (table / temperature).softmax(-1) if temperature else table.argmax(-1)
+        target = (searched / temperature).softmax(-1) if temperature else searched.argmax(-1)
         loss = F.cross_entropy(logits, target)
         got = percentiles(table, logits.argmax(-1))
         return loss, {"cross_entropy": loss.detach(), "percentile": got}

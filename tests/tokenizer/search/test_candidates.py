@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from functools import reduce
 from pathlib import Path
+from typing import Literal
 
 import pytest
 import torch
@@ -12,11 +13,13 @@ from torch import Tensor
 
 from evaluation.metrics.quality import moving_psnr
 from evaluation.perceptual.distance import FeatureDistance
+from evatok.core.errors import EvatokError
 from tokenizer.coding.incremental import BlockDecoder, BlockEncoder, Past
 from tokenizer.model import VideoTokenizer
 from tokenizer.search.candidates import (
     candidate_errors,
     candidate_measures,
+    drawn_candidates,
     motion_weights,
 )
 from tokenizer.search.reward import (
@@ -56,6 +59,30 @@ def test_any_batching_of_the_tree(
     assert tree.keys() == brute.keys() == {"mse", "worst"}
     for name, table in tree.items():
         torch.testing.assert_close(table, brute[name], rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("method", ["tree", "brute"])
+def test_some_candidates_only(
+    model: VideoTokenizer, clips: Tensor, method: Literal["tree", "brute"]
+) -> None:
+    only = drawn_candidates(64, 7, 3, 1)
+    assert only is not None and len(set(only.tolist())) == 7
+    some = candidate_measures(model, clips, {}, method, only=only)["mse"]
+    assert some.isnan().sum() == 5 * (64 - 7)
+    torch.testing.assert_close(
+        some[:, only], candidate_errors(model, clips)[:, only], rtol=1e-4, atol=0
+    )
+
+
+def test_candidates_are_drawn_evenly_and_again() -> None:
+    drawn = [drawn_candidates(64, 16, 0, batch) for batch in range(400)]
+    counts = torch.cat([part for part in drawn if part is not None]).bincount(minlength=64)
+    assert counts.min() > 60 and counts.max() < 140  # 100 each, deviation 9
+    again = drawn_candidates(64, 16, 0, 7)
+    assert again is not None and torch.equal(again, torch.as_tensor(drawn[7]))
+    assert drawn_candidates(64, None, 0, 0) is None
+    with pytest.raises(EvatokError, match="candidates: 65 is more than the 64"):
+        drawn_candidates(64, 65, 0, 0)
 
 
 def test_real_clips_are_looked_at_once_a_block(model: VideoTokenizer, clips: Tensor) -> None:

@@ -12,6 +12,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from evatok.core.errors import EvatokError
 from tokenizer.model import VideoTokenizer
 from tokenizer.search.table import ShardError, check_clips, curate, read_table
 
@@ -92,6 +93,27 @@ def test_a_damaged_shard_is_searched_again(
     assert "00001.parquet is damaged" in caplog.text and "writes it anew" in caplog.text
     again = read_table(tmp_path)
     assert torch.equal(again.measures["mse"], whole.measures["mse"])
+
+
+def test_a_table_of_some_candidates(model: VideoTokenizer, clips: Tensor, tmp_path: Path) -> None:
+    """Each batch has its own; what is measured is as in the whole table; another number is told."""
+
+    def batch(number: int) -> tuple[Tensor, list[str]]:
+        return clips[number : number + 1], [f"clip {number}"]
+
+    some, every = tmp_path / "some", tmp_path / "every"
+    assert list(curate(model, batch, 3, some, candidates=9, seed=1)) == [1, 2, 3]
+    assert list(curate(model, batch, 3, every)) == [1, 2, 3]
+    table, whole = read_table(some).measures["mse"], read_table(every, whole=True).measures["mse"]
+    searched = ~table.isnan()
+    assert searched.sum(1).tolist() == [9, 9, 9] and searched.any(0).sum() > 9
+    torch.testing.assert_close(table[searched], whole[searched], rtol=1e-4, atol=0)
+    with pytest.raises(EvatokError, match=r"some was searched with `candidates`; all of them"):
+        read_table(some, whole=True)
+    with pytest.raises(EvatokError, match=r"other settings \(candidates: 9, now 8\)"):
+        list(curate(model, batch, 3, some, candidates=8, seed=1))
+    with pytest.raises(EvatokError, match=r"other settings \(candidates: 9, now None\)"):
+        list(curate(model, batch, 3, some))
 
 
 @pytest.mark.parametrize("drawn", [[], ["a#0"], ["a#0", "b#4", "c#1"]])
