@@ -1,4 +1,7 @@
-"""Base of metrics of features, which keep features with the ids of their clips.
+"""The distances as torchmetrics metrics, which keep features with the ids of their clips.
+
+They stand apart from the functions because torchmetrics takes longer to import than torch, above
+all where Transformers is installed.
 
 Shape letters: N vectors of a side, D features.
 """
@@ -8,7 +11,6 @@ from __future__ import annotations
 from abc import abstractmethod
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -17,16 +19,11 @@ from evatok.core.extras import extra
 with extra("evaluation"):
     from torchmetrics import Metric
 
+from evaluation.metrics.features import check_finite, in_order
+from evaluation.metrics.frechet import frechet_distance
+from evaluation.metrics.kernel import jedi_distance, kernel_distance
+from evaluation.metrics.prdc import coverage
 from evatok.core.errors import EvatokError
-
-SAME_CLIP = 1e-2  # features of one clip, computed twice, may differ by this share of their size
-
-
-def check_finite(features: Tensor, what: str, ids: Tensor | None = None) -> None:
-    bad = (~features.isfinite().all(1)).nonzero().flatten()
-    if len(bad):
-        row = f"row {int(bad[0])}" if ids is None else f"id {int(ids[bad[0]])}"
-        raise EvatokError(f"features of {what}: {row} is NaN or infinite ({len(bad)} such in all)")
 
 
 class FeatureMetric(Metric):
@@ -83,7 +80,7 @@ class FeatureMetric(Metric):
         sides = []
         for side in ("real", "fake"):
             features, ids = self._joined(side)
-            sides.append(_unique(features.cpu(), ids.cpu()))
+            sides.append(in_order(features.cpu(), ids.cpu()))
         return self.score(*sides)
 
     def sync(self, *args: Any, **kwargs: Any) -> None:
@@ -117,27 +114,45 @@ class FeatureSets(FeatureMetric):
         return real, fake
 
 
-def _unique(features: Tensor, ids: Tensor) -> Tensor:
-    """Features (N', D) in order of ids, one row an id.
+class FrechetDistance(FeatureMetric):
+    """Fréchet distance as a metric that survives sharding, bit for bit; see `FeatureMetric`."""
 
-    Two copies of a clip can differ in their last bits, when batches or processors did. The one
-    that is kept must not depend on the order, so it is the lexicographically smallest.
-    """
-    repeated = ids.unique(return_counts=True)
-    again = torch.isin(ids, repeated[0][repeated[1] > 1])
-    singles, copies = features[~again], features[again]
-    names = ids[again]
-    if len(copies):
-        order = torch.from_numpy(np.lexsort((*copies.numpy().T[::-1], names.numpy())))
-        copies, names = copies[order], names[order]
-        starts = torch.cat([torch.ones(1, dtype=torch.bool), names[1:] != names[:-1]])
-        kept = copies[starts][starts.cumsum(0) - 1]  # for each copy the one that is kept
-        apart = (copies - kept).abs().amax(1) > SAME_CLIP * kept.abs().amax(1)
-        if apart.any():
-            raise EvatokError(
-                f"id {int(names[apart][0])} was given to clips with different features; "
-                "an id must belong to one clip of a side"
-            )
-        copies, names = copies[starts], names[starts]
-    order = torch.cat([ids[~again], names]).argsort()
-    return torch.cat([singles, copies])[order]
+    def __init__(self, dim: int, biased: bool = True, **kwargs: Any) -> None:
+        """Args: dim: D; biased: as in `frechet_distance`; others: those of torchmetrics."""
+        super().__init__(dim, **kwargs)
+        self.biased = biased
+
+    def score(self, real: Tensor, fake: Tensor) -> Tensor:
+        """The distance, float64 scalar."""
+        distance = frechet_distance(real, fake, biased=self.biased)
+        return torch.tensor(distance, dtype=torch.float64)
+
+
+class KernelDistance(FeatureMetric):
+    """KVD as a metric; see `FeatureMetric`."""
+
+    def score(self, real: Tensor, fake: Tensor) -> Tensor:
+        """KVD, float64 scalar."""
+        return torch.tensor(kernel_distance(real, fake), dtype=torch.float64)
+
+
+class JediDistance(FeatureMetric):
+    """JEDi's distance of features as a metric; see `FeatureMetric`."""
+
+    def score(self, real: Tensor, fake: Tensor) -> Tensor:
+        """100 MMD², float64 scalar."""
+        return torch.tensor(jedi_distance(real, fake), dtype=torch.float64)
+
+
+class CoverageMetric(FeatureMetric):
+    """`coverage` as a metric; see `FeatureMetric`."""
+
+    def __init__(self, dim: int, k: int = 5, k_precision: int = 3, **kwargs: Any) -> None:
+        """Args: dim: D; k, k_precision: as in `coverage`; others: those of torchmetrics."""
+        super().__init__(dim, **kwargs)
+        self.k, self.k_precision = k, k_precision
+
+    def score(self, real: Tensor, fake: Tensor) -> dict[str, Tensor]:
+        """Precision, recall, density and coverage, float64 scalars."""
+        values = coverage(real, fake, self.k, self.k_precision)
+        return {n: torch.tensor(v, dtype=torch.float64) for n, v in values._asdict().items()}

@@ -9,7 +9,7 @@ squared and no root is taken of a product, so the result keeps about 14 digits o
 
 Three ways in, one formula behind them:
 - `frechet_distance`: both sets in memory;
-- `FrechetDistance`: a torchmetrics metric that keeps features and ids, for sharded evaluation;
+- `evaluation.metrics.feature_metric.FrechetDistance`: a torchmetrics metric for sharded evaluation;
 - `StreamingMoments`: O(D²) memory for any number of vectors.
 
 Shape letters: N vectors of a set, D features, R rows of a factor.
@@ -20,13 +20,12 @@ from __future__ import annotations
 import logging
 import math
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from evaluation.metrics.feature_metric import FeatureMetric, check_finite
+from evaluation.metrics.features import check_finite
 from evatok.core.errors import EvatokError
 
 logger = logging.getLogger(__name__)
@@ -202,17 +201,3 @@ class StreamingMoments:
     def distance(self, other: StreamingMoments, biased: bool = True) -> float:
         """Fréchet distance to another set."""
         return distance_between(self.compute(biased), other.compute(biased))
-
-
-class FrechetDistance(FeatureMetric):
-    """Fréchet distance as a metric that survives sharding, bit for bit; see `FeatureMetric`."""
-
-    def __init__(self, dim: int, biased: bool = True, **kwargs: Any) -> None:
-        """Args: dim: D; biased: as in `frechet_distance`; others: those of torchmetrics."""
-        super().__init__(dim, **kwargs)
-        self.biased = biased
-
-    def score(self, real: Tensor, fake: Tensor) -> Tensor:
-        """The distance, float64 scalar."""
-        distance = frechet_distance(real, fake, biased=self.biased)
-        return torch.tensor(distance, dtype=torch.float64)

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from evaluation.metrics.feature_metric import FeatureMetric, check_finite
+from evaluation.metrics.features import check_finite
 from evatok.core.errors import EvatokError
 
 BLOCK = 2048  # rows of a block of pairs
@@ -70,19 +70,3 @@ def _cubic(product: Tensor, dim: int) -> Tensor:
 def _sum(a: Tensor, b: Tensor) -> float:
     """Σ of the kernel over all pairs."""
     return sum(float(_cubic(part @ b.T, a.shape[1]).sum()) for part in a.split(BLOCK))
-
-
-class KernelDistance(FeatureMetric):
-    """KVD as a metric; see `FeatureMetric`."""
-
-    def score(self, real: Tensor, fake: Tensor) -> Tensor:
-        """KVD, float64 scalar."""
-        return torch.tensor(kernel_distance(real, fake), dtype=torch.float64)
-
-
-class JediDistance(FeatureMetric):
-    """JEDi's distance of features as a metric; see `FeatureMetric`."""
-
-    def score(self, real: Tensor, fake: Tensor) -> Tensor:
-        """100 MMD², float64 scalar."""
-        return torch.tensor(jedi_distance(real, fake), dtype=torch.float64)

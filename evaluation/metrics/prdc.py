@@ -14,13 +14,13 @@ Shape letters: N, M vectors of the sets, D features.
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from evaluation.metrics.feature_metric import FeatureMetric, check_finite
+from evaluation.metrics.features import check_finite
 from evatok.core.errors import EvatokError
 
 PAIRS = 1 << 22  # differences held at a time
@@ -102,17 +102,3 @@ def _radii(x: Tensor, ks: list[int]) -> dict[int, Tensor]:
             found[k].append(nearest[:, k - 1])
         at += len(part)
     return {k: torch.cat(parts) for k, parts in found.items()}
-
-
-class CoverageMetric(FeatureMetric):
-    """`coverage` as a metric; see `FeatureMetric`."""
-
-    def __init__(self, dim: int, k: int = 5, k_precision: int = 3, **kwargs: Any) -> None:
-        """Args: dim: D; k, k_precision: as in `coverage`; others: those of torchmetrics."""
-        super().__init__(dim, **kwargs)
-        self.k, self.k_precision = k, k_precision
-
-    def score(self, real: Tensor, fake: Tensor) -> dict[str, Tensor]:
-        """Precision, recall, density and coverage, float64 scalars."""
-        values = coverage(real, fake, self.k, self.k_precision)
-        return {n: torch.tensor(v, dtype=torch.float64) for n, v in values._asdict().items()}

@@ -19,14 +19,20 @@ import torch
 from torch import Tensor
 
 from evaluation.encoders.base import FeatureNetwork
-from evaluation.metrics.feature_metric import FeatureSets
+from evaluation.metrics.features import check_finite, in_order
 from evaluation.metrics.fvd_infinity import FEWEST, Ids, interval
 from evaluation.metrics.registry import METRICS, scores
 from evaluation.scoring.clips import ALONE, Cut, Source, VideoClips
 from evaluation.scoring.feature_cache import FeatureCache
 from evaluation.scoring.records import Record, versions
 from evatok.core.errors import EvatokError
-from evatok.core.processes.distributed import RankInfo, gather, joined_rank, wait_for_all
+from evatok.core.processes.distributed import (
+    RankInfo,
+    gather,
+    joined_rank,
+    num_processes,
+    wait_for_all,
+)
 from evatok.core.processes.threads import one_thread
 from evatok.core.suggest import did_you_mean
 from video.clips import sides
@@ -267,9 +273,15 @@ def shared_features(
         )
     whole = []
     for network, vectors in zip(networks, mine.vectors, strict=True):
+        check_finite(vectors, f"the {side} side", mine.numbers)
+        if num_processes() == 1:  # without the import, which takes longer than torch's
+            whole.append(in_order(vectors.cpu(), mine.numbers))
+            continue
+        from evaluation.metrics.feature_metric import FeatureSets
+
         metric = FeatureSets(network.dim)
-        metric.update(vectors, mine.numbers, real=side != "fake")
-        whole.append(metric.compute()[side == "fake"])
+        metric.update(vectors, mine.numbers, real=True)
+        whole.append(metric.compute()[0])
     numbers = torch.tensor([number for number, _ in every], dtype=torch.int64)
     return Features(numbers, [name for _, name in every], whole)
 

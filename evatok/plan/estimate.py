@@ -278,39 +278,47 @@ def _search(path: Path, num_gpus: int, gpu: str, mfu: float) -> dict[str, Any]:
     assert isinstance(proxy.model, TokenizerConfig)
     with torch.device("meta"):
         model = VideoTokenizer(proxy.model)
-    tree = costs.search_flops(model)
-    candidates = model.levels.candidates(model.num_blocks).tolist()
+    every, drawn = model.levels.num_candidates(model.num_blocks), config.candidates
     brute = sum(
         value
-        for row in candidates
+        for row in model.levels.candidates(model.num_blocks).tolist()
         for name, value in costs.clip_flops(model, row).items()
         if name.startswith("forward/")
     )
-    depths = range(1, model.num_blocks + 1)
-    seen = {
-        "tree": model.num_blocks + sum(len(model.levels.values) ** depth for depth in depths),
-        "brute": model.num_blocks * (1 + len(candidates)),
-    }
+    nodes = [len(model.levels) ** depth for depth in range(1, model.num_blocks + 1)]
     measures = {
         name: perceptual_flops(name, proxy.model.patch[0], sides(proxy.model.size))
         for name in config.quality
         if name != "moving_mse"
     }
-    tree += seen["tree"] * sum(measures.values())
-    brute += seen["brute"] * sum(measures.values())
-    clips = config.clips + (config.held_out_clips or 0)
-    each = tree if config.method == "tree" else brute
-    hours = clips * each / (num_gpus * GPUS[gpu].peak * mfu) / 3600
+
+    def a_clip(candidates: int | None) -> tuple[dict[str, int], dict[str, float]]:
+        """By each method, operations of a clip and blocks that a perceptual network sees."""
+        shares = costs.prefix_shares(model, candidates)
+        part = (candidates or every) / every
+        seen = {
+            "tree": model.num_blocks + sum(a * b for a, b in zip(shares, nodes, strict=True)),
+            "brute": model.num_blocks * (1 + part * every),
+        }
+        flops = {"tree": costs.search_flops(model, candidates), "brute": part * brute}
+        extra = sum(measures.values())
+        return {name: round(flops[name] + seen[name] * extra) for name in seen}, seen
+
+    held = config.held_out_clips or 0
+    clips = config.clips + held
+    flops, seen = a_clip(drawn)
+    work = config.clips * flops[config.method] + held * a_clip(None)[0][config.method]
+    hours = work / (num_gpus * GPUS[gpu].peak * mfu) / 3600
     return {
         "stage": "search",
         "clips": clips,
-        "flops_a_clip": {"tree": tree, "brute": brute, "ratio": round(tree / brute, 3)},
+        "flops_a_clip": flops | {"ratio": round(flops["tree"] / flops["brute"], 3)},
         "perceptual_flops_a_clip": {
-            name: seen[config.method] * value for name, value in measures.items()
+            name: round(seen[config.method] * value) for name, value in measures.items()
         },
         "hours": round(hours, 2),
         "gpu_hours": round(hours * num_gpus, 1),
-        "bytes": {"table": clips * len(candidates) * 4 * (1 + len(config.quality))},
+        "bytes": {"table": clips * every * 4 * (1 + len(config.quality))},
     }
 
 

@@ -9,6 +9,7 @@ Shape letters: T blocks, N 3D positions of a block, Q queries, D width, K codebo
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Sequence
 
@@ -80,17 +81,37 @@ def clip_flops(
     return total
 
 
-def search_flops(model: VideoTokenizer) -> int:
+def prefix_shares(model: VideoTokenizer, candidates: int | None = None) -> list[float]:
+    """Expected shares of the search's prefixes of 1, 2 … T blocks that are walked.
+
+    A prefix is, if any of the candidates that begin with it is among those drawn.
+
+    Args:
+        model: for its levels.
+        candidates: how many are drawn; all if None.
+    """
+    blocks, total = model.num_blocks, model.levels.num_candidates(model.num_blocks)
+    drawn = total if candidates is None else candidates
+    sets = math.comb(total, drawn)
+    ends = [len(model.levels) ** (blocks - depth) for depth in range(1, blocks + 1)]
+    return [1 - math.comb(total - count, drawn) / sets for count in ends]
+
+
+def search_flops(model: VideoTokenizer, candidates: int | None = None) -> int:
     """Forward of every block of the prefix tree of one clip: m + m² + … + m^T blocks.
 
     An upper bound: references are projected once a clip in the tree, counted once a block here.
+
+    Args:
+        model: for its shapes.
+        candidates: how many the clip is searched for, expected of a random draw; all if None.
     """
-    total = 0
-    for depth in range(1, model.num_blocks + 1):
+    total = 0.0
+    for depth, share in enumerate(prefix_shares(model, candidates), 1):
         for prefix in model.levels.candidates(depth).tolist():
             costs = block_flops(model, prefix, has_entropy=False)
-            total += sum(v for name, v in costs.items() if name.startswith("forward/"))
-    return total
+            total += share * sum(v for name, v in costs.items() if name.startswith("forward/"))
+    return round(total)
 
 
 def router_flops(model: Router) -> Counter[str]:

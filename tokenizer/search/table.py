@@ -223,7 +223,7 @@ def _unsearched(
     path: Path, shard: pa.Table, numbers: np.ndarray[Any, np.dtype[np.float32]]
 ) -> np.ndarray[Any, np.dtype[np.bool_]]:
     """Candidates (M,) that a shard may lack: as many as its settings say, the same for all rows."""
-    missing = np.isnan(numbers).all(0)
+    missing = np.asarray(np.isnan(numbers).all(0))
     wanted = _settings(path, shard).get("candidates")
     return missing if (~missing).sum() == wanted else np.zeros_like(missing)
 

@@ -33,7 +33,6 @@ from tokenizer.training.initialization import initialise_router
 from training.loop import StageBase, Validation
 from video.dataset import ClipSampler, DataConfig, Window
 
-
 # The logit of a candidate that was not searched: its share is 0, and 0 times its logarithm too.
 NEVER = -1e4
 

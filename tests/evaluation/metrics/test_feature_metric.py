@@ -8,10 +8,13 @@ from pathlib import Path
 
 import torch
 
-from evaluation.metrics.feature_metric import FeatureMetric
-from evaluation.metrics.frechet import FrechetDistance
-from evaluation.metrics.kernel import JediDistance, KernelDistance
-from evaluation.metrics.prdc import CoverageMetric
+from evaluation.metrics.feature_metric import (
+    CoverageMetric,
+    FeatureMetric,
+    FrechetDistance,
+    JediDistance,
+    KernelDistance,
+)
 
 METRICS: list[type[FeatureMetric]] = [
     FrechetDistance,

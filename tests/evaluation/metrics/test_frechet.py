@@ -14,7 +14,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from evaluation.metrics.frechet import FrechetDistance, StreamingMoments, frechet_distance
+from evaluation.metrics.feature_metric import FrechetDistance
+from evaluation.metrics.frechet import StreamingMoments, frechet_distance
 from tests.evaluation.golden import checksum, features, load_golden
 
 CASES = (

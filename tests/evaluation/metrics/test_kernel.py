@@ -9,16 +9,16 @@ import numpy as np
 import pytest
 import torch
 
-from evaluation.metrics.feature_metric import FeatureMetric
-from evaluation.metrics.frechet import frechet_distance
-from evaluation.metrics.fvd_infinity import extrapolated, interval
-from evaluation.metrics.kernel import (
+from evaluation.metrics.feature_metric import (
+    CoverageMetric,
+    FeatureMetric,
     JediDistance,
     KernelDistance,
-    jedi_distance,
-    kernel_distance,
 )
-from evaluation.metrics.prdc import CoverageMetric, coverage
+from evaluation.metrics.frechet import frechet_distance
+from evaluation.metrics.fvd_infinity import extrapolated, interval
+from evaluation.metrics.kernel import jedi_distance, kernel_distance
+from evaluation.metrics.prdc import coverage
 from tests.evaluation.golden import features, load_golden
 
 

@@ -9,9 +9,12 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 
-from evaluation.metrics.frechet import FrechetDistance
-from evaluation.metrics.kernel import JediDistance, KernelDistance
-from evaluation.metrics.prdc import CoverageMetric
+from evaluation.metrics.feature_metric import (
+    CoverageMetric,
+    FrechetDistance,
+    JediDistance,
+    KernelDistance,
+)
 
 
 def main(folder: Path) -> int:

@@ -13,6 +13,7 @@ from tokenizer.attention import clip_groups as masks
 from tokenizer.losses.reconstruction import LossConfig, tokenizer_loss
 from tokenizer.model import TokenizerConfig, VideoTokenizer
 from tokenizer.router import Router, RouterConfig
+from tokenizer.search.candidates import drawn_candidates
 
 LEVELS = (2, 4, 8, 16)
 
@@ -80,3 +81,23 @@ def test_the_tree_costs_less_than_every_candidate() -> None:
     candidates = model.levels.candidates(4).tolist()
     brute = sum(share(costs.clip_flops(model, a), "forward") for a in candidates)
     assert 0.25 < costs.search_flops(model) / brute < 0.45
+
+
+def test_the_search_of_drawn_candidates() -> None:
+    """The expected share of prefixes is what draws of the search walk."""
+    former = {"width": 32, "layers": 1, "heads": 2}
+    model = VideoTokenizer(
+        TokenizerConfig.model_validate(
+            {"levels": LEVELS, "size": 32, "encoder": former, "decoder": former}
+        )
+    )
+    base = len(LEVELS)
+    walked = torch.zeros(4)
+    for batch in range(300):
+        drawn = drawn_candidates(base**4, 20, 0, batch)
+        assert drawn is not None
+        walked += torch.tensor([len((drawn // base ** (3 - d)).unique()) for d in range(4)])
+    seen = walked / 300 / torch.tensor([base ** (d + 1) for d in range(4)])
+    assert seen.tolist() == pytest.approx(costs.prefix_shares(model, 20), rel=0.02)
+    assert costs.prefix_shares(model) == [1, 1, 1, 1]
+    assert costs.search_flops(model, 20) < 0.3 * costs.search_flops(model)

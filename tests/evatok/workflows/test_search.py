@@ -65,6 +65,21 @@ def test_processes_share_the_work_and_change_nothing(
         search_config(absent, tmp_path / "x")
 
 
+def test_some_candidates_of_training_clips(settings: dict[str, Any], tmp_path: Path) -> None:
+    """Processes share them as they do all; held-out clips are searched for all."""
+    for processes in (1, 2):
+        given = settings | {"processes": processes, "candidates": 2}
+        result = search_config(SearchConfig.model_validate(given), tmp_path / str(processes))
+        assert result["candidates"] == 2
+    one, two = (sorted((tmp_path / n).glob("*/*.parquet")) for n in "12")
+    assert all(a.read_bytes() == b.read_bytes() for a, b in zip(one, two, strict=True))
+    assert read_table(tmp_path / "1" / "train").measures["mse"].isnan().sum() == 6 * 2
+    assert read_table(tmp_path / "1" / "test", whole=True).measures["mse"].shape == (5, 4)
+    with pytest.raises(ValueError, match="candidates: 5 is more than the 4 of this tokenizer"):
+        search_config(SearchConfig.model_validate(settings | {"candidates": 5}), tmp_path / "x")
+    assert not (tmp_path / "x").exists()
+
+
 def test_shards_that_are_being_written_do_not_count(tmp_path: Path) -> None:
     pq.write_table(pa.table({"clip": [1, 2, 3]}), tmp_path / "table-0.parquet")
     (tmp_path / ".table-1.partial.parquet").touch()

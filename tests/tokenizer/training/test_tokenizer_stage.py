@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
@@ -184,6 +185,57 @@ def test_search_router_and_final_follow_each_other(
     assert torch.equal(last.assigned(batch), router.assign(*batch))
     model = train(last, final.train, tmp_path / "final", final)
     assert "psnr_router" in last.validate(model, 3).scalars
+
+
+def test_a_router_learns_from_some_candidates_of_each_clip(
+    data: dict[str, Any], tmp_path: Path
+) -> None:
+    """Loss, gradient and standard are those of what was searched; held-out clips need all."""
+    torch.manual_seed(0)
+    proxy = TokenizerStage(ProxyConfig.model_validate(settings(data))).tokenizer.eval()
+    sampler = ClipSampler(DataConfig.model_validate(data), "train")
+
+    def training(number: int) -> tuple[Tensor, list[str]]:
+        clips, _, windows = sampler.batch(number, 6, 5)
+        return clips, [sampler.name(window) for window in windows]
+
+    list(curate(proxy, training, 2, tmp_path / "table", candidates=4, seed=5))
+    words = {
+        "data": data,
+        "model": {
+            "levels": [1, 4], "num_frames": 12, "size": 16, "width": 32, "layers": 1, "heads": 2,
+        },
+        "table": tmp_path / "table",
+        "search_batch": 6,
+        "search_seed": 5,
+        "w_q": 1.7,
+        "train": settings(data, 2)["train"],
+    }  # fmt: skip
+    for temperature in (0.0, 0.1):
+        config = RouterTraining.model_validate(words | {"target_temperature": temperature})
+        stage = RouterStage(config)
+        searched = stage.quality[~stage.quality.isnan()].double()
+        assert len(searched) == 12 * 4
+        assert stage.standard.mean_quality == pytest.approx(float(searched.mean()))
+        batch = clips, table, _ = stage.batch(0, 0, 1)
+        missing = table.isnan()
+        assert (missing.sum(1) == 4).all()
+        loss, terms = stage.loss(stage.model, batch, torch.Generator())
+        logits = stage.model(clips)
+        expected = []
+        for row, known in zip(range(len(clips)), ~missing, strict=True):
+            shares = logits[row, known].log_softmax(-1)
+            goal = table[row, known]
+            wanted = F.one_hot(goal.argmax(), 4).float()
+            wanted = (goal / temperature).softmax(-1) if temperature else wanted
+            expected.append(-(wanted * shares).sum())
+        torch.testing.assert_close(loss, torch.stack(expected).mean())
+        assert 0 <= terms["percentile"] <= 100
+        (gradient,) = torch.autograd.grad(loss, stage.model.get_parameter("head.bias"))
+        assert gradient.isfinite().all() and (gradient[missing.all(0)] == 0).all()
+    held = RouterTraining.model_validate(words | {"held_out_table": tmp_path / "table"})
+    with pytest.raises(ValueError, match="was searched with `candidates`; all of them are needed"):
+        RouterStage(held)
 
 
 class Seen:
