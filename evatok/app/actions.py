@@ -38,6 +38,7 @@ MAX_FRAMES = 160  # of an uploaded video: more are left out
 MAX_SIDE = 192  # pixels: larger pictures are scaled down
 MAX_CLIPS = 8  # of a request
 MAX_PREDICTED = 96  # frames
+MAX_REFINE = 60  # steps; of the largest upload they take minutes
 
 
 def read_start(path: Path | str, count: int = MAX_FRAMES, max_side: int = MAX_SIDE) -> Video:
@@ -101,6 +102,7 @@ def reconstruct(
     folder: Path,
     quality: float | None = None,
     max_tokens: int | None = None,
+    refine: int = 0,
 ) -> Reconstruction:
     """Encode the start of a video and decode it again.
 
@@ -110,12 +112,15 @@ def reconstruct(
         folder: gets original.mp4, decoded.mp4 and video.evt.
         quality: w_q in [0, 2]; None: the router's own choice.
         max_tokens: the most that a clip of one tile may take.
+        refine: steps of a search for tokens with less error, at most `MAX_REFINE`.
 
     Raises:
-        EvatokError: the video cannot be read, or the budget cannot be met.
+        EvatokError: the video cannot be read, the budget cannot be met, or too many steps.
     """
+    if not 0 <= refine <= MAX_REFINE:
+        raise EvatokError(f"{refine} steps of refinement asked for: from 0 to {MAX_REFINE}")
     video = read_start(path)
-    tokens = model.encode(video, quality=quality, max_tokens=max_tokens)
+    tokens = model.encode(video, quality=quality, max_tokens=max_tokens, refine=refine)
     again = model.decode(tokens)
     names = ("original.mp4", "decoded.mp4", "video.evt")
     original, decoded, token_file = (folder / name for name in names)

@@ -191,6 +191,14 @@ def _reconstruct_tab(gradio: Any, model: Model) -> None:
             budget = gradio.Number(
                 64, label="At most, tokens of a clip of one tile", precision=0, visible=False
             )
+            refine = gradio.Slider(
+                0,
+                actions.MAX_REFINE,
+                0,
+                step=10,
+                label="Refinement steps (slow)",
+                elem_id="refine",
+            )
             run = _button(gradio, "Reconstruct", "run-reconstruct")
             gradio.HTML(
                 note(
@@ -206,7 +214,9 @@ def _reconstruct_tab(gradio: Any, model: Model) -> None:
             chart = gradio.HTML()
             token_file = gradio.File(label="Token file", height=80, visible=False)
 
-    def work(file: Any, way: str, quality: float, budget: float | None) -> Iterator[Any]:
+    def work(
+        file: Any, way: str, quality: float, budget: float | None, refine: float
+    ) -> Iterator[Any]:
         limit = int(budget) if way == BY_BUDGET and budget is not None else None
         with _folder() as folder:
             made = actions.reconstruct(
@@ -215,6 +225,7 @@ def _reconstruct_tab(gradio: Any, model: Model) -> None:
                 Path(folder),
                 quality if way == BY_QUALITY else None,
                 limit,
+                int(refine),
             )
             frames, height, width, _ = made.video.frames.shape
             pairs = [
@@ -234,7 +245,7 @@ def _reconstruct_tab(gradio: Any, model: Model) -> None:
 
     way.change(choose, way, [quality, budget], queue=False)
     outputs = [original, decoded, told, chart, token_file]
-    _on_click(gradio, run, work, [file, way, quality, budget], outputs)
+    _on_click(gradio, run, work, [file, way, quality, budget, refine], outputs)
 
 
 def _sample_tab(gradio: Any, model: Model) -> None:

@@ -52,6 +52,19 @@ def test_a_reconstruction_tells_tokens_of_every_tile_and_block(
     assert len(read_frames(made.decoded)) == len(read_frames(made.original)) == 37
 
 
+def test_refined_tokens_are_others_and_as_many(
+    model: evatok.Model, wide: Path, tmp_path: Path
+) -> None:
+    made, refined = (
+        actions.reconstruct(model, wide, tmp_path / str(steps), max_tokens=8, refine=steps)
+        for steps in (0, 10)
+    )
+    assert np.array_equal(made.tiles, refined.tiles) and refined.psnr >= made.psnr
+    assert made.token_file.read_bytes() != refined.token_file.read_bytes()
+    with pytest.raises(EvatokError, match="99 steps of refinement asked for: from 0 to 60"):
+        actions.reconstruct(model, wide, tmp_path / "out", refine=99)
+
+
 def test_samples_come_block_by_block_and_are_those_of_sample(model: evatok.Model) -> None:
     seen = [
         [len(clip.blocks) for clip in clips]

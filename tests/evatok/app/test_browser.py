@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -147,7 +148,16 @@ def test_reconstruct(page: Page, videos: Path, tmp_path: Path) -> None:
     shown = page.until(lambda: [v for v in page.all("video") if _loaded(page, v)])
     page.until(lambda: len([v for v in page.all("video") if _loaded(page, v)]) == 2)
     assert shown and len(page.all(".evatok-chart svg")) == 2  # time, and space
+    before = _decibels(told)
+    field = page.until(lambda: page.all("#refine input[type=number]"))[0]
+    field.send_keys("\b\b10\t")
+    page.click("#run-reconstruct")
+    page.until(lambda: _decibels(page.text("#told-reconstruct") or told) > before)
     page.picture("reconstruct")
+
+
+def _decibels(told: str) -> float:
+    return float(re.findall(r"([\d.]+)\s+dB PSNR", told)[0])
 
 
 def _loaded(page: Page, video: Any) -> bool:
