@@ -50,8 +50,12 @@ TOKENIZER = {
 
 def machine() -> str:
     """Name what the last bits of a sum depend on."""
+    cpuinfo = Path("/proc/cpuinfo")
+    lines = cpuinfo.read_text().splitlines() if cpuinfo.is_file() else []
+    vendor = next((line.split()[-1] for line in lines if line.startswith("vendor_id")), "?")
     bf16 = ", bf16" if has_bfloat16("cpu") else ""
-    return f"torch {torch.__version__}, {torch.backends.cpu.get_cpu_capability()}{bf16}"
+    level = torch.backends.cpu.get_cpu_capability()
+    return f"torch {torch.__version__}, {vendor}, {level}{bf16}"
 
 
 @pytest.fixture(scope="module")

@@ -20,7 +20,7 @@ from evatok.core.extras import EXTRAS
 
 NEED_AN_EXTRA = (
     "evatok.report.plots",
-    "evaluation.metrics.frechet",
+    "evaluation.metrics.feature_metric",
     "evatok.workflows.search",
     "tokenizer.search.table",
     "training.runs.run_log",
