@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -109,22 +110,28 @@ def test_every_loss_weight_bites(model: VideoTokenizer, clips: Tensor, term: str
         tokenizer_loss(result, clips, LossConfig.model_validate(off))
 
 
+def searched_with(data: dict[str, Any]) -> VideoTokenizer:
+    """A proxy of fixed weights."""
+    torch.manual_seed(0)
+    return TokenizerStage(ProxyConfig.model_validate(settings(data))).tokenizer.eval()
+
+
+def training_clips(sampler: ClipSampler, number: int) -> tuple[Tensor, list[str]]:
+    """Batch `number` of a search with seed 5, and the clips' names."""
+    clips, _, windows = sampler.batch(number, 6, 5)
+    return clips, [sampler.name(window) for window in windows]
+
+
 def test_search_router_and_final_follow_each_other(
     data: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    torch.manual_seed(0)
-    proxy = TokenizerStage(ProxyConfig.model_validate(settings(data))).tokenizer.eval()
-    sampler = ClipSampler(DataConfig.model_validate(data), "train")
-
-    def training(number: int) -> tuple[Tensor, list[str]]:
-        clips, _, windows = sampler.batch(number, 6, 5)
-        return clips, [sampler.name(window) for window in windows]
+    proxy, sampler = searched_with(data), ClipSampler(DataConfig.model_validate(data), "train")
 
     def held_out(number: int) -> tuple[Tensor, list[str]]:
         windows = sampler.eval_clips()[6 * number : 6 * number + 6]
         return sampler.load(windows)[0], [sampler.name(window) for window in windows]
 
-    assert list(curate(proxy, training, 2, tmp_path / "table")) == [6, 12]
+    assert list(curate(proxy, partial(training_clips, sampler), 2, tmp_path / "table")) == [6, 12]
     list(curate(proxy, held_out, 1, tmp_path / "held"))
     config = RouterTraining.model_validate(
         {
@@ -191,15 +198,9 @@ def test_a_router_learns_from_some_candidates_of_each_clip(
     data: dict[str, Any], tmp_path: Path
 ) -> None:
     """Loss, gradient and standard are those of what was searched; held-out clips need all."""
-    torch.manual_seed(0)
-    proxy = TokenizerStage(ProxyConfig.model_validate(settings(data))).tokenizer.eval()
-    sampler = ClipSampler(DataConfig.model_validate(data), "train")
-
-    def training(number: int) -> tuple[Tensor, list[str]]:
-        clips, _, windows = sampler.batch(number, 6, 5)
-        return clips, [sampler.name(window) for window in windows]
-
-    list(curate(proxy, training, 2, tmp_path / "table", candidates=4, seed=5))
+    proxy, sampler = searched_with(data), ClipSampler(DataConfig.model_validate(data), "train")
+    searched_clips = partial(training_clips, sampler)
+    list(curate(proxy, searched_clips, 2, tmp_path / "table", candidates=4, seed=5))
     words = {
         "data": data,
         "model": {
