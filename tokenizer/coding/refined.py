@@ -3,8 +3,9 @@
 Every token gets a vector, which the encoder gives first, and is decoded as a mixture of codes: the
 softmax of their cosines to the vector. Adam moves the vectors against the decoder's error while the
 temperature falls, until each mixture is a single code. The best tokens met on the way are kept;
-their number does not change. Campos et al. 2019 (arXiv:1906.01223) optimise codes of pictures by
-gradient, Yang et al. 2020 (arXiv:2006.04240) let a temperature fall.
+their number does not change. Gradients come from products in bfloat16 where the device has them;
+what is kept is decided by errors in float32. Campos et al. 2019 (arXiv:1906.01223) optimise codes
+of pictures by gradient, Yang et al. 2020 (arXiv:2006.04240) let a temperature fall.
 
 Shape letters: B batch, T blocks, L packed tokens, K codebook size, F frames, H W pixels.
 """
@@ -15,13 +16,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from evatok.core.compute.precision import has_bfloat16
 from evatok.core.errors import EvatokError
 from tokenizer.attention.clip_groups import ClipGroups
 from tokenizer.losses.reconstruction import LOG_FLOOR, pixel_errors, pixel_weights
 from tokenizer.model import VideoTokenizer
 from tokenizer.tokens import Tokens
 
-METHOD = "mixtures 1"  # another name for every change that changes the tokens found
+METHOD = "mixtures 2"  # another name for every change that changes the tokens found
 LEARNING_RATE = 0.05  # of Adam, for unit vectors; it falls linearly to a tenth
 TEMPERATURES = 0.04, 0.0007  # of cosines, first and last; it falls by equal factors
 CHECK_EVERY = 10  # steps after which the nearest codes are tried
@@ -107,10 +109,12 @@ def _search(
     vectors.requires_grad_()
     adam = torch.optim.Adam([vectors], lr=LEARNING_RATE, betas=(0.9, 0.99))
     first, last = TEMPERATURES
+    kind = clips.device.type
     for step in range(steps):
         done = step / max(1, steps - 1)
         mixed = _mixtures(vectors, codes, first * (last / first) ** done)
-        errors = _errors(model, mixed, groups, clips, weights)
+        with torch.autocast(kind, torch.bfloat16, enabled=has_bfloat16(kind)):
+            errors = _errors(model, mixed, groups, clips, weights)
         (vectors.grad,) = torch.autograd.grad((errors / scale).sum(), vectors)
         adam.param_groups[0]["lr"] = LEARNING_RATE * (1 - 0.9 * done)
         adam.step()
