@@ -126,10 +126,10 @@ def sincos_positions(num_blocks: int, rows: int, columns: int, width: int) -> Te
     table = torch.zeros(num_blocks, rows, columns, width)
     for axis, size in enumerate((num_blocks, rows, columns)):
         angles = torch.arange(size)[:, None] * frequencies * (torch.pi / 2)
-        values = torch.cat([angles.sin(), angles.cos()], -1)  # (size, axis_width)
-        shape = [1, 1, 1, axis_width]
+        shape = [1, 1, 1, axis_width // 2]
         shape[axis] = size
-        table[..., axis * axis_width : (axis + 1) * axis_width] = values.view(shape)
+        sines, cosines = table[..., axis * axis_width :].split(axis_width // 2, -1)[:2]
+        sines[:], cosines[:] = angles.sin().view(shape), angles.cos().view(shape)
     return table.view(-1, width)
 
 

@@ -23,6 +23,7 @@ from torch import nn
 from evatok.core.errors import MissingFileError
 from evatok.core.loading.model_card import LIBRARY, LICENCE, NO_NUMBERS, card
 from evatok.core.loading.records import first_mistake, read_object
+from evatok.core.loading.shapes import ShapesAlone
 from evatok.core.loading.weights import Declared, ModelFileError, read_header, read_weights
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
@@ -186,7 +187,7 @@ def _outline(
                 f"{path}: {key} is {layers}, but {WEIGHTS} has {len(header)} tensors: {remedy}"
             )
     try:
-        with torch.device("meta"):
+        with torch.device("meta"), ShapesAlone():
             model: nn.Module = cls(**arguments)
     except (ValueError, RuntimeError, TypeError, ArithmeticError) as error:
         reason = str(error).strip().partition("\n")[0][:200]
