@@ -3,7 +3,7 @@
 # and its page:
 #   docker run -p 7860:7860 evatok evatok app --host 0.0.0.0
 FROM python:3.11-slim
-RUN apt-get update && apt-get install -y --no-install-recommends gcc libc6-dev && rm -rf /var/lib/apt/lists/*
+RUN apt-get update && apt-get install -y --no-install-recommends g++ libc6-dev && rm -rf /var/lib/apt/lists/*
 WORKDIR /evatok
 COPY . .
 RUN pip install -e ".[all]"

@@ -6,7 +6,7 @@ import ast
 import importlib
 import re
 import textwrap
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -39,6 +39,7 @@ def cell(text: str) -> str:
 def tables() -> Iterator[str]:
     """Yield a section for each settings class, in the order of the files."""
     from evatok.core.config import Config
+    from video.dataset import VideoConfig
 
     for package in PACKAGES:
         for path in sorted((ROOT / package).rglob("*.py")):
@@ -50,17 +51,35 @@ def tables() -> Iterator[str]:
                 if not isinstance(node, ast.ClassDef):
                     continue
                 kind = getattr(importlib.import_module(name), node.name)
-                if not (isinstance(kind, type) and issubclass(kind, Config)):
+                if not (isinstance(kind, type) and issubclass(kind, Config | VideoConfig)):
                     continue
-                rows = list(fields(node, source.splitlines()))
-                if rows:
-                    doc = textwrap.dedent(ast.get_docstring(node) or "").split("\n\n")[0]
+                doc = textwrap.dedent(ast.get_docstring(node) or "")
+                rows = list(fields(node, source.splitlines(), attributes(doc)))
+                more = [base for base in kind.__bases__ if getattr(base, "model_fields", None)]
+                if rows or more:
+                    text = cell(doc.split("\n\n")[0])
+                    for base in more:
+                        text += f" Has the keys of [`{base.__name__}`](#{anchor(base)}) too."
                     head = "| key | type | default | meaning |\n| --- | --- | --- | --- |\n"
-                    yield f"## `{name}.{node.name}`\n\n{cell(doc)}\n\n{head}" + "\n".join(rows)
+                    table = f"\n\n{head}" + "\n".join(rows) if rows else ""
+                    yield f"## `{name}.{node.name}`\n\n{text}{table}"
 
 
-def fields(node: ast.ClassDef, lines: list[str]) -> Iterator[str]:
-    """Yield a row for each field that a class declares."""
+def anchor(kind: type) -> str:
+    """Return the anchor of a class's section on the page."""
+    return f"{kind.__module__}.{kind.__name__}".replace(".", "").lower()
+
+
+def attributes(doc: str) -> dict[str, str]:
+    """Return what a docstring says of each of its `Attributes`."""
+    _, _, section = doc.partition("Attributes:\n")
+    section = section.split("\n\n")[0]
+    named = re.findall(r"^    (\w+): (.*(?:\n {8,}.*)*)", section, re.MULTILINE)
+    return {name: " ".join(text.split()) for name, text in named}
+
+
+def fields(node: ast.ClassDef, lines: list[str], told: Mapping[str, str]) -> Iterator[str]:
+    """Yield a row for each field that a class declares; `told` has what its docstring says."""
     for item in node.body:
         if not isinstance(item, ast.AnnAssign) or not isinstance(item.target, ast.Name):
             continue
@@ -72,6 +91,7 @@ def fields(node: ast.ClassDef, lines: list[str]) -> Iterator[str]:
             default = "required" if value is None else f"`{cell(value)}`"
             default += f" ({cell(limits)})" if limits else ""
         meaning = comment_of(lines, item.lineno, item.end_lineno or item.lineno)
+        meaning = " ".join(filter(None, [told.get(item.target.id, ""), meaning]))
         kind = cell(ast.unparse(item.annotation))
         yield f"| `{item.target.id}` | `{kind}` | {default} | {cell(meaning)} |"
 

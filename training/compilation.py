@@ -53,7 +53,7 @@ def compile_parts(module: nn.Module) -> bool:
     if on_cpu and BACKEND == "inductor" and shutil.which(name) is None:
         raise ConfigError(
             f"train.compile: there is no C++ compiler {name}; install one (CXX names another), "
-            "or set train.compile=false"
+            "or set train.compile=false (own videos: `compile: false` in their file)"
         )
     parts = [part for part in module.modules() if isinstance(part, Parted)]
     for part in parts:

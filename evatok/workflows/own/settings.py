@@ -47,6 +47,8 @@ class OwnConfig(Config):
         frames: of a clip.
         levels: permitted tokens of a block of 4 frames.
         preset: how long everything is trained.
+        compile: standard and long compile the tokenizer's layers, which is two to three times as
+            fast; on a CPU that needs a C++ compiler.
         captions: the list has a caption of each video, which the generator learns.
     """
 
@@ -58,6 +60,7 @@ class OwnConfig(Config):
     frames: Frames = 16
     levels: tuple[Level, ...] = Field(min_length=1)
     preset: Preset = "standard"
+    compile: bool = True
     captions: bool = False
 
 
@@ -138,7 +141,7 @@ def derive(own: OwnConfig) -> dict[str, dict[str, Any]]:
         "validation_clips": min(64, amount.measured),
         "train": train(
             amount.tokenizer,
-            compile=own.preset != "quick",
+            compile=own.compile and own.preset != "quick",
             optimizer={"name": "muon", "lr": 2e-3, "muon_lr": 5e-3},
         ),
     }
@@ -161,6 +164,10 @@ def derive(own: OwnConfig) -> dict[str, dict[str, Any]]:
         "target_temperature": 0.1,
         "start_from_data": True,
         "train": train(amount.router),
+    }
+    preference = router | {
+        "model": router["model"] | {"preference": True},
+        "w_q_range": [0.4, 2.0],
     }
     given = None if own.frames < 8 else {"num_frames": 5, "prefix": [levels[-1], levels[-3:][0]]}
     text = {"data": data, "captions": own.videos, "vocabulary_size": 512}
@@ -193,6 +200,7 @@ def derive(own: OwnConfig) -> dict[str, dict[str, Any]]:
         "proxy": tokenizer,
         "search": search,
         "router": router,
+        "preference": preference,
         "final": tokenizer | {"router": run / "router" / "model"},
         **({"text": text} if own.captions else {}),
         "tokens": tokens,

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from evatok.core.compute.precision import bfloat16_autocast
+from evatok.model_folders import PREFERENCE
 from evatok.plan.flops import clip_flops, search_flops
 from generator.gpt import GPT
 from generator.grammar import Vocabulary
@@ -125,6 +126,7 @@ def time_of(settings: Mapping[str, Any], device: torch.device) -> dict[str, floa
         "generator": generator.train.steps * step + pictures,
         "report": measured * once * (levels + OTHER_CLIPS) + measured * sampled * length * target,
     }
+    seconds[PREFERENCE] = seconds["router"]  # the same network, as many steps
     compiled = {n for n, c in settings.items() if hasattr(c, "train") and c.train.compile}
     return {n: v + STARTING + COMPILING * (n in compiled) for n, v in seconds.items()}
 

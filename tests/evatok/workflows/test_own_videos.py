@@ -44,10 +44,11 @@ def test_settings_follow_from_one_short_file(videos: Path) -> None:
     }
     assert sum(row["split"] == "test" for row in rows) == 2 and len(rows) == 8  # without broken.mp4
     lines = Path("mine.yaml").read_text().splitlines()
-    assert len(lines) <= 10
+    assert len(lines) <= 11
     names = [step.name for step in Pipeline(Path("mine.yaml")).steps()]
     assert names == [
-        "proxy", "search", "router", "final", "tokens", "generator", "export", "report"
+        "proxy", "search", "router", "preference", "final",
+        "tokens", "generator", "export", "report",
     ]  # fmt: skip
     assert main(["init", "mine", "--data", "v"]) == 2  # nothing is written over
 
@@ -110,7 +111,7 @@ def test_time_is_guessed_for_every_stage(videos: Path, words: list[str]) -> None
     assert main(["init", "mine", "--data", "v", "--size", "16x24", *words]) == 0
     settings = Pipeline(Path("mine.yaml")).settings
     seconds = time_of(settings, torch.device("cpu"))
-    names = {"proxy", "search", "router", "final", "tokens", "generator", "report"}
+    names = {"proxy", "search", "router", "preference", "final", "tokens", "generator", "report"}
     assert seconds.keys() == names and min(seconds.values()) > 0
 
 
