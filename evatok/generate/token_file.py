@@ -369,7 +369,7 @@ def _write(
 
 
 def show_file(path: Path) -> dict[str, Any]:
-    """Contents of a token file, without decoding it."""
+    """Contents of a token file, read to its end and not decoded."""
     with EvtReader(path) as reader:
         header = reader.header
         frames = tokens = blocks = 0
@@ -384,6 +384,8 @@ def show_file(path: Path) -> dict[str, Any]:
                     used[int(level)] += int(number)
             first = chunk.times[0] if first is None else first
             last = chunk.times[-1]
+        for _ in reader.sound():  # its damage is told
+            pass
         seconds = 0.0 if first is None or last is None else float((last - first) * header.tick)
         pixels = frames * header.height * header.width
         size = path.stat().st_size

@@ -74,6 +74,7 @@ class EvtReader:
             self.file.close()
             raise
         self.header_end = self.file.tell()
+        self._index_start: int | None = None
         self.is_complete, self._index = self._read_index()
 
     def __enter__(self) -> EvtReader:
@@ -99,6 +100,7 @@ class EvtReader:
         places = [row[0] for row in rows]
         if places != sorted(places) or (places and not self.header_end <= places[0]):
             return False, None
+        self._index_start = start
         return complete, rows
 
     def _chunk_at(self, start: int) -> Raw | None:
@@ -234,17 +236,22 @@ class EvtReader:
         return self._index[max(0, place)][1]
 
     def sound(self) -> Iterator[bytes]:
-        """The pieces of the sound file; nothing where one is missing."""
+        """The pieces of the sound file, up to the first that is damaged, told in `damage`."""
         if not self.header.sound:
             return
         start = self._index[-1][0] if self._index else self.header_end
-        number = 0
+        number, stop = 0, None
         for raw in self._raw_chunks(start):
-            if raw.kind == SOUND:
-                if raw.number != number:
-                    self.damage.append("the sound is damaged")
-                    return
-                yield raw.payload
-                number += 1
+            if raw.kind != SOUND:
+                continue
+            if raw.number != number or (stop is not None and raw.start != stop):
+                self.damage.append("the sound is damaged")
+                return
+            yield raw.payload
+            number, stop = number + 1, raw.stop
         if number == 0:
-            self.damage.append("the sound is missing")
+            is_begun = self._index is not None and not self.is_complete
+            why = ": the encoding was broken off before it" if is_begun else ""
+            self.damage.append(f"the sound is missing{why}")
+        elif stop != self._index_start:  # no index: the pieces may have gone on
+            self.damage.append("the sound is damaged at its end")

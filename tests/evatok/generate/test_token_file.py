@@ -29,7 +29,7 @@ from evatok.generate.token_file import (
 from evatok.generate.token_rate import Rate
 from evatok.hub import Models, load, save_model
 from tokenizer.evt.codec import ChunkDecoder
-from tokenizer.evt.format import EvtError, write_header
+from tokenizer.evt.format import CHUNK, SOUND, EvtError, chunk_bytes, write_header
 from tokenizer.evt.reader import EvtReader
 from tokenizer.router import Router, RouterConfig
 from video.reading import iter_timed, read_frames
@@ -276,6 +276,31 @@ def test_sound_is_carried_unchanged(toy: Models, square: Square, tmp_path: Path)
     assert row["sound"] and packets(Path(row["output"])) == sound
     silent = EncodeSettings(sound=False)
     assert not encode_file(toy, tmp_path / "in.mp4", tmp_path / "s.evt", settings=silent)["sound"]
+
+
+def test_damage_of_the_end_of_the_sound_is_refused_and_shown(
+    toy: Models, square: Square, tmp_path: Path
+) -> None:
+    with_sound(tmp_path / "in.mp4", square(20, 38, 46, 0))
+    encode_file(toy, tmp_path / "in.mp4", tmp_path / "a.evt")
+    data = bytearray((tmp_path / "a.evt").read_bytes())
+    with EvtReader(tmp_path / "a.evt") as reader:
+        (piece,) = reader.sound()
+        place = bytes(data).index(piece[:100])
+    # two pieces instead of one, and the second one damaged
+    first, second = (
+        chunk_bytes(SOUND, 0, piece[:900]),
+        bytearray(chunk_bytes(SOUND, 1, piece[900:])),
+    )
+    second[50] ^= 1
+    start, stop = place - CHUNK.size, place + len(piece)
+    (tmp_path / "b.evt").write_bytes(data[:start] + first + second + data[stop:])
+    assert show_file(tmp_path / "b.evt")["damage"] == ["the sound is damaged at its end"]
+    with pytest.raises(EvtError, match=r"b\.evt: the sound is damaged.*--allow-damaged"):
+        decode_file(toy, tmp_path / "b.evt", tmp_path / "b.mp4")
+    assert not (tmp_path / "b.mp4").exists()
+    silent = decode_file(toy, tmp_path / "b.evt", tmp_path / "b.mp4", sound=False)
+    assert silent["frames"] == 20 and not silent["damage"]
 
 
 def test_another_model_is_refused_by_name_and_weights(

@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from evatok.core.errors import EvatokError
 from tokenizer.evt.bits import pack_fields, read_varints, unpack_fields, write_varints
 from tokenizer.evt.format import (
+    CHUNK,
     Chunk,
     EvtError,
     Header,
@@ -25,7 +26,7 @@ from tokenizer.evt.format import (
     write_header,
 )
 from tokenizer.evt.reader import EvtReader
-from tokenizer.evt.writer import EvtWriter
+from tokenizer.evt.writer import SOUND_PIECE, EvtWriter
 
 
 def header(**changes: object) -> Header:
@@ -202,6 +203,38 @@ def test_damaged_chunk_costs_its_own_frames(tmp_path: Path) -> None:
                 left = [part for number, part in enumerate(chunks) if number != lost]
                 assert all(same(a, b) for a, b in zip(read, left, strict=True)), (lost, place)
                 assert len(reader.damage) == 1 and str(16 * lost) in reader.damage[0]
+
+
+def write_sound(path: Path, sound: bytes) -> list[int]:
+    """Write a file of one chunk and sound; return the byte where each piece begins, and the end."""
+    head = header(sound="matroska")
+    (path.parent / "sound").write_bytes(sound)
+    with EvtWriter(path, head) as writer:
+        writer.write(chunk(head, 0, 16))
+        begin = writer.file.tell()
+        writer.write_sound(path.parent / "sound")
+        writer.close(complete=True)
+    pieces = [len(sound[at : at + SOUND_PIECE]) for at in range(0, len(sound), SOUND_PIECE)]
+    return np.cumsum([begin, *(CHUNK.size + size for size in pieces)]).tolist()
+
+
+@pytest.mark.parametrize("lost", [{0}, {1}, {2}, {1, 2}, {0, 1, 2}])
+def test_damaged_sound_is_told_wherever_it_is(tmp_path: Path, lost: set[int]) -> None:
+    """Also where the last pieces are lost: nothing else comes after them."""
+    sound = bytes(range(256)) * 2500  # 2.4 pieces
+    places = write_sound(tmp_path / "a.evt", sound)
+    with EvtReader(tmp_path / "a.evt") as reader:
+        assert b"".join(reader.sound()) == sound and not reader.damage
+    data = bytearray((tmp_path / "a.evt").read_bytes())
+    for piece in lost:
+        data[places[piece] + 40] ^= 1
+    (tmp_path / "b.evt").write_bytes(data)
+    with EvtReader(tmp_path / "b.evt") as reader:
+        assert b"".join(reader.sound()) == sound[: SOUND_PIECE * min(lost)]
+        assert len(reader.damage) == 1 and "sound" in reader.damage[0]
+    (tmp_path / "c.evt").write_bytes(data[: places[2]])  # cut off between two pieces
+    with EvtReader(tmp_path / "c.evt") as reader:
+        assert len(list(reader.sound())) == min(*lost, 2) and "sound" in reader.damage[0]
 
 
 @pytest.mark.parametrize("seed", range(60))
