@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import importlib.util
+import resource
 import tracemalloc
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
@@ -26,7 +29,7 @@ from tokenizer.evt.format import (
     write_header,
 )
 from tokenizer.evt.reader import EvtReader
-from tokenizer.evt.writer import SOUND_PIECE, EvtWriter
+from tokenizer.evt.writer import SOUND_PIECE, EvtWriter, write_whole
 
 
 def header(**changes: object) -> Header:
@@ -303,12 +306,90 @@ def test_writer_refuses_a_second_process(tmp_path: Path) -> None:
     assert not (tmp_path / "a.evt").exists()
 
 
-def test_other_settings_begin_anew(tmp_path: Path) -> None:
-    writer = EvtWriter(tmp_path / "a.evt", header())
-    writer.write(chunk(header(), 0, 16))
+def begin(path: Path, head: Header, frames: int) -> None:
+    """Write chunks and stop as a killed process does."""
+    writer = EvtWriter(path, head)
+    for first in range(0, frames, 16):
+        writer.write(chunk(head, first, 16))
     writer.file.close()
-    with EvtWriter(tmp_path / "a.evt", header(source="another")) as writer:
-        assert writer.next_frame == 0
+
+
+def test_what_was_begun_with_other_settings_is_refused_and_kept(tmp_path: Path) -> None:
+    """And begun anew where it holds no frames."""
+    path, partial = tmp_path / "a.evt", tmp_path / "a.evt.partial"
+    begin(path, header(), 32)
+    kept = partial.read_bytes()
+    told = (
+        r"a\.evt\.partial was begun with other settings \(source '', not 'another'\): .*delete it"
+    )
+    with pytest.raises(EvtError, match=told):
+        EvtWriter(path, header(source="another"))
+    partial.write_bytes(b"something of mine")
+    with pytest.raises(EvtError, match=r"a\.evt\.partial: no token file.*delete it"):
+        EvtWriter(path, header())
+    assert partial.read_bytes() == b"something of mine"
+    partial.write_bytes(kept)
+    write(path, 32)  # the settings that it was begun with
+    begin(path, header(), 0)
+    assert partial.stat().st_size > 0
+    write(path, 16, source="another")
+    assert [file.name for file in tmp_path.iterdir()] == ["a.evt"]
+
+
+def test_an_interrupt_leaves_an_older_file_as_it_was(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = tmp_path / "a.evt"
+    write(path, 75)
+    before = path.read_bytes()
+    with pytest.raises(KeyboardInterrupt), EvtWriter(path, header(source="other")) as writer:
+        writer.write(chunk(header(), 0, 16))
+        raise KeyboardInterrupt
+    assert path.read_bytes() == before
+    assert "a.evt stays as it was; the 16 frames so far are in" in caplog.text
+    with EvtWriter(path, header(source="other")) as writer:
+        assert writer.next_frame == 16
+        writer.close(complete=True)
+    assert path.read_bytes() != before
+
+
+def test_a_writer_of_no_frames_leaves_nothing(tmp_path: Path) -> None:
+    with pytest.raises(RuntimeError), EvtWriter(tmp_path / "a.evt", header()):
+        raise RuntimeError
+    assert not list(tmp_path.iterdir())
+
+
+@contextmanager
+def small_disk(room: int) -> Iterator[None]:
+    """No file may be longer than so many bytes."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (room, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def test_a_full_disk_names_the_file_and_keeps_whole_chunks(tmp_path: Path) -> None:
+    write(tmp_path / "whole.evt", 75)
+    path, head = tmp_path / "a.evt", header()
+    (tmp_path / "sound").write_bytes(bytes(1 << 19))
+    size = (tmp_path / "whole.evt").stat().st_size
+    with small_disk(size // 2), pytest.raises(OSError) as told, EvtWriter(path, head) as writer:
+        for first in range(0, 75, 16):
+            writer.write(chunk(head, first, min(16, 75 - first)))
+    assert told.value.filename == str(path)
+    write(path, 75)
+    assert path.read_bytes() == (tmp_path / "whole.evt").read_bytes()
+    with small_disk(size), pytest.raises(OSError) as told, EvtWriter(path, head) as writer:
+        writer.write(chunk(head, 0, 16))
+        writer.write_sound(tmp_path / "sound")
+    assert told.value.filename == str(path)
+    with small_disk(size // 2), pytest.raises(OSError) as told:
+        write_whole(tmp_path / "b.evt", head, [chunk(head, n, 16) for n in range(0, 64, 16)], True)
+    assert told.value.filename == str(tmp_path / "b.evt")
+    left = {"whole.evt", "a.evt", "a.evt.partial", "sound"}
+    assert {file.name for file in tmp_path.iterdir()} == left
 
 
 @pytest.mark.parametrize(
