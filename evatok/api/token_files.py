@@ -9,14 +9,13 @@ import numpy as np
 
 from evatok.api.videos import Video, join, mean_rate
 from evatok.core.errors import EvatokError
-from evatok.core.files import atomic_file
 from evatok.generate.token_file import EncodeSettings, encode_frames, header_of
 from evatok.generate.token_rate import Rate
 from evatok.hub import Models
 from tokenizer.evt.codec import ChunkDecoder
 from tokenizer.evt.format import Chunk, EvtError, Header
 from tokenizer.evt.reader import EvtReader
-from tokenizer.evt.writer import EvtWriter
+from tokenizer.evt.writer import write_whole
 from video.clips import resize
 
 
@@ -27,10 +26,12 @@ class VideoTokens:
     Attributes:
         header: what a decoder must know: model, size, unit of time.
         chunks: runs of frames with their times, assignment and ids.
+        complete: all frames of the source are there: False of a file whose encoding was broken off.
     """
 
     header: Header
     chunks: tuple[Chunk, ...]
+    complete: bool = True
 
     def __len__(self) -> int:
         """Return the number of tokens."""
@@ -63,10 +64,7 @@ class VideoTokens:
         path = Path(path)
         if path.suffix != ".evt":
             raise EvatokError(f"{path}: a token file's name ends in .evt")
-        with atomic_file(path) as partial, EvtWriter(partial, self.header) as writer:
-            for chunk in self.chunks:
-                writer.write(chunk)
-            writer.close(complete=True)
+        write_whole(path, self.header, self.chunks, self.complete)
 
 
 def open(path: Path | str) -> VideoTokens:
@@ -83,7 +81,8 @@ def open(path: Path | str) -> VideoTokens:
             )
         if not chunks:
             raise EvtError(f"{path}: there are no frames in it: encode the video again")
-        return VideoTokens(reader.header.model_copy(update={"sound": ""}), chunks)
+        header = reader.header.model_copy(update={"sound": ""})
+        return VideoTokens(header, chunks, reader.is_complete)
 
 
 def encode_video(models: Models, video: Video, rate: Rate, refine_steps: int = 0) -> VideoTokens:

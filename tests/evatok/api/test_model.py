@@ -86,6 +86,27 @@ def test_memory_and_file_are_the_same_tokens(
     ]
 
 
+def test_a_file_that_was_broken_off_stays_incomplete(
+    model: evatok.Model, square: Square, tmp_path: Path
+) -> None:
+    """Opened and saved again, it is what it was."""
+
+    def interrupt(_file: str, _done: int, _total: int | None) -> None:
+        raise KeyboardInterrupt
+
+    write_video(tmp_path / "in.mp4", square(80, 38, 46, 0), 24)
+    settings = EncodeSettings(sound=False, clips_per_chunk=1)
+    path = tmp_path / "a.evt"
+    with pytest.raises(KeyboardInterrupt):
+        encode_file(model, tmp_path / "in.mp4", path, settings=settings, progress=interrupt)
+    tokens = evatok.open(path)
+    assert tokens.num_frames == 16 and not tokens.complete
+    tokens.save(tmp_path / "b.evt")
+    assert (tmp_path / "b.evt").read_bytes() == path.read_bytes()
+    encode_file(model, tmp_path / "in.mp4", path, settings=settings)
+    assert evatok.open(path).complete
+
+
 def test_assignments(model: evatok.Model, video: evatok.Video) -> None:
     assert {int(n) for part in model.encode(video, assignment="uniform:2").assignment
             for n in part.flatten()} == {2}  # fmt: skip
