@@ -24,7 +24,7 @@ import numpy as np
 from evatok.core.compute.devices import device_of
 from evatok.core.errors import EvatokError
 from evatok.core.files import atomic_file
-from evatok.core.paths import refuse_overwrite
+from evatok.core.paths import printable, refuse_overwrite
 from evatok.generate.token_rate import Rate, assigner_for, router_for, tiles_of
 from evatok.hub import Models
 from evatok.model_folders import FOR_PICTURES, FOR_VIDEOS, shipped_models
@@ -219,7 +219,7 @@ def header_of(
     coded_height, coded_width = coded_size(settings.fit, height, width, size)
     refined = f" refined {settings.refine_steps}" if settings.refine_steps else ""
     return Header(
-        model=models.directory.name,
+        model=printable(models.directory.name),
         weights=model_hash(model),
         **shape_of(model),
         overlap=min(sides(size)) // 8 if settings.overlap is None else settings.overlap,
@@ -239,7 +239,7 @@ def header_of_file(models: Models, source: Path, rate: Rate, settings: EncodeSet
     """Return the header of a file's tokens, as `header_of` does of a video's."""
     info, is_whole = probe(source), settings.start == 0 and settings.end is None
     part = "" if is_whole else f" {settings.start}-{settings.end}"
-    name = f"{source.name} {source_digest(source)}{part}"
+    name = f"{printable(source.name)} {source_digest(source)}{part}"
     return header_of(models, info.height, info.width, time_base_of(source), rate, settings, name)
 
 

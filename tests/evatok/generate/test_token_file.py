@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 from collections.abc import Callable
@@ -301,6 +302,19 @@ def test_damage_of_the_end_of_the_sound_is_refused_and_shown(
     assert not (tmp_path / "b.mp4").exists()
     silent = decode_file(toy, tmp_path / "b.evt", tmp_path / "b.mp4", sound=False)
     assert silent["frames"] == 20 and not silent["damage"]
+
+
+def test_a_name_of_another_encoding_is_written_printably(
+    toy: Models, video: Path, tmp_path: Path
+) -> None:
+    """JSON would take half of a surrogate pair, and not give it back."""
+    source = tmp_path / os.fsdecode(b"caf\xe9.mp4")
+    shutil.copy(video, source)
+    told = encode_file(toy, source, tmp_path / "a.evt")
+    assert told["source"].startswith(r"caf\udce9.mp4 ")
+    with EvtReader(tmp_path / "a.evt") as reader:
+        assert reader.header.source == told["source"] and len(list(reader.chunks())) == 2
+    assert decode_file(toy, tmp_path / "a.evt", tmp_path / "b.mp4")["frames"] == 75
 
 
 def test_another_model_is_refused_by_name_and_weights(
