@@ -41,6 +41,7 @@ from tokenizer.coding.rate import Rate as TokenRate
 from tokenizer.evt.codec import ChunkDecoder, DecodedClip, Timed, runs
 from tokenizer.evt.format import Header
 from tokenizer.evt.pictures import Fit, to_coded
+from tokenizer.evt.writer import sound_size
 from tokenizer.search.reward import psnr_of_mse
 from video.clips import resize, resize_crop, to_clip
 from video.decoding.container import Damage, VideoError
@@ -245,7 +246,7 @@ def _reconstruct_file(
         track = Path(folder) / "sound.mka"
         is_whole = settings.start == 0 and settings.end is None
         sound = track if settings.sound and is_whole and copy_sound(file, track) else None
-        spent = 0 if sound is None else sound.stat().st_size
+        spent = 0 if sound is None else sound_size(sound.stat().st_size)
         made = pictures(spent)
         first = next(made)  # a file that is refused leaves no folder
         write_timed(target, chain([first], made), header.tick, sound)

@@ -41,7 +41,7 @@ from tokenizer.evt.equal_slope import PlannedAssigner
 from tokenizer.evt.format import Chunk, EvtError, Header
 from tokenizer.evt.pictures import Fit, coded_size, shown_size
 from tokenizer.evt.reader import EvtReader
-from tokenizer.evt.writer import EvtWriter
+from tokenizer.evt.writer import EvtWriter, sound_size
 from tokenizer.search.candidates import model_hash
 from video.clips import resize, sides
 from video.decoding.stills import is_still
@@ -134,7 +134,7 @@ def encode_file(
         track = Path(folder) / "sound.mka"
         if header.sound and not copy_sound(source, track):
             header = header.model_copy(update={"sound": ""})
-        spent = track.stat().st_size if header.sound else 0
+        spent = sound_size(track.stat().st_size) if header.sound else 0
         total = probe(source).num_frames if settings.start == 0 and settings.end is None else None
         with EvtWriter(target, header) as writer:
             begun = Begun(writer.next_frame, writer.last_tick)
@@ -178,7 +178,7 @@ def encode_frames(
         frames: begins a pass over the video; a budget takes several.
         settings: as `header_of` was given; batch size and refinement are used.
         begun: what is passed over.
-        sound_bytes: size of the sound, which counts for `max_bytes`.
+        sound_bytes: of the file, taken by the sound, which count for `max_bytes`.
     """
     model = models.final.eval()
     encoder = ExactEncoder(model, router_for(models, rate))

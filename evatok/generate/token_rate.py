@@ -25,14 +25,14 @@ from tokenizer.evt.bits import bit_width, write_varints
 from tokenizer.evt.budget import GRID, PARTS, BudgetAssigner, enclose
 from tokenizer.evt.codec import Assign, Timed, clips_of_chunk, runs, ticks_of
 from tokenizer.evt.equal_slope import Frontier, PlannedAssigner, equal_slope, frontier
-from tokenizer.evt.format import CHUNK, MAX_PAYLOAD, Header, times_bytes
+from tokenizer.evt.format import CHUNK, MAX_PAYLOAD, Header, header_bytes, times_bytes
 from tokenizer.evt.pictures import Fit, to_coded
 from tokenizer.model import VideoTokenizer
 from tokenizer.search.candidates import candidate_errors
 from tokenizer.search.reward import psnr_of_mse
 from tokenizer.tokens import Tokens
 
-FILE_OVERHEAD = 12 + CHUNK.size + 12 + 8  # bytes around the header, of the index and the end
+FILE_OVERHEAD = CHUNK.size + 12 + 8  # bytes around the rows of the index, and of the end
 
 
 @dataclass(frozen=True)
@@ -121,7 +121,7 @@ def assigner_for(
         header: of the file to be written.
         rate: the rule or the budget.
         frames: begins a pass over the video.
-        sound_bytes: size of the sound, which counts for `max_bytes`.
+        sound_bytes: of the file, taken by the sound, which count for `max_bytes`.
     """
     kind, _, value = rate.assignment.partition(":")
     if kind == "best" and rate.budget is not None:
@@ -219,7 +219,7 @@ class _Extent:
     @staticmethod
     def from_frames(header: Header, frames: Iterator[Timed], longest: int) -> _Extent:
         """Measure in one pass over the frames; `longest`: bytes that no chunk exceeds."""
-        fixed, blocks, count = len(header.model_dump_json()) + FILE_OVERHEAD, 0, 0
+        fixed, blocks, count = len(header_bytes(header)) + FILE_OVERHEAD, 0, 0
         first = last = Fraction(0)
         previous, begins = None, 0
         for run in runs(frames, header.frames_per_chunk):

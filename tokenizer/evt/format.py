@@ -133,10 +133,15 @@ class Chunk:
     ids: np.ndarray
 
 
+def header_bytes(header: Header) -> bytes:
+    """The beginning of a file."""
+    text = json.dumps(header.model_dump(mode="json"), separators=(",", ":")).encode()
+    return MAGIC + struct.pack("<I", len(text)) + text + struct.pack("<I", zlib.crc32(text))
+
+
 def write_header(file: BinaryIO, header: Header) -> None:
     """Begin a file."""
-    text = json.dumps(header.model_dump(mode="json"), separators=(",", ":")).encode()
-    file.write(MAGIC + struct.pack("<I", len(text)) + text + struct.pack("<I", zlib.crc32(text)))
+    file.write(header_bytes(header))
 
 
 def read_header(file: BinaryIO, name: str) -> Header:

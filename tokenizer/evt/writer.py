@@ -13,6 +13,7 @@ from typing import BinaryIO
 
 from evatok.core.files import atomic_file, naming, sync
 from tokenizer.evt.format import (
+    CHUNK,
     END,
     INDEX,
     SOUND,
@@ -30,6 +31,11 @@ from tokenizer.evt.reader import EvtReader
 logger = logging.getLogger(__name__)
 
 SOUND_PIECE = 1 << 18  # bytes of one sound chunk
+
+
+def sound_size(size: int) -> int:
+    """Bytes that a file of sound of so many bytes takes in a token file."""
+    return size + CHUNK.size * -(-size // SOUND_PIECE)
 
 
 class ChunkWriter:

@@ -38,6 +38,7 @@ from video.timed import write_timed
 from video.writing import write_video
 
 Square = Callable[[int, int, int, int], np.ndarray]
+TICK = Fraction(1, 25)
 
 
 @pytest.fixture
@@ -259,6 +260,23 @@ def with_sound(path: Path, frames: np.ndarray) -> bytes:
     return packets(path)
 
 
+def with_pcm(video: Path, path: Path, seconds: int) -> None:
+    """Copy a video and give it a long track of uncompressed sound."""
+    with av.open(str(video)) as source, av.open(str(path), "w") as container:
+        picture = container.add_stream_from_template(source.streams.video[0])
+        track = container.add_stream("pcm_s16le", rate=16_000, layout="mono")
+        for packet in source.demux(source.streams.video[0]):
+            if packet.dts is not None:
+                packet.stream = picture
+                container.mux(packet)
+        tone = (9000 * np.sin(np.arange(16_000) / 20)).astype(np.int16)[None]
+        for second in range(seconds):
+            sound = av.AudioFrame.from_ndarray(tone, format="s16", layout="mono")
+            sound.sample_rate, sound.pts = 16_000, 16_000 * second
+            container.mux(track.encode(sound))
+        container.mux(track.encode())
+
+
 def packets(path: Path) -> bytes:
     with av.open(str(path)) as container:
         track = container.streams.audio[0]
@@ -375,6 +393,18 @@ def test_budgets_are_met(conditioned: Models, video: Path, tmp_path: Path) -> No
     with pytest.raises(ValueError, match="reaches 90 dB"):
         tokens(Rate(min_psnr=90.0))
     assert tokens(Rate(min_psnr=1.0))["tokens"] == low["tokens"]
+
+
+def test_bytes_are_counted_as_they_are_written(toy: Models, square: Square, tmp_path: Path) -> None:
+    """Letters beyond ASCII take six bytes each in the header; pieces of sound have heads."""
+    name = tmp_path / "Праздник-ホリデー-празднуем.mkv"
+    write_timed(tmp_path / "in.mp4", zip(range(40), square(40, 38, 46, 0), strict=True), TICK)
+    with_pcm(tmp_path / "in.mp4", name, seconds=60)
+    low, high = (encode_file(toy, name, tmp_path / "x.evt", Rate(f"uniform:{n}")) for n in (1, 4))
+    for part in (0.4, 0.6, 0.8):
+        room = round(low["bytes"] + 40 + part * (high["bytes"] - low["bytes"]))
+        told = encode_file(toy, name, tmp_path / "x.evt", Rate("best", max_bytes=room))
+        assert told["sound"] and low["bytes"] < told["bytes"] <= room
 
 
 class Stopped(Exception):
