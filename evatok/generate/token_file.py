@@ -182,10 +182,12 @@ def encode_frames(
     """
     model = models.final.eval()
     encoder = ExactEncoder(model, router_for(models, rate))
-    assign = assigner_for(models, encoder, header, rate, frames, sound_bytes)
-    coder = ChunkEncoder(header, encoder, assign, settings.batch_size, settings.refine_steps)
+    size = settings.batch_size
+    assign = assigner_for(models, encoder, header, rate, frames, sound_bytes, size)
+    coder = ChunkEncoder(header, encoder, assign, size, settings.refine_steps)
     if isinstance(assign, (BudgetAssigner, PlannedAssigner)):  # they count the clips before
-        for batch in tiles_of(header, islice(frames(), begun.frames), device_of(model)):
+        done = islice(frames(), begun.frames)
+        for batch in tiles_of(header, done, size, device_of(model)):
             assign(batch)
     first, previous = begun.frames, begun.last_tick
     for run in runs(islice(frames(), first, None), header.frames_per_chunk):

@@ -23,7 +23,7 @@ from evatok.hub import Models
 from tokenizer.coding.exact import ExactEncoder
 from tokenizer.evt.bits import bit_width, write_varints
 from tokenizer.evt.budget import GRID, PARTS, BudgetAssigner, enclose
-from tokenizer.evt.codec import Assign, Timed, clips_of_chunk, runs, ticks_of
+from tokenizer.evt.codec import Assign, Timed, clips_of_chunk, in_batches, runs, ticks_of
 from tokenizer.evt.equal_slope import Frontier, PlannedAssigner, equal_slope, frontier
 from tokenizer.evt.format import CHUNK, MAX_PAYLOAD, Header, header_bytes, times_bytes
 from tokenizer.evt.pictures import Fit, to_coded
@@ -83,15 +83,15 @@ class Rate:
 
 
 def tiles_of(
-    header: Header, frames: Iterator[Timed], device: torch.device | None = None
+    header: Header, frames: Iterator[Timed], batch_size: int, device: torch.device | None = None
 ) -> Iterator[Tensor]:
-    """Whole clips of all tiles, chunk by chunk, (N, 3, F, S, S) in [−1, 1]."""
+    """Whole clips of all tiles, (N, 3, F, S, S) in [−1, 1], `batch_size` of a chunk at a time."""
     for run in runs(frames, header.frames_per_chunk):
-        tiles = torch.cat(_clips_of(header, run))
-        yield tiles if device is None else tiles.to(device)
+        for tiles in in_batches(_clips_of(header, run), batch_size):
+            yield tiles if device is None else tiles.to(device)
 
 
-def _clips_of(header: Header, run: list[Timed]) -> list[Tensor]:
+def _clips_of(header: Header, run: list[Timed]) -> Iterator[Tensor]:
     """Tiles of each whole clip of a chunk's frames."""
     pictures = torch.from_numpy(np.stack([picture for _, picture in run]))
     return clips_of_chunk(to_coded(pictures, cast(Fit, header.fit), header.size), header)
@@ -112,6 +112,7 @@ def assigner_for(
     rate: Rate,
     frames: Callable[[], Iterator[Timed]],
     sound_bytes: int,
+    batch_size: int,
 ) -> Assign:
     """Router or assigner of each clip.
 
@@ -122,6 +123,7 @@ def assigner_for(
         rate: the rule or the budget.
         frames: begins a pass over the video.
         sound_bytes: of the file, taken by the sound, which count for `max_bytes`.
+        batch_size: tiles computed at once.
     """
     kind, _, value = rate.assignment.partition(":")
     if kind == "best" and rate.budget is not None:
@@ -143,12 +145,14 @@ def assigner_for(
     if not models.conditioned_router.config.preference:
         raise EvatokError(f"a budget ({rate.budget}) needs a router with w_q as an input")
     if rate.min_psnr is not None:
-        return partial(encoder.assign, w_q=_w_q_of_psnr(encoder, header, rate.min_psnr, frames))
+        w_q = _w_q_of_psnr(encoder, header, rate.min_psnr, frames, batch_size)
+        return partial(encoder.assign, w_q=w_q)
     budget = _tokens_of(header, rate, frames, sound_bytes)
+    device = device_of(encoder.model)
     return BudgetAssigner(
         at,
         fill,
-        *enclose(lambda: tiles_of(header, frames(), device_of(encoder.model)), at, budget),
+        *enclose(lambda: tiles_of(header, frames(), batch_size, device), at, budget),
         budget,
     )
 
@@ -240,19 +244,20 @@ def _w_q_of_psnr(
     header: Header,
     wanted: float,
     frames: Callable[[], Iterator[Timed]],
+    batch_size: int,
 ) -> float:
     """The least w_q at which the video's PSNR, over all tiles, is at least the wanted one."""
 
     def reached(grid: Sequence[float]) -> list[float]:
         errors, count = [0.0] * len(grid), 0
-        for batch in tiles_of(header, frames(), device_of(encoder.model)):
-            for part in batch.split(32):
-                for place, w_q in enumerate(grid):
-                    tokens = encoder.encode(part, encoder.assign(part, w_q=w_q))
-                    errors[place] += float(
-                        (_decode(encoder.model, tokens) - part).square().mean((1, 2, 3, 4)).sum()
-                    )
-                count += len(part)
+        size = min(batch_size, 32)  # not more, however many: sums of floats depend on it
+        for part in tiles_of(header, frames(), size, device_of(encoder.model)):
+            for place, w_q in enumerate(grid):
+                tokens = encoder.encode(part, encoder.assign(part, w_q=w_q))
+                errors[place] += float(
+                    (_decode(encoder.model, tokens) - part).square().mean((1, 2, 3, 4)).sum()
+                )
+            count += len(part)
         return psnr_of_mse(torch.tensor(errors) / count).tolist()
 
     values = reached(GRID)

@@ -48,16 +48,35 @@ def ticks_of(
     return tuple(ticks)
 
 
-def clips_of_chunk(frames: Tensor, header: Header) -> list[Tensor]:
+def clips_of_chunk(frames: Tensor, header: Header) -> Iterator[Tensor]:
     """Coded frames (F, H, W, 3) uint8 → for each clip its tiles (N, 3, F', S, S) in [−1, 1].
 
-    The last clip is filled up by repeating its last frame.
+    The last clip is filled up by repeating its last frame. One clip is made at a time: as floats
+    that overlap, the tiles of a chunk take many times the memory of its frames.
     """
-    out = []
     for part in frames.split(header.num_frames):
         tiles = header.grid.cut(pad_last(part, header.num_frames))
-        out.append(torch.stack([to_clip(tile) for tile in tiles]))
-    return out
+        clip = torch.empty(len(tiles), 3, *tiles[0].shape[:3])
+        for place, tile in enumerate(tiles):
+            clip[place] = to_clip(tile)
+        yield clip
+
+
+def in_batches(clips: Iterable[Tensor], size: int) -> Iterator[Tensor]:
+    """Cut tensors (N, ...) that come one by one into batches of `size` rows; the last has fewer."""
+    waiting: list[Tensor] = []
+    count = 0
+    for clip in clips:
+        for part in clip.split(size):
+            while len(part):
+                piece, part = part[: size - count], part[size - count :]
+                waiting.append(piece)
+                count += len(piece)
+                if count == size:
+                    yield waiting[0] if len(waiting) == 1 else torch.cat(waiting)
+                    waiting, count = [], 0
+    if waiting:
+        yield torch.cat(waiting)
 
 
 def shape_of(model: VideoTokenizer) -> dict[str, Any]:
@@ -107,10 +126,10 @@ class ChunkEncoder:
         header = self.header
         pictures = torch.from_numpy(np.stack([picture for _, picture in frames]))
         coded = to_coded(pictures, cast(Fit, header.fit), header.size)
+        # the tiles are made twice: all of them together are too many
+        batches = in_batches(clips_of_chunk(coded, header), self.batch_size)
+        chosen = torch.cat([self.assign(batch.to(self.device)) for batch in batches])
         clips, blocks = clips_of_chunk(coded, header), header.blocks(len(frames))
-        clips = [clip.to(self.device) for clip in clips]
-        tiles = torch.cat(clips)
-        chosen = torch.cat([self.assign(part) for part in tiles.split(self.batch_size)])
         assignment, ids = [], []
         for clip, levels, count in zip(clips, chosen.split(len(header.grid)), blocks, strict=True):
             # blocks behind the last frame are left out: no block depends on a later one
@@ -118,6 +137,7 @@ class ChunkEncoder:
             for rows, part in zip(
                 levels.split(self.batch_size), clip.split(self.batch_size), strict=True
             ):
+                part = part.to(self.device)
                 tokens = self.encoder.encode(part, rows)
                 ids.append(refine(self.encoder.model, part, tokens, self.refine_steps).ids)
             assignment.append(levels.cpu().numpy())

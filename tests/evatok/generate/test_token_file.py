@@ -9,6 +9,7 @@ import shutil
 from collections.abc import Callable
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import av
 import numpy as np
@@ -29,6 +30,7 @@ from evatok.generate.token_file import (
 )
 from evatok.generate.token_rate import Rate
 from evatok.hub import Models, load, save_model
+from tokenizer.coding.exact import ExactEncoder
 from tokenizer.evt.codec import ChunkDecoder
 from tokenizer.evt.format import CHUNK, SOUND, EvtError, chunk_bytes, write_header
 from tokenizer.evt.reader import EvtReader
@@ -405,6 +407,39 @@ def test_bytes_are_counted_as_they_are_written(toy: Models, square: Square, tmp_
         room = round(low["bytes"] + 40 + part * (high["bytes"] - low["bytes"]))
         told = encode_file(toy, name, tmp_path / "x.evt", Rate("best", max_bytes=room))
         assert told["sound"] and low["bytes"] < told["bytes"] <= room
+
+
+@pytest.mark.parametrize("rate", [Rate(), Rate(tokens_per_second=500.0), Rate(min_psnr=1.0)])
+def test_no_pass_computes_more_tiles_at_once_than_asked(
+    conditioned: Models,
+    square: Square,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    rate: Rate,
+) -> None:
+    """Ten tiles, four clips a chunk; what is chosen does not depend on how many at once."""
+    picture = square(80, 64, 150, 0)
+    write_timed(tmp_path / "in.mp4", zip(range(80), picture, strict=True), TICK)
+    seen: list[int] = []
+    assign = ExactEncoder.assign
+
+    def counted(self: ExactEncoder, clips: torch.Tensor, **options: Any) -> torch.Tensor:
+        seen.append(len(clips))
+        return assign(self, clips, **options)
+
+    def stop(_file: str, frames: int, _total: int | None) -> None:
+        raise Stopped
+
+    monkeypatch.setattr(ExactEncoder, "assign", counted)
+    encode_file(conditioned, tmp_path / "in.mp4", tmp_path / "a.evt", rate)
+    assert max(seen) == 32
+    seen.clear()
+    few = EncodeSettings(batch_size=3)
+    with pytest.raises(Stopped):  # and goes on
+        encode_file(conditioned, tmp_path / "in.mp4", tmp_path / "b.evt", rate, few, stop)
+    encode_file(conditioned, tmp_path / "in.mp4", tmp_path / "b.evt", rate, few)
+    assert max(seen) == 3
+    assert (tmp_path / "a.evt").read_bytes() == (tmp_path / "b.evt").read_bytes()
 
 
 class Stopped(Exception):

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from tokenizer.evt.budget import BudgetAssigner, enclose
+from tokenizer.evt.codec import in_batches
 
 LEVELS = torch.tensor([4, 8, 16, 32, 64])
 
@@ -39,3 +40,12 @@ def test_a_budget_is_spent_to_the_last_step(count: int, part: float) -> None:
     chooser = BudgetAssigner(assign, fill, *enclose(lambda: [clips], assign, budget), budget)
     spent = sum(int(chooser(batch).sum()) for batch in clips.split(3))
     assert budget - 32 <= spent <= budget  # sums of two levels lie up to 32 apart
+
+
+def test_clips_are_cut_into_batches_in_their_order() -> None:
+    rows = torch.arange(40.0)[:, None]
+    for sizes in ([40], [7, 7, 7, 7, 7, 5], [1] * 40, [13, 0, 27]):
+        for count in (1, 3, 7, 16, 50):
+            batches = list(in_batches(rows.split(sizes), count))
+            assert torch.equal(torch.cat(batches), rows)
+            assert [len(batch) for batch in batches] == [len(x) for x in rows.split(count)]
