@@ -5,6 +5,7 @@ Shape letters: H W pixels.
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from fractions import Fraction
@@ -23,6 +24,7 @@ from video.decoding.stills import is_picture
 from video.writing import REPEATABLE, check_gap
 
 SUFFIXES = (".mp4", ".mov", ".mkv")
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # the disk's fault, not the sound's
 SOUND_FORMAT = "matroska"  # takes every codec
 
 
@@ -35,27 +37,50 @@ def time_base_of(path: Path | str) -> Fraction:
         return stream.time_base or Fraction(1, 90_000)
 
 
-def copy_sound(source: Path, target: Path) -> bool:
+def copy_sound(
+    source: Path, target: Path, start: Fraction | None = None, end: Fraction | None = None
+) -> bool:
     """Copy the first sound track of a file, undecoded, into a Matroska file.
 
+    Args:
+        source: a video or a picture.
+        target: the file to write.
+        start: seconds, as frames' times are told; packets that end before are left out.
+        end: likewise, of packets that begin then or later.
+
     Returns:
-        Whether there is one.
+        Whether there is one; of a part, whether any of it lies there.
+
+    Raises:
+        VideoError: the track cannot be read, or be written to Matroska.
     """
     if is_picture(source):
         return False
-    with av.open(str(source)) as container:
+    with _reading_sound(source), av.open(str(source)) as container:
         if not container.streams.audio:
             return False
-        stream = container.streams.audio[0]
+        stream, count = container.streams.audio[0], 0
         # without the random numbers of Matroska: the same source gives the same bytes
         options = {"fflags": "+bitexact"}
         with av.open(str(target), "w", format=SOUND_FORMAT, container_options=options) as output:
-            copy = output.add_stream_from_template(stream)
+            try:
+                copy = output.add_stream_from_template(stream)
+            except ValueError as error:
+                raise VideoError(
+                    f"{source}: the sound cannot be kept ({error}): leave it out with --no-sound"
+                ) from error
             for packet in container.demux(stream):
-                if packet.dts is not None:
+                if packet.dts is None:
+                    continue
+                time = packet.dts if packet.pts is None else packet.pts
+                unit = packet.time_base or stream.time_base or Fraction(1)
+                if end is not None and time * unit >= end:
+                    break
+                if start is None or (time + (packet.duration or 0)) * unit > start:
                     packet.stream = copy
                     output.mux(packet)
-    return True
+                    count += 1
+    return count > 0 or (start is None and end is None)
 
 
 def write_timed(
@@ -132,7 +157,11 @@ def _reading_sound(path: Path) -> Iterator[None]:
     """Tell of damaged sound in one line."""
     try:
         yield
+    except VideoError:  # tells more
+        raise
     except (av.error.FFmpegError, ValueError) as error:
+        if getattr(error, "errno", None) in FULL:
+            raise
         said = getattr(error, "strerror", error)
         raise VideoError(
             f"{path}: the sound is damaged ({said}): leave it out with --no-sound"

@@ -17,12 +17,10 @@ import torch
 from torch import Tensor
 
 from evatok.core.errors import EvatokError
+from tokenizer.evt.format import COMMON_TICK, MAX_COUNT
 from video.decoding.container import VideoError
 from video.reading import OnDamage, iter_timed
 from video.writing import exact_rate, write_video
-
-LARGEST_UNIT = 1 << 24  # parts of a second that a tick may be
-COMMON_TICK = Fraction(1, 90_000)  # where times have no unit so coarse
 
 
 @dataclass(frozen=True, eq=False)
@@ -82,7 +80,7 @@ class Video:
     def tick(self) -> Fraction:
         """A unit of time that all times are multiples of; 1/90 000 s where there is none."""
         unit = lcm(*(time.denominator for time in self.times))
-        return Fraction(1, unit) if unit <= LARGEST_UNIT else COMMON_TICK
+        return Fraction(1, unit) if unit <= MAX_COUNT else COMMON_TICK
 
     def timed(self) -> Iterator[tuple[Fraction, np.ndarray]]:
         """Yield each time in seconds with its frame (H, W, 3) uint8."""

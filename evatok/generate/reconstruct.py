@@ -33,6 +33,7 @@ from evatok.generate.token_file import (
     encode_frames,
     frames_of,
     header_of_file,
+    part_of,
 )
 from evatok.generate.token_rate import Rate
 from evatok.hub import Models
@@ -244,8 +245,8 @@ def _reconstruct_file(
 
     with tempfile.TemporaryDirectory(prefix="evatok-") as folder:
         track = Path(folder) / "sound.mka"
-        is_whole = settings.start == 0 and settings.end is None
-        sound = track if settings.sound and is_whole and copy_sound(file, track) else None
+        is_heard = settings.sound and copy_sound(file, track, *part_of(file, settings))
+        sound = track if is_heard else None
         spent = 0 if sound is None else sound_size(sound.stat().st_size)
         made = pictures(spent)
         first = next(made)  # a file that is refused leaves no folder

@@ -38,14 +38,14 @@ from tokenizer.evt.codec import (
     shape_of,
 )
 from tokenizer.evt.equal_slope import PlannedAssigner
-from tokenizer.evt.format import Chunk, EvtError, Header
+from tokenizer.evt.format import COMMON_TICK, MAX_COUNT, Chunk, EvtError, Header
 from tokenizer.evt.pictures import Fit, coded_size, shown_size
 from tokenizer.evt.reader import EvtReader
 from tokenizer.evt.writer import EvtWriter, sound_size
 from tokenizer.search.candidates import model_hash
 from video.clips import resize, sides
 from video.decoding.stills import is_still
-from video.reading import OnDamage, first_time, iter_timed, probe
+from video.reading import OnDamage, first_time, frame_times, iter_timed, probe
 from video.timed import SOUND_FORMAT, copy_sound, time_base_of, write_timed
 from video.writing import write_video
 
@@ -65,7 +65,7 @@ class EncodeSettings:
         overlap: pixels that neighbouring tiles share; an eighth of a tile if None.
         start: seconds after the first frame.
         end: likewise; None: the video's end.
-        sound: carry the sound track along.
+        sound: carry the sound track along, its packets of the wanted part.
         clips_per_chunk: clips that are lost together where a file is damaged.
         batch_size: tiles computed at once; of no effect on tokens that are not refined.
         allow_damaged: encode what can be read of a damaged video.
@@ -122,7 +122,8 @@ def encode_file(
 
     Raises:
         VideoError: the source cannot be read.
-        EvatokError: a budget below the shortest assignments, or options that do not fit each other.
+        EvatokError: no frames in the wanted part, a budget below the shortest assignments, or
+            options that do not fit each other.
     """
     rate, settings = rate or Rate(), settings or EncodeSettings()
     refuse_overwrite([target, target.with_name(target.name + ".partial")], [source])
@@ -130,9 +131,14 @@ def encode_file(
     damage: dict[str, None] = {}  # each loss once, though there may be several passes
     on_damage = (lambda found: damage.setdefault(str(found))) if settings.allow_damaged else None
     frames = partial(frames_of, source, settings, on_damage)
+    if settings.start and next(frames(), None) is None:
+        raise EvatokError(
+            f"{source}: no frame comes {settings.start:g} s after the first or later: the last "
+            f"comes after {_seconds_of(source):.2f} s"
+        )
     with tempfile.TemporaryDirectory(prefix="evatok-") as folder:
         track = Path(folder) / "sound.mka"
-        if header.sound and not copy_sound(source, track):
+        if header.sound and not copy_sound(source, track, *part_of(source, settings)):
             header = header.model_copy(update={"sound": ""})
         spent = sound_size(track.stat().st_size) if header.sound else 0
         total = probe(source).num_frames if settings.start == 0 and settings.end is None else None
@@ -149,6 +155,14 @@ def encode_file(
             writer.close(complete=True)
     told = show_file(target)
     return told | {"source_damage": list(damage)} if settings.allow_damaged else told
+
+
+def _seconds_of(source: Path) -> float:
+    """Seconds from the first frame of a video to its last."""
+    seen = frame_times(source)
+    if not seen.times:  # the container keeps none
+        return (seen.packets - 1) / probe(source).fps
+    return float(seen.times[-1] - seen.times[0])
 
 
 @dataclass(frozen=True)
@@ -238,11 +252,24 @@ def header_of(
 
 
 def header_of_file(models: Models, source: Path, rate: Rate, settings: EncodeSettings) -> Header:
-    """Return the header of a file's tokens, as `header_of` does of a video's."""
+    """Return the header of a file's tokens, as `header_of` does of a video's.
+
+    Times are in the file's own unit, or in `COMMON_TICK` where a header cannot hold that.
+    """
     info, is_whole = probe(source), settings.start == 0 and settings.end is None
     part = "" if is_whole else f" {settings.start}-{settings.end}"
     name = f"{printable(source.name)} {source_digest(source)}{part}"
-    return header_of(models, info.height, info.width, time_base_of(source), rate, settings, name)
+    tick = time_base_of(source)
+    if max(tick.numerator, tick.denominator) > MAX_COUNT:
+        tick = COMMON_TICK
+    return header_of(models, info.height, info.width, tick, rate, settings, name)
+
+
+def part_of(source: Path, settings: EncodeSettings) -> tuple[Fraction | None, Fraction | None]:
+    """Times, as frames have them, between which the wanted part lies; None: no bound."""
+    origin = first_time(source)
+    start = origin + Fraction(settings.start) if settings.start else None
+    return start, None if settings.end is None else origin + Fraction(settings.end)
 
 
 def frames_of(

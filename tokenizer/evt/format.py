@@ -46,7 +46,10 @@ MAX_PIXELS = 1 << 27  # of a picture: 15 360 × 8 640 fits
 MAX_FRAMES = 1 << 16  # of a chunk
 MAX_TICK = 1 << 53
 
-Count = Annotated[int, Field(ge=1, le=1 << 24)]
+MAX_COUNT = 1 << 24  # of each part of a time base, too: earlier versions refuse more
+COMMON_TICK = Fraction(1, 90_000)  # for times whose own unit is finer
+
+Count = Annotated[int, Field(ge=1, le=MAX_COUNT)]
 FrameCount = Annotated[int, Field(ge=1, le=MAX_FRAMES)]
 Side = Annotated[int, Field(ge=1, le=MAX_SIDE)]
 

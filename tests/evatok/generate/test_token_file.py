@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import av
+import av.error
 import numpy as np
 import pytest
 import torch
@@ -35,6 +36,7 @@ from tokenizer.evt.codec import ChunkDecoder
 from tokenizer.evt.format import CHUNK, SOUND, EvtError, chunk_bytes, write_header
 from tokenizer.evt.reader import EvtReader
 from tokenizer.router import Router, RouterConfig
+from video.decoding.container import VideoError
 from video.reading import iter_timed, read_frames
 from video.timed import write_timed
 from video.writing import write_video
@@ -297,6 +299,106 @@ def test_sound_is_carried_unchanged(toy: Models, square: Square, tmp_path: Path)
     assert row["sound"] and packets(Path(row["output"])) == sound
     silent = EncodeSettings(sound=False)
     assert not encode_file(toy, tmp_path / "in.mp4", tmp_path / "s.evt", settings=silent)["sound"]
+
+
+def sound_times(path: Path) -> list[float]:
+    """When each packet of the sound begins, in seconds."""
+    with av.open(str(path)) as container:
+        track = container.streams.audio[0]
+        return [float(p.pts * p.time_base) for p in container.demux(track) if p.pts is not None]
+
+
+def test_a_part_carries_its_own_sound_at_its_own_time(
+    toy: Models, square: Square, tmp_path: Path
+) -> None:
+    source, path = tmp_path / "in.mp4", tmp_path / "a.evt"
+    whole = with_sound(source, square(40, 38, 46, 0))  # 1.6 s, with a second of sound
+    part = EncodeSettings(start=0.4, end=0.72)
+    assert encode_file(toy, source, path, settings=part)["sound"]
+    wanted = [time for time in sound_times(source) if 0.4 - 0.064 < time < 0.72]
+    for name in ("b.mkv", "b.mp4"):
+        assert decode_file(toy, path, tmp_path / name)["sound"]
+        assert times_of(tmp_path / name)[0] == pytest.approx(0.4)
+        assert sound_times(tmp_path / name) == pytest.approx(wanted, abs=0.002)
+        assert packets(tmp_path / name) in whole
+    late = EncodeSettings(start=1.2)
+    assert not encode_file(toy, source, tmp_path / "late.evt", settings=late)["sound"]
+    rows = reconstruct_files(toy, [source], tmp_path / "out", settings=part)["files"]
+    assert rows[0]["sound"] and sound_times(Path(rows[0]["output"])) == pytest.approx(
+        wanted, abs=0.002
+    )
+
+
+def test_sound_that_cannot_be_kept_names_the_file_and_the_option(
+    toy: Models, square: Square, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source, path = tmp_path / "in.flv", tmp_path / "a.evt"
+    with av.open(str(source), "w") as container:
+        stream = container.add_stream("libx264", rate=25)
+        stream.height, stream.width, stream.pix_fmt = 38, 46, "yuv420p"
+        track = container.add_stream("nellymoser", rate=8000, layout="mono")
+        for picture in square(20, 38, 46, 0):
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
+        container.mux(stream.encode())
+        tone = np.sin(np.arange(8000) / 20).astype(np.float32)[None]
+        sound = av.AudioFrame.from_ndarray(tone, format="flt", layout="mono")
+        sound.sample_rate = 8000
+        container.mux(track.encode(sound))
+        container.mux(track.encode())
+    options = EncodeSettings(allow_damaged=True)
+    with pytest.raises(VideoError, match=r"in\.flv: the sound cannot be kept .*--no-sound"):
+        encode_file(toy, source, path, settings=options)
+    assert not path.exists()
+    assert encode_file(toy, source, path, settings=EncodeSettings(sound=False))["frames"] == 20
+
+    with_sound(tmp_path / "in.mp4", square(20, 38, 46, 0))
+    opened = av.open
+
+    def broken(name: str, *options: Any, **named: Any) -> Any:
+        if named.get("format") == "matroska":
+            raise av.error.InvalidDataError(1094995529, "Invalid data found")
+        return opened(name, *options, **named)
+
+    monkeypatch.setattr("video.timed.av.open", broken)
+    with pytest.raises(VideoError, match=r"in\.mp4: the sound is damaged .*--no-sound"):
+        encode_file(toy, tmp_path / "in.mp4", path, settings=options)
+
+
+def test_a_part_without_frames_is_refused_and_an_older_file_kept(
+    toy: Models, video: Path, tmp_path: Path
+) -> None:
+    path = tmp_path / "a.evt"
+    encode_file(toy, video, path)
+    before, told = path.read_bytes(), r"in\.mp4: no frame comes {:g} s.* 2\.97 s"
+    for start in (3.5, 100.0):
+        for rate in (Rate(), Rate("best", min_psnr=1.0)):
+            late = EncodeSettings(start=start)
+            with pytest.raises(EvatokError, match=told.format(start)):
+                encode_file(toy, video, path, rate, late)
+    assert path.read_bytes() == before and not list(tmp_path.glob("*.partial"))
+
+
+@pytest.mark.parametrize("unit", [27_000_000, 1_000_000_000])
+def test_times_of_a_finer_unit_than_a_header_holds_are_rounded(
+    toy: Models, square: Square, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, unit: int
+) -> None:
+    """To the nearest 1/90 000 s; those that are nearer than that stay apart."""
+    source = tmp_path / "in.mp4"
+    write_timed(source, zip(range(0, 800, 40), square(20, 38, 46, 0), strict=True), TICK / 40)
+    exact = [Fraction(n, 25) + Fraction(n * n, unit) for n in range(20)]
+    exact[7] = exact[6] + Fraction(1, unit)
+    monkeypatch.setattr("evatok.generate.token_file.time_base_of", lambda _: Fraction(1, unit))
+    monkeypatch.setattr(
+        "evatok.generate.token_file.iter_timed",
+        lambda *_: zip(exact, read_frames(source).numpy(), strict=True),
+    )
+    encode_file(toy, source, tmp_path / "a.evt")
+    with EvtReader(tmp_path / "a.evt") as reader:
+        (found,) = reader.chunks()
+        assert reader.header.time_base == (1, 90_000)
+    rounded = [round(time * 90_000) for time in exact]
+    rounded[7] = rounded[6] + 1
+    assert list(found.times) == rounded
 
 
 def test_damage_of_the_end_of_the_sound_is_refused_and_shown(
