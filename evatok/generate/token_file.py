@@ -8,6 +8,7 @@ Shape letters: F frames, N tiles, T blocks, S side of a tile.
 from __future__ import annotations
 
 import hashlib
+import logging
 import math
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
@@ -48,6 +49,8 @@ from video.decoding.stills import is_still
 from video.reading import OnDamage, first_time, frame_times, iter_timed, probe
 from video.timed import SOUND_FORMAT, copy_sound, time_base_of, write_timed
 from video.writing import write_video
+
+logger = logging.getLogger(__name__)
 
 IMAGES = (".png", ".jpg", ".jpeg", ".bmp", ".webp")
 ROUNDING = 1e-6  # seconds by which a time written as a decimal may be off
@@ -155,6 +158,59 @@ def encode_file(
             writer.close(complete=True)
     told = show_file(target)
     return told | {"source_damage": list(damage)} if settings.allow_damaged else told
+
+
+def encode_files(
+    load_for: Callable[[Path], Models],
+    sources: Sequence[Path],
+    output: Path,
+    rate: Rate | None = None,
+    settings: EncodeSettings | None = None,
+    progress: FileProgress | None = None,
+) -> dict[str, Any]:
+    """Encode videos, each into a token file of its own; one that cannot be is passed over.
+
+    Args:
+        load_for: gives the models of a file.
+        sources: videos and pictures.
+        output: FILE.evt of one source, or a folder.
+        rate: as of `encode_file`.
+        settings: likewise.
+        progress: likewise.
+
+    Returns:
+        JSON-able: `files` as `encode_file` tells each; `refused`, the others, each with a reason.
+
+    Raises:
+        EvatokError: of the first, if no file could be encoded.
+    """
+    rows: list[dict[str, Any]] = []
+    refused: list[dict[str, str]] = []
+    first: EvatokError | None = None
+    for source, target in zip(sources, targets(sources, output, ".evt"), strict=True):
+        models = load_for(source)
+        try:
+            rows.append(encode_file(models, source, target, rate, settings, progress))
+        except EvatokError as error:
+            first = first or error
+            if len(sources) > 1:
+                logger.warning("left out: %s", error)
+            refused.append({"file": str(source), "reason": str(error)})
+    if not rows and first is not None:
+        raise first
+    return {"files": rows, "refused": refused}
+
+
+def require_all_encoded(result: dict[str, Any]) -> None:
+    """Check that a result of `encode_files` leaves no file out.
+
+    Raises:
+        EvatokError: it does; they are named, each with its reason.
+    """
+    out = [row["reason"] for row in result["refused"]]
+    if out:
+        total = len(out) + len(result["files"])
+        raise EvatokError(f"{len(out)} of {total} files could not be encoded: {'; '.join(out)}")
 
 
 def _seconds_of(source: Path) -> float:
@@ -302,7 +358,8 @@ def decode_file(
     Args:
         models: whose `final` tokenizer made the file.
         source: FILE.evt.
-        target: .mp4, .mov, .mkv, .gif, or a picture's suffix for a file of one frame.
+        target: .mp4, .mov, .mkv; .gif, which is put together in memory, all of its frames; or a
+            picture's suffix for a file of one frame.
         start: seconds after the first frame.
         end: likewise; None: to its end.
         native: at the coded size instead of the source's.
@@ -382,16 +439,19 @@ def _write(
     suffix = target.suffix.lower()
     if suffix not in IMAGES and suffix != ".gif":
         return write_timed(target, pictures, tick, sound)
-    timed = list(pictures)
+    timed = list(pictures if suffix == ".gif" else islice(pictures, 2))
     if not timed:
         raise EvtError(f"{target}: there are no frames to write")
     if suffix == ".gif":
         times = [ticks * tick for ticks, _ in timed]
         rate = (len(times) - 1) / float(times[-1] - times[0]) if len(times) > 1 else 25.0
-        write_video(target, np.stack([picture for _, picture in timed]), rate, times=times)
+        write_video(target, (picture for _, picture in timed), rate, times=times)
         return len(timed)
     if len(timed) > 1:
-        raise EvtError(f"{target}: a picture holds one frame, the file has {len(timed)}")
+        raise EvtError(
+            f"{target}: a picture holds one frame, and there are more: name a video, or choose one "
+            "with --start and --end"
+        )
     with atomic_file(target) as partial_file:
         iio.imwrite(partial_file, timed[0][1])
     return 1

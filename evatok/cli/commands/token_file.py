@@ -95,7 +95,12 @@ def encode_command(
         evatok encode holiday.mp4 -o holiday.evt --tokens-per-second 2000
     """
     from evatok.core.compute.devices import resolve_device
-    from evatok.generate.token_file import EncodeSettings, default_model, encode_file, targets
+    from evatok.generate.token_file import (
+        EncodeSettings,
+        default_model,
+        encode_files,
+        require_all_encoded,
+    )
     from evatok.generate.token_rate import Rate
     from evatok.hub import load
 
@@ -112,18 +117,17 @@ def encode_command(
         refine_steps=refine,
     )
     chosen, load_once = resolve_device(device), cache(load)
-    rows = [
-        encode_file(
-            load_once(model or default_model(file), chosen),
-            file,
-            target,
-            rate,
-            settings,
-            None if as_json else Pace(),
-        )
-        for file, target in zip(files, targets(files, output, ".evt"), strict=True)
-    ]
-    show(rows[0] if len(rows) == 1 else {"files": rows}, as_json)
+    result = encode_files(
+        lambda file: load_once(model or default_model(file), chosen),
+        files,
+        output,
+        rate,
+        settings,
+        None if as_json else Pace(),
+    )
+    rows = result["files"]
+    show(rows[0] if len(files) == 1 else result, as_json)
+    require_all_encoded(result)
 
 
 def decode_command(

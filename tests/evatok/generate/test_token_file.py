@@ -619,6 +619,41 @@ def test_commands(
     assert "write .mp4" in capsys.readouterr().err
 
 
+def test_one_bad_file_does_not_stop_the_others(
+    toy_dir: Path, video: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "bad.mp4").write_bytes(b"no video")
+    shutil.copy(video, tmp_path / "last.mp4")
+    files = [str(video), str(tmp_path / "bad.mp4"), str(tmp_path / "last.mp4")]
+    options = ["-o", str(tmp_path / "out"), "--model", str(toy_dir), "--json"]
+    assert main(["encode", *files, *options]) == 2
+    told = capsys.readouterr()
+    result = json.loads(told.out.splitlines()[-1])
+    assert [Path(row["file"]).name for row in result["files"]] == ["in.evt", "last.evt"]
+    assert [row["file"] for row in result["refused"]] == [files[1]]
+    assert "1 of 3 files could not be encoded: " in told.err and "bad.mp4" in told.err
+    assert sorted(file.name for file in (tmp_path / "out").iterdir()) == ["in.evt", "last.evt"]
+    assert main(["encode", files[1], *options]) == 2
+    assert "of 1 files" not in capsys.readouterr().err
+
+
+def test_a_picture_of_a_long_file_is_refused_at_its_second_frame(
+    toy: Models, video: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    encode_file(toy, video, tmp_path / "a.evt", settings=EncodeSettings(clips_per_chunk=1))
+    seen: list[int] = []
+    pictures = ChunkDecoder._pictures
+
+    def counted(self: ChunkDecoder, tokens: Any, count: int) -> torch.Tensor:
+        seen.append(count)
+        return pictures(self, tokens, count)
+
+    monkeypatch.setattr(ChunkDecoder, "_pictures", counted)
+    with pytest.raises(EvtError, match="a picture holds one frame"):
+        decode_file(toy, tmp_path / "a.evt", tmp_path / "a.png")
+    assert len(seen) <= 2 and not (tmp_path / "a.png").exists()
+
+
 def test_a_late_start_reads_from_a_key_frame_and_gives_the_same_frames(
     square: Square, tmp_path: Path
 ) -> None:
