@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 from huggingface_hub import HfApi
-from torch import nn
+from torch import Tensor, nn
 
 from evaluation.encoders.load import load_features
 from evaluation.encoders.nano import NanoFeatures, NanoNet
@@ -33,8 +33,8 @@ from evatok.model_folders import (
     parts_of,
 )
 from evatok.workflows.text import Captioner, copy_text
-from generator.gpt import GPT
-from generator.inference.optimize import Weights, prepare_for_inference
+from generator.gpt import GPT, GPTLayer
+from generator.inference.optimize import Weights, prepare_for_inference, weights_of
 from tokenizer.model import VideoTokenizer
 from tokenizer.router import Router
 from tokenizer.search.assigners import Assigner, make_assigner
@@ -57,6 +57,11 @@ class Models:
     def parts(self) -> list[str]:
         """Names of the parts that are there."""
         return parts_of(self.directory)
+
+    @property
+    def loaded(self) -> dict[str, nn.Module]:
+        """The parts that were used so far, by their names."""
+        return {name: vars(self)[name] for name in self.parts if name in vars(self)}
 
     def folder(self, part: str) -> Path:
         """Return the folder of a part, which may be absent."""
@@ -224,20 +229,26 @@ def save_model(model: nn.Module, folder: Path, *, half: bool = False) -> None:
                 os.replace(made / name, partial)
 
 
-def export_run(run: Path, output: Path, records: Sequence[Record] = ()) -> dict[str, Any]:
+def export_run(
+    run: Path,
+    output: Path,
+    records: Sequence[Record] = (),
+    loaded: Mapping[str, nn.Module] | None = None,
+) -> dict[str, Any]:
     """Copy the parts of a run into a folder of their own, weights in float16, and a model card.
 
     Args:
         run: folder of a pipeline, at any stage.
         output: folder to make; parts of these names are replaced.
         records: measurements for the card.
+        loaded: parts in memory, by their names: they are written where they differ from the run's.
 
     Returns:
         JSON-able: the folder, its parts and their bytes.
 
     Raises:
         FileNotFoundError: no part is trained yet.
-        EvatokError: the output lies in the run.
+        EvatokError: the output lies in the run, or a changed generator cannot be saved.
     """
     models = load(run)
     refuse_overwrite([output], [models.directory], inside=True, links=False)
@@ -245,6 +256,8 @@ def export_run(run: Path, output: Path, records: Sequence[Record] = ()) -> dict[
     sizes = {}
     for part in models.parts:
         model = load_model(kinds.get(part, VideoTokenizer), models.folder(part))
+        if loaded is not None and part in loaded:
+            model = _with_changes(model, loaded[part])
         save_model(model, output / part, half=True)
         sizes[part] = sum((output / part / name).stat().st_size for name in FILES)
     if (models.directory / TEXT).is_dir():
@@ -253,13 +266,52 @@ def export_run(run: Path, output: Path, records: Sequence[Record] = ()) -> dict[
     return {"folder": str(output), "bytes": sizes | {"all": sum(sizes.values())}}
 
 
-def push_run(run: Path, repository: str, records: Sequence[Record] = (), **options: Any) -> str:
+def _with_changes(stored: nn.Module, loaded: nn.Module) -> nn.Module:
+    """A part as it is in memory; what was read from disk where nothing has changed.
+
+    Raises:
+        EvatokError: it is a changed generator in a form that samples and cannot be saved.
+    """
+    ours, theirs = stored.state_dict(), loaded.state_dict()
+    if isinstance(stored, GPT) and isinstance(loaded, GPT) and ours.keys() != theirs.keys():
+        if any(isinstance(layer, GPTLayer) for layer in loaded.layers):
+            return loaded  # another generator
+        plain = prepare_for_inference(stored, weights_of(loaded.weights), False).state_dict()
+        if not _same_tensors(plain, theirs):
+            raise EvatokError(
+                "the generator was changed in a form that samples and cannot be saved: train a "
+                "generator that GPT.from_pretrained reads"
+            )
+        return stored
+    if _same_tensors(ours, theirs):
+        return stored
+    shapes = ({name: x.shape for name, x in state.items()} for state in (ours, theirs))
+    if len({tuple(sorted(each.items())) for each in shapes}) > 1:
+        return loaded  # another model
+    stored.load_state_dict(theirs)  # whatever device and type they have
+    return stored
+
+
+def _same_tensors(ours: dict[str, Tensor], theirs: dict[str, Tensor]) -> bool:
+    return ours.keys() == theirs.keys() and all(
+        torch.equal(x.cpu(), theirs[name].to("cpu", x.dtype)) for name, x in ours.items()
+    )
+
+
+def push_run(
+    run: Path,
+    repository: str,
+    records: Sequence[Record] = (),
+    loaded: Mapping[str, nn.Module] | None = None,
+    **options: Any,
+) -> str:
     """Export a run, and upload it as one repository of the Hugging Face hub.
 
     Args:
         run: as in `export_run`.
         repository: `owner/name`; made if absent.
         records: as in `export_run`.
+        loaded: likewise.
         options: of `huggingface_hub.HfApi.upload_folder`: revision, commit_message, create_pr; and
             `private`, `token`.
 
@@ -275,7 +327,7 @@ def push_run(run: Path, repository: str, records: Sequence[Record] = (), **optio
     private = options.pop("private", None)
     with TemporaryDirectory() as folder:
         made = Path(folder) / repository
-        export_run(run, made, records)
+        export_run(run, made, records, loaded)
         write_text(made / "README.md", str(model_card(made, repository, records)))
         try:
             name = api.create_repo(repository, private=private, exist_ok=True).repo_id

@@ -253,6 +253,8 @@ class Model(Models):
     def save_pretrained(self, folder: Path | str, records: Sequence[Record] = ()) -> None:
         """Write all parts, in float16, and a model card into a folder that `load` takes.
 
+        A part that was trained or replaced since it was loaded is written as it is in memory.
+
         Args:
             folder: made if absent; parts of these names are replaced.
             records: measurements for the card: `evaluation.scoring.records.read_records` reads
@@ -261,7 +263,7 @@ class Model(Models):
         Raises:
             EvatokError: the folder lies in the model's own.
         """
-        export_run(self.directory, Path(folder), records)
+        export_run(self.directory, Path(folder), records, self.loaded)
 
     def push_to_hub(
         self,
@@ -273,6 +275,8 @@ class Model(Models):
         revision: str | None = None,
     ) -> str:
         """Upload all parts and a model card as one repository of the Hugging Face hub.
+
+        A part that was trained or replaced since it was loaded is written as it is in memory.
 
         Args:
             repository: `owner/name`, made if absent; `load` takes it then.
@@ -288,7 +292,13 @@ class Model(Models):
             EvatokError: the hub refuses it.
         """
         return push_run(
-            self.directory, repository, records, private=private, token=token, revision=revision
+            self.directory,
+            repository,
+            records,
+            self.loaded,
+            private=private,
+            token=token,
+            revision=revision,
         )
 
 

@@ -16,6 +16,8 @@ from torch.utils.data import DataLoader
 
 import evatok
 from evatok.generate.token_file import EncodeSettings, decode_file, encode_file
+from generator.gpt import GPT
+from generator.inference.optimize import prepare_for_inference
 from tokenizer.evt.format import EvtError
 from video.reading import iter_timed, read_frames
 from video.writing import write_video
@@ -268,3 +270,45 @@ def test_refined(model: evatok.Model, video: evatok.Video) -> None:
     assert errors[1] < errors[0]
     with pytest.raises(evatok.EvatokError, match="-1 steps"):
         model.encode(clips, refine=-1)
+
+
+def test_parts_that_were_trained_are_saved_as_they_are_in_memory(
+    toy_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All others are those of the folder, to the byte, also where they are loaded."""
+    model = evatok.load(toy_dir, device="cpu")
+    _ = model.router, model.final, model.generator
+    model.save_pretrained(tmp_path / "same")
+    with torch.no_grad():
+        model.final.quantizer.codebook.mul_(-1)
+    model.save_pretrained(tmp_path / "new")
+    changed = evatok.load(tmp_path / "new", device="cpu").final.quantizer.codebook
+    assert torch.equal(changed, model.final.quantizer.codebook)
+    for part in model.parts:
+        old, same, new = (
+            (folder / part / "model.safetensors").read_bytes()
+            for folder in (toy_dir, tmp_path / "same", tmp_path / "new")
+        )
+        assert old == same and (new == old) == (part != "final"), part
+
+    pushed: list[dict] = []
+    monkeypatch.setattr("evatok.api.model.push_run", lambda *_, **__: pushed.append(_[3]))
+    model.push_to_hub("me/mine")
+    assert pushed[0]["final"] is model.final
+
+
+def test_a_changed_generator_is_saved_or_refused(toy_dir: Path, tmp_path: Path) -> None:
+    """Never its old weights without a word."""
+    model = evatok.load(toy_dir, device="cpu")
+    plain = GPT.from_pretrained(toy_dir / "generator")
+    for compiled in (None, False):
+        model.generator = prepare_for_inference(plain, compiled=compiled)
+        with torch.no_grad():
+            model.generator.norm.weight.add_(1)
+        if model.generator.state_dict().keys() == plain.state_dict().keys():
+            model.save_pretrained(tmp_path / "new")
+            again = GPT.from_pretrained(tmp_path / "new" / "generator")
+            assert torch.equal(again.norm.weight, model.generator.norm.weight)
+        else:
+            with pytest.raises(evatok.EvatokError, match="cannot be saved"):
+                model.save_pretrained(tmp_path / "no")
