@@ -9,7 +9,8 @@ from __future__ import annotations
 import csv
 import io
 import math
-from collections.abc import Iterator, Sequence
+import re
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -19,6 +20,7 @@ from video.decoding.stills import PICTURES
 from video.folder import SUFFIXES, pictures_under, videos_under
 
 Split = Literal["train", "test"]
+UCF_NAME = re.compile(r"v_([A-Za-z]+)_g(\d\d)_c\d\d\.\w+")
 
 
 @dataclass(frozen=True)
@@ -143,11 +145,29 @@ def _lines(path: Path) -> list[str]:
     return [line.strip() for line in read_list(path).splitlines() if line.strip()]
 
 
+def ucf101_class(file: str, known: Collection[str] = ()) -> str:
+    """The class of a video of UCF-101, which its folder says, and without one its name.
+
+    The set spells one class in two ways: `HandstandPushups/v_HandStandPushups_g01_c01.avi`.
+
+    Args:
+        file: as a list has it, or below the set's folder.
+        known: classes, where a list of them is at hand: a folder of such a name is the class's.
+    """
+    *folders, name = file.split("/")
+    match = UCF_NAME.fullmatch(name)
+    for folder in folders:
+        if folder in known or (match is not None and folder.lower() == match[1].lower()):
+            return folder
+    return file.split("/")[0] if match is None else match[1]
+
+
 def read_ucf101(root: Path | str, split: Split = "train", fold: int = 1) -> list[VideoItem]:
     """Videos of one UCF-101 split, also of a subset of its classes.
 
     Args:
-        root: holds a folder for each class, and the lists in itself or in `ucfTrainTestlist`.
+        root: holds the files that the lists name, and the lists in itself or in
+            `ucfTrainTestlist`.
         split: "train" reads trainlist0N.txt, "test" testlist0N.txt.
         fold: N.
 
@@ -168,14 +188,14 @@ def read_ucf101(root: Path | str, split: Split = "train", fold: int = 1) -> list
         path = folder / f"{part}list{fold:02d}.txt"
         if path.is_file() or part == split:
             entries[part] = [line.split()[0] for line in _lines(path)]
-    used = {name.split("/")[0] for names in entries.values() for name in names}
+    used = {ucf101_class(name, known) for names in entries.values() for name in names}
     if not used <= known:
         raise VideoError(f"{folder}: classes {sorted(used - known)[:3]} are not in classInd.txt")
     names = tuple(sorted(used))
     index = {name: label for label, name in enumerate(names)}
     items = []
     for entry in entries[split]:
-        name = entry.split("/")[0]
+        name = ucf101_class(entry, known)
         items.append(VideoItem(root / entry, index[name], names, entry))
     return items
 

@@ -12,7 +12,6 @@ years, so that its counts are told and nothing insists on them.
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -21,11 +20,10 @@ from typing import Any
 
 from video.decoding.container import VideoError
 from video.folder import videos_under
-from video.lists import Row, kinetics_file, read_list, read_table
+from video.lists import UCF_NAME, Row, kinetics_file, read_list, read_table, ucf101_class
 
 UCF_COUNTS = {"train": 9537, "test": 3783}
 UCF_CLASSES = 101
-UCF_NAME = re.compile(r"v_([A-Za-z]+)_g(\d\d)_c(\d\d)\.avi")
 FIRST_TRAIN_GROUP = 8  # split 1: groups 1 to 7 are the test list
 FOLDS = (1, 2, 3)
 SPLITS = {"train": "train", "val": "val", "validate": "val", "test": "test"}
@@ -119,15 +117,15 @@ def survey_ucf101(root: Path) -> Survey:
     there = _videos(root)
     if lists is None:
         return _ucf101_by_rule(root, there)
+    classes = {
+        line.split()[-1] for line in read_list(lists / "classInd.txt").splitlines() if line.strip()
+    }
     entries = [
-        Entry(file, file.split("/")[0], split)
+        Entry(file, ucf101_class(file, classes), split)
         for split in ("train", "test")
         for file in _first_words(lists / f"{split}list01.txt")
     ]
     survey = _compared(Survey("ucf101", root, entries), there)
-    classes = {
-        line.split()[-1] for line in read_list(lists / "classInd.txt").splitlines() if line.strip()
-    }
     unused = classes - {entry.name for entry in entries}
     if unused:
         survey.notes.append(
@@ -142,9 +140,9 @@ def _ucf101_by_rule(root: Path, there: Sequence[str]) -> Survey:
     entries = []
     for file in there:
         match = UCF_NAME.fullmatch(file.rpartition("/")[2])
-        if match is not None:
+        if match is not None and file.endswith(".avi"):
             split = "train" if int(match[2]) >= FIRST_TRAIN_GROUP else "test"
-            entries.append(Entry(file, match[1], split))
+            entries.append(Entry(file, ucf101_class(file), split))
     if not entries:
         raise VideoError(f"{root}: neither ucfTrainTestlist nor files v_CLASS_gNN_cNN.avi are here")
     survey = Survey("ucf101", root, entries)

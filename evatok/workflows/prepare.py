@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from video.prepare import Recipe, check_file, prepare, prepared_name
 
 REPORT = "prepared.json"
 Progress = Callable[[int, int], None]
+Lists = dict[str, str]  # the text of each, by its name below the folder of the copies
 
 
 def check(
@@ -84,6 +85,8 @@ def make(
     files = [entry.file for entry in entries]
     refuse_overwrite([output], [found.root], inside=True)
     refuse_overwrite([output / prepared_name(file) for file in files], [found.root])
+    # Before hours of rewriting: what is wrong with the set's own lists shows here.
+    _lists_of(found, found.present, larp_lists)
     done = prepare(
         files,
         found.root,
@@ -95,92 +98,97 @@ def make(
     )
     good = {row.file for row in done if not row.error}
     kept = [entry for entry in found.present if entry.file in good]
-    lists = _WRITERS[found.name](found, kept, output)
-    if larp_lists:
-        lists += _write_larp(found.name, kept, output)
+    lists = _lists_of(found, kept, larp_lists)
+    paths = [write_text(output / name, text) for name, text in lists.items()]
     result = {
         "output": str(output),
         "files": len(good),
         "frames": sum(row.frames for row in done),
         "damaged": [{"file": row.file, "reason": row.error} for row in done if row.error],
         "settings": vars(recipe) | {},
-        "lists": [str(path) for path in lists],
+        "lists": [str(path) for path in paths],
     }
     write_text(output / REPORT, json.dumps(result, indent=1))
     return result
 
 
-def _ucf101_lists(found: Survey, kept: Sequence[Entry], output: Path) -> list[Path]:
+def _lists_of(found: Survey, kept: Sequence[Entry], larp_lists: bool) -> Lists:
+    """The set's lists of these entries, and on request those of LARP's code."""
+    lists = _LISTS[found.name](found, kept)
+    return lists | _larp_lists(found.name, kept) if larp_lists else lists
+
+
+def _ucf101_lists(found: Survey, kept: Sequence[Entry]) -> Lists:
     """classInd.txt and the lists of every split that the original has, without what is lost."""
     classes = sorted({entry.name for entry in kept})
     numbers = {name: number for number, name in enumerate(classes, 1)}
-    text = "".join(f"{number} {name}\n" for name, number in numbers.items())
-    paths = [write_text(output / "classInd.txt", text)]
-    by_split = {split: [e.file for e in kept if e.split == split] for split in ("train", "test")}
+    lists = {"classInd.txt": "".join(f"{number} {name}\n" for name, number in numbers.items())}
+    entries = {entry.file: entry for entry in kept}
     for fold in FOLDS:
         for split in ("train", "test"):
-            files = by_split[split] if fold == 1 else _of_fold(found.root, split, fold, kept)
-            if files is None:
+            if fold == 1:
+                mine: list[Entry] | None = [entry for entry in kept if entry.split == split]
+            else:
+                mine = _of_fold(found.root, split, fold, entries)
+            if mine is None:
                 continue
             lines = [
-                f"{prepared_name(f)} {numbers[f.split('/')[0]]}" if split == "train"
-                else prepared_name(f)
-                for f in files
+                f"{prepared_name(e.file)} {numbers[e.name]}" if split == "train"
+                else prepared_name(e.file)
+                for e in mine
             ]  # fmt: skip
-            paths.append(write_text(output / f"{split}list{fold:02d}.txt", "\n".join(lines) + "\n"))
-    return paths
+            lists[f"{split}list{fold:02d}.txt"] = "\n".join(lines) + "\n"
+    return lists
 
 
-def _of_fold(root: Path, split: str, fold: int, kept: Sequence[Entry]) -> list[str] | None:
+def _of_fold(root: Path, split: str, fold: int, kept: Mapping[str, Entry]) -> list[Entry] | None:
     for folder in (root / "ucfTrainTestlist", root):
         path = folder / f"{split}list{fold:02d}.txt"
         if path.is_file():
-            there = {entry.file for entry in kept}
             words = [line.split()[0] for line in read_list(path).splitlines() if line.strip()]
-            return [word for word in words if word in there]
+            return [kept[word] for word in words if word in kept]
     return None
 
 
-def _k600_lists(found: Survey, kept: Sequence[Entry], output: Path) -> list[Path]:
+def _k600_lists(found: Survey, kept: Sequence[Entry]) -> Lists:
     """k600_SPLIT.csv with id,path,action,label; labels count the sorted classes of all splits."""
     names = sorted({entry.name for entry in kept})
     label = {name: number for number, name in enumerate(names)}
-    paths = []
+    lists = {}
     for split in sorted({entry.split for entry in kept}):
         mine = sorted((e for e in kept if e.split == split), key=lambda e: e.file)
         rows = [
             [number, prepared_name(e.file), e.name, label[e.name]]
             for number, e in enumerate(mine, 1)
         ]
-        paths.append(_table(output / f"k600_{split}.csv", ["id", "path", "action", "label"], rows))
-    return paths
+        lists[f"k600_{split}.csv"] = _table(["id", "path", "action", "label"], rows)
+    return lists
 
 
-def _webvid_lists(found: Survey, kept: Sequence[Entry], output: Path) -> list[Path]:
+def _webvid_lists(found: Survey, kept: Sequence[Entry]) -> Lists:
     """SPLIT.csv with id,path,caption, and action and label, which are the same for all."""
-    paths = []
+    lists = {}
     for split in sorted({entry.split for entry in kept}):
         rows = [
             [e.id, prepared_name(e.file), "webvid", 0, e.name] for e in kept if e.split == split
         ]
-        columns = ["id", "path", "action", "label", "caption"]
-        paths.append(_table(output / f"{split}.csv", columns, rows))
-    return paths
+        lists[f"{split}.csv"] = _table(["id", "path", "action", "label", "caption"], rows)
+    return lists
 
 
-_WRITERS: dict[str, Callable[[Survey, Sequence[Entry], Path], list[Path]]] = {
+_LISTS: dict[str, Callable[[Survey, Sequence[Entry]], Lists]] = {
     "ucf101": _ucf101_lists,
     "k600": _k600_lists,
     "webvid": _webvid_lists,
 }
 
 
-def _write_larp(name: str, kept: Sequence[Entry], output: Path) -> list[Path]:
+def _larp_lists(name: str, kept: Sequence[Entry]) -> Lists:
     """metadata/NAME_SPLIT.csv as LARP's code reads them: sorted by path, below `data/NAME`."""
     first = 0 if name == "ucf101" else 1
     names = sorted({entry.name for entry in kept})
     label = {n: number for number, n in enumerate(names)}
-    paths = []
+    lists = {}
     for split in sorted({entry.split for entry in kept}):
         mine = sorted(prepared_name(e.file) for e in kept if e.split == split)
         action = {prepared_name(e.file): e.name for e in kept}
@@ -189,14 +197,13 @@ def _write_larp(name: str, kept: Sequence[Entry], output: Path) -> list[Path]:
             for number, file in enumerate(mine, first)
         ]
         part = "val" if (name, split) == ("ucf101", "test") else split
-        path = output / "metadata" / f"{name}_{part}.csv"
-        paths.append(_table(path, ["id", "path", "action", "label"], rows))
-    return paths
+        lists[f"metadata/{name}_{part}.csv"] = _table(["id", "path", "action", "label"], rows)
+    return lists
 
 
-def _table(path: Path, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> Path:
+def _table(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(columns)
     writer.writerows(rows)
-    return write_text(path, text.getvalue())
+    return text.getvalue()

@@ -14,7 +14,7 @@ import pytest
 
 from evatok.cli.app import main
 from video.decoding.container import VideoError
-from video.lists import read_kinetics_csv, read_ucf101
+from video.lists import Split, read_kinetics_csv, read_ucf101
 from video.official import survey
 from video.writing import write_video
 
@@ -94,6 +94,40 @@ def test_ucf101_prepared_is_read_by_the_loader(
     rows = list(csv.DictReader((out / "metadata" / "ucf101_val.csv").read_text().splitlines()))
     assert rows[0]["id"] == "0" and rows[0]["path"].startswith("data/ucf101/Archery/")
     assert json.loads((out / "prepared.json").read_text()) == result["prepared"]
+
+
+@pytest.mark.parametrize(
+    ("folder", "name"),
+    [("HandstandPushups/", "HandstandPushups"), ("", "HandStandPushups"),
+     ("UCF-101/HandstandPushups/", "HandstandPushups"), ("videos/", "HandStandPushups")],
+)  # fmt: skip
+def test_ucf101_without_lists_is_prepared_and_read(
+    folder: str, name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The set's files and folders spell one class in two ways."""
+    root, out = tmp_path / "copy", tmp_path / "out"
+    for group in (1, 9):
+        video(root / f"{folder}v_HandStandPushups_g{group:02d}_c01.avi")
+    words = ("--out", str(out), "--size", "16", "--workers", "1", "--larp-lists")
+    run(capsys, "data", "ucf101", str(root), *words)
+    groups: dict[Split, str] = {"train": "09", "test": "01"}
+    for split, group in groups.items():
+        (item,) = read_ucf101(out, split)
+        assert item.class_name == name and item.path.is_file()
+        assert item.id == f"{folder}v_HandStandPushups_g{group}_c01.mp4"
+    assert (out / "classInd.txt").read_text() == f"1 {name}\n"
+    (line,) = (out / "trainlist01.txt").read_text().splitlines()
+    assert line.split()[1] == "1"
+
+
+def test_ucf101_lists_are_read_before_anything_is_rewritten(
+    ucf: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (ucf / "ucfTrainTestlist" / "trainlist03.txt").write_bytes(b"\xff\xfe")
+    out = ucf.parent / "out"
+    assert main(["data", "ucf101", str(ucf), "--out", str(out), "--size", "16"]) == 2
+    assert "trainlist03.txt: list is not text" in capsys.readouterr().err
+    assert not out.exists()
 
 
 @pytest.mark.parametrize("layout", ["flat", "by class"])
