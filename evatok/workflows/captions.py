@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from evatok.core.compute.devices import float64_device
 from evatok.core.config import Config
 
 LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601
@@ -65,8 +66,10 @@ def measure_clips(clips: Tensor) -> tuple[Tensor, Tensor]:
 
     Returns:
         (B,) float64 mean luminance and (B,) float64 mean absolute difference of neighbouring
-        frames, both as shares of the range of a pixel: 0 is black or still.
+        frames, both as shares of the range of a pixel: 0 is black or still. On the clips' device,
+        or on the CPU where that has no float64.
     """
+    clips = clips.to(float64_device(clips.device))
     luma = torch.tensor(LUMA, dtype=clips.dtype, device=clips.device).view(3, 1, 1, 1)
     brightness = (clips * luma).sum(1).double().mean((1, 2, 3)) / 2 + 0.5
     motion = clips.diff(dim=2).abs().double().mean((1, 2, 3, 4)) / 2

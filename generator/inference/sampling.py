@@ -12,6 +12,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from evatok.core.compute.devices import has_float64
+
 SCHEDULES = ("constant", "linear", "cosine")
 
 
@@ -87,7 +89,7 @@ def sample_tokens(
 
 def precise(device: torch.device) -> torch.dtype:
     """The widest float of a device: float64, but for Apple's GPUs, which have none."""
-    return torch.float32 if device.type == "mps" else torch.float64
+    return torch.float64 if has_float64(device) else torch.float32
 
 
 def scheduled(guidance: Tensor, schedule: Tensor, block: Tensor, blocks: Tensor) -> Tensor:

@@ -1,9 +1,10 @@
 """An accelerator for tests: tensors on device `sim` are computed on the CPU, apart from its own.
 
 What a GPU refuses is refused: operations over both devices, `.numpy()`, a CPU generator for a
-device's tensor, indices on the wrong side. `READS` lists the times the host waited for the device:
-`.item()`, `bool()`, `.tolist()` and copies to the CPU. Run the code under test inside
-`with simulated():`; afterwards nothing of it is left but the name of the device.
+device's tensor, indices on the wrong side; and as on Apple's GPUs, where asked for, float64.
+`READS` lists the times the host waited for the device: `.item()`, `bool()`, `.tolist()` and copies
+to the CPU. Run the code under test inside `with simulated():`; afterwards nothing of it is left but
+the name of the device.
 
 Limits: `torch.inference_mode` is `torch.no_grad` inside, since wrapped tensors cannot be made in
 it; other threads, worker processes and C extensions do not see the device.
@@ -21,6 +22,8 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode, return_and_correct_aliasing
 from torch.utils._pytree import tree_flatten, tree_map_only
 from torch.utils.backend_registration import _setup_privateuseone_for_python_backend
+
+from evatok.core.compute import devices
 
 NAME = "sim"
 READS: list[str] = []
@@ -160,8 +163,14 @@ def _run(func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
         wraps = isinstance(args[0], SimulatedTensor)
     if func is ITEM or not wraps:
         return out
-    out = tree_map_only(Tensor, SimulatedTensor, out)
+    out = tree_map_only(Tensor, _on_device, out)
     return return_and_correct_aliasing(func, args, kwargs, out) if ours else out
+
+
+def _on_device(x: Tensor) -> SimulatedTensor:
+    if x.dtype == torch.float64 and not devices.has_float64(DEVICE):
+        raise TypeError(f"Cannot convert a tensor to float64: {DEVICE} has none")
+    return SimulatedTensor(x)
 
 
 def _refuse(
@@ -223,9 +232,11 @@ class _Python(TorchFunctionMode):
 
 
 @contextmanager
-def simulated() -> Iterator[torch.device]:
-    """Make the device work, with an empty list of reads; yields it."""
+def simulated(has_float64: bool = True) -> Iterator[torch.device]:
+    """Make the device work, with an empty list of reads, perhaps without float64; yields it."""
     READS.clear()
+    without = devices.NO_FLOAT64
+    devices.NO_FLOAT64 = without if has_float64 else without | {NAME}
     real = torch.inference_mode
     torch.inference_mode = lambda mode=True: (  # type: ignore[misc, assignment]
         torch.no_grad() if mode else nullcontext()
@@ -235,3 +246,4 @@ def simulated() -> Iterator[torch.device]:
             yield DEVICE
     finally:
         torch.inference_mode = real  # type: ignore[misc]
+        devices.NO_FLOAT64 = without

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from evatok.core.compute.devices import device_of, resolve_device
+from evatok.core.compute.devices import device_of, float64_device, resolve_device
 from tests.devices.simulated import READS, simulated
 
 
@@ -23,6 +23,19 @@ def test_two_devices_do_not_mix() -> None:
             there.numpy()
         with pytest.raises(RuntimeError, match="generator"):
             torch.rand(3, device=device, generator=torch.Generator())
+
+
+def test_float64_is_refused_where_asked_for() -> None:
+    with simulated(has_float64=False) as device:
+        there = torch.ones(3, device=device)
+        with pytest.raises(TypeError, match="float64"):
+            there.double()
+        with pytest.raises(TypeError, match="float64"):
+            torch.ones(3, dtype=torch.float64).to(device)
+        assert there.to(float64_device(device)).double().sum() == 3
+    with simulated() as device:
+        assert float64_device(device) == device
+        assert torch.ones(3, device=device).double().sum().cpu() == 3
 
 
 def test_reads_are_counted() -> None:

@@ -2,7 +2,8 @@
 
 Floating-point sums differ in their last bits from one batch size to another, and a code vector that
 lies between two codes may then go to either. Here such near ties are found by their margin, and the
-clips that have one are computed again alone in float64, where the margin is large against rounding.
+clips that have one are computed again alone in float64, where the margin is large against rounding;
+on the CPU, where the device has no float64.
 
 Shape letters: B batch, T blocks, L packed tokens, F frames, H W pixels.
 """
@@ -11,11 +12,13 @@ from __future__ import annotations
 
 import copy
 from functools import cached_property
+from typing import TypeVar
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
+from evatok.core.compute.devices import device_of, float64_device
 from evatok.core.errors import EvatokError
 from tokenizer.attention.clip_groups import ClipGroups
 from tokenizer.model import VideoTokenizer
@@ -24,6 +27,7 @@ from tokenizer.tokens import Tokens
 
 CODE_MARGIN = 2e-5  # of a cosine; float32 errs by some 1e-6
 LOGIT_MARGIN = 1e-3  # of a router's logit; float32 errs by some 1e-5
+M = TypeVar("M", bound=nn.Module)
 
 
 class ExactEncoder:
@@ -35,11 +39,11 @@ class ExactEncoder:
 
     @cached_property
     def _model64(self) -> VideoTokenizer:
-        return copy.deepcopy(self.model).double()
+        return _float64(self.model)
 
     @cached_property
     def _router64(self) -> Router:
-        return copy.deepcopy(self._router).double()
+        return _float64(self._router)
 
     @property
     def _router(self) -> Router:
@@ -63,8 +67,9 @@ class ExactEncoder:
         for index, is_close in enumerate(close):
             if is_close:
                 one = slice(index, index + 1)
-                clip = clips[one].double()
-                parts[index] = self._nearest(self._model64, clip, assignment[one])[0]
+                where = float64_device(clips.device)
+                clip, row = clips[one].to(where).double(), assignment[one].to(where)
+                parts[index] = self._nearest(self._model64, clip, row)[0].to(clips.device)
         return Tokens(torch.cat(parts), assignment)
 
     def _nearest(
@@ -110,7 +115,14 @@ class ExactEncoder:
         chosen = best.indices[:, 0]
         for index in (best.values[:, 0] - best.values[:, -1] < LOGIT_MARGIN).nonzero().flatten():
             one = slice(int(index), int(index) + 1)
-            w_q = None if wanted is None else wanted[one].double()
-            alone = self._router64(clips[one].double(), w_q).masked_fill(~allowed, float("-inf"))
-            chosen[one] = alone.argmax(-1)
+            where = float64_device(clips.device)
+            w_q = None if wanted is None else wanted[one].to(where).double()
+            alone = self._router64(clips[one].to(where).double(), w_q)
+            best64 = alone.masked_fill(~allowed.to(where), float("-inf")).argmax(-1)
+            chosen[one] = best64.to(clips.device)
         return candidates[chosen]
+
+
+def _float64(model: M) -> M:
+    """A copy in float64, on the CPU where the device has none."""
+    return copy.deepcopy(model).to(float64_device(device_of(model))).double()

@@ -19,6 +19,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
+from evatok.core.compute.devices import float64_device
 from evatok.core.errors import EvatokError
 from tokenizer.coding.incremental import BlockDecoder, BlockEncoder, Past
 from tokenizer.model import VideoTokenizer
@@ -33,7 +34,7 @@ class SearchResult:
     Attributes:
         assignment: (B, T) int64 token counts.
         mse: (B,) float32 of the clamped reconstruction, values in [−1, 1].
-        reward: (B,) float64.
+        reward: (B,) float64; on the CPU, where the clips' device has none.
         num_blocks: blocks that were encoded and decoded, of all clips together.
     """
 
@@ -145,17 +146,20 @@ def _scores(
     done = len(node.ranks)
     length = sum(model.levels.values[rank] for rank in node.ranks) * num_blocks / done
     quality = psnr_of_mse(node.error / done)[:, None]
+    quality = quality.to(float64_device(quality.device))
     return rewards(quality, quality.new_tensor([length]), standard, w_q)[:, 0]
 
 
 def _pruned(nodes: Sequence[_Node], score: Score, width: int, num_clips: int) -> list[_Node]:
     """The best `width` prefixes of every clip; among equals the first."""
     device = nodes[0].rows.device
-    table = torch.full((num_clips, len(nodes)), float("-inf"), dtype=torch.float64, device=device)
+    where = float64_device(device)
+    table = torch.full((num_clips, len(nodes)), float("-inf"), dtype=torch.float64, device=where)
     for place, node in enumerate(nodes):
-        table[node.rows, place] = score(node)
+        table[node.rows.to(where), place] = score(node)
     order = table.argsort(dim=1, descending=True, stable=True)[:, :width]
     kept = torch.zeros_like(table, dtype=torch.bool).scatter_(1, order, True) & table.isfinite()
+    kept = kept.to(device)
     masks = [kept[node.rows, place] for place, node in enumerate(nodes)]
     return [n.keep(mask) for n, mask in zip(nodes, masks, strict=True) if bool(mask.any())]
 
@@ -165,10 +169,11 @@ def _found(
 ) -> SearchResult:
     rows = torch.cat([node.rows for node in nodes])
     back = rows.argsort()
+    reward = torch.cat([score(node) for node in nodes])
     counts = [model.levels.tensor[list(node.ranks)].expand(len(node.rows), -1) for node in nodes]
     return SearchResult(
         torch.cat(counts).to(rows.device)[back],
         (torch.cat([node.error for node in nodes]) / len(nodes[0].ranks))[back],
-        torch.cat([score(node) for node in nodes])[back],
+        reward[back.to(reward.device)],
         computed,
     )

@@ -9,6 +9,8 @@ from torch import nn
 
 from evatok.core.errors import EvatokError
 
+NO_FLOAT64 = frozenset({"mps"})  # kinds of device: Apple's GPUs
+
 
 def resolve_device(name: str = "auto") -> torch.device:
     """Return the device of a name, after a look whether it is there.
@@ -50,6 +52,16 @@ def resolve_device(name: str = "auto") -> torch.device:
     if device.type == "cuda":
         torch.cuda.set_device(device)
     return device
+
+
+def has_float64(device: torch.device) -> bool:
+    """Whether a device computes in float64."""
+    return device.type not in NO_FLOAT64
+
+
+def float64_device(device: torch.device) -> torch.device:
+    """Return the device itself, or the CPU where it has no float64."""
+    return device if has_float64(device) else torch.device("cpu")
 
 
 def device_of(model: nn.Module) -> torch.device:
