@@ -106,8 +106,14 @@ class Captioner:
         return self.thresholds
 
     def encode(self, texts: Sequence[str]) -> list[list[int]]:
-        """Pieces of texts that somebody wrote; names of classes in words, as captions have them."""
-        return [self.pieces.encode(class_words(text)) for text in texts]
+        """Pieces of texts, the same in training and in sampling.
+
+        Where captions are made of names of classes, these are put in words, as the captions have
+        them. Captions from a file are taken as they are: "3D" and "iPhone" are words there.
+        """
+        if self.thresholds is not None:
+            texts = [class_words(text) for text in texts]
+        return [self.pieces.encode(text) for text in texts]
 
     def describe(self, class_names: Sequence[str], *seed: int) -> Describe:
         """For a `Writer` of tokens: pieces of the captions of a set of clips."""
@@ -115,8 +121,7 @@ class Captioner:
 
         def pieces(first: int, clips: Tensor, labels: Tensor, videos: Tensor) -> list[list[int]]:
             ranks = thresholds.ranks(*measure_clips(clips))
-            texts = captions(ranks, labels, class_names, seed, first)
-            return [self.pieces.encode(text) for text in texts]
+            return self.encode(captions(ranks, labels, class_names, seed, first))
 
         return pieces
 
@@ -138,13 +143,14 @@ class Captioner:
                 f"{len(missing)} of {len(ids)} videos, {missing[0]} for one, have no caption in "
                 f"{', '.join(map(str, files))}"
             )
-        cut = sum(len(self.pieces.encode(known[video])) > max_pieces for video in ids)
+        whole = self.encode([known[video] for video in ids])
+        cut = sum(len(pieces) > max_pieces for pieces in whole)
         if cut:
             log.info("%d of %d captions are cut to %d pieces", cut, len(ids), max_pieces)
 
         def pieces(first: int, clips: Tensor, labels: Tensor, videos: Tensor) -> list[list[int]]:
             texts = [known[ids[int(video)]] for video in videos.tolist()]
-            return [self.pieces.encode(text)[:max_pieces] for text in texts]
+            return [pieces[:max_pieces] for pieces in self.encode(texts)]
 
         return pieces
 

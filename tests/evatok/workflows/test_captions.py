@@ -160,6 +160,32 @@ def test_from_a_file_of_captions(tmp_path: Path) -> None:
     assert not (tmp_path / "c").exists()
 
 
+@pytest.mark.parametrize("from_file", [True, False])
+def test_a_text_has_the_same_pieces_in_training_and_sampling(
+    tmp_path: Path, from_file: bool
+) -> None:
+    """Only where captions are made of names of classes are words in them taken apart."""
+    texts = ["a 3D clip in 4K of an iPhone", "a clip of HorseRace"]
+    (tmp_path / "train.csv").write_text(
+        "\n".join(["path,caption", *(f"{n}.mp4,{text}" for n, text in enumerate(texts))])
+    )
+    thresholds = None if from_file else Thresholds(brightness=(0.3, 0.6), motion=(0.1, 0.2))
+    save_text([*texts, "a clip of Horse Race"], 300, thresholds, tmp_path / "text")
+    captioner = Captioner.load(tmp_path / "text")
+    files, ids, none = [tmp_path / "train.csv"], ["0.mp4", "1.mp4"], torch.zeros(0)
+    trained = captioner.look_up(files, ids, 99)(0, none, none, torch.arange(2))
+    assert trained == captioner.encode(texts)
+    assert (trained[0] == captioner.pieces.encode(texts[0])) == from_file
+    # the captions that are made of clips
+    if not from_file:
+        clips, labels = torch.zeros(8, 3, 2, 4, 4), torch.zeros(8, dtype=torch.int64)
+        ranks = torch.tensor([[0, -1]] * 8)  # grey and still
+        made = captions(ranks, labels, ["HorseRace"], (0,))
+        described = captioner.describe(["HorseRace"], 0)(0, clips, labels, labels)
+        assert described == [captioner.pieces.encode(text) for text in made]
+        assert described == captioner.encode(made)
+
+
 def test_tokens_with_captions(footage: Path, toy_dir: Path, tmp_path: Path) -> None:
     """The captions in the shards are those of the clips that were tokenized."""
     from evatok.workflows.tokens import TokensConfig, write_shards
