@@ -74,13 +74,19 @@ class Recipe:
 
 @dataclass(frozen=True)
 class Done:
-    """One file's fate: frames written, with size and SHA-256 of the copy, or why not."""
+    """One file's fate: frames written, with size and SHA-256 of the copy, or why not.
+
+    Attributes:
+        source: size and time of change (ns) of an original that could not be read; None where it
+            is not known.
+    """
 
     file: str
     frames: int
     error: str = ""
     size: int = 0
     sha256: str = ""
+    source: tuple[int, int] | None = None
 
 
 DONE = TypeAdapter(Done)
@@ -198,7 +204,7 @@ def _prepare(
     journal = output / JOURNAL
     finished = _read_journal(journal, recipe)
     rows = list(finished.values())
-    whole = parallel(partial(_is_whole, output), rows, workers)
+    whole = parallel(partial(_is_final, root, output), rows, workers)
     finished = {row.file: row for row, is_whole in zip(rows, whole, strict=True) if is_whole}
     todo = [file for file in files if file not in finished]
     jobs = [(root / file, output / prepared_name(file), file, recipe) for file in todo]
@@ -228,10 +234,11 @@ def _prepare(
 def _job(job: tuple[Path, Path, str, Recipe]) -> Done:
     source, target, file, recipe = job
     torch.set_num_threads(1)
+    before = _stamp(source)
     try:
         frames = rewrite(source, target, recipe)
     except VideoError as error:
-        return Done(file, 0, str(error))
+        return Done(file, 0, str(error), source=before)
     for path in (target, target.parent):  # on disk before the journal says so
         handle = os.open(path, os.O_RDONLY)
         os.fsync(handle)
@@ -239,12 +246,21 @@ def _job(job: tuple[Path, Path, str, Recipe]) -> Done:
     return Done(file, frames, size=target.stat().st_size, sha256=_sha256(target))
 
 
-def _is_whole(output: Path, done: Done) -> bool:
-    """Whether a copy is as it was written; one that could not be made is not looked for."""
+def _is_final(root: Path, output: Path, done: Done) -> bool:
+    """Whether a copy is as it was written, or its original as it was when it could not be read."""
     path = output / prepared_name(done.file)
     if done.error:
-        return True
+        return done.source is not None and done.source == _stamp(root / done.file)
     return path.is_file() and path.stat().st_size == done.size and _sha256(path) == done.sha256
+
+
+def _stamp(path: Path) -> tuple[int, int] | None:
+    """Size and time of change (ns) of a file; None where there is none."""
+    try:
+        about = path.stat()
+    except OSError:
+        return None
+    return about.st_size, about.st_mtime_ns
 
 
 def _sha256(path: Path) -> str:

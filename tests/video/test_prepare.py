@@ -193,6 +193,29 @@ def test_damaged_files_are_named_and_limited(originals: Path, tmp_path: Path) ->
         prepare(["0.avi", "0.mov"], originals, tmp_path / "out", SMALL)
 
 
+def test_damaged_files_are_tried_again_once_they_have_changed(
+    originals: Path, tmp_path: Path
+) -> None:
+    out, journal = tmp_path / "out", tmp_path / "out" / JOURNAL
+    good = (originals / "2.avi").read_bytes()
+    (originals / "2.avi").write_bytes(good[:100])
+    for _ in range(2):  # the second time it is not opened
+        done = prepare(FILES, originals, out, SMALL, max_damaged=0.2)
+        assert done[2].error and len(journal.read_text().splitlines()) == 6
+    (originals / "2.avi").write_bytes(good)
+    assert [row.frames for row in prepare(FILES, originals, out, SMALL)] == [20, 21, 22, 23, 24]
+    # a journal of an older version does not know the original
+    rows = [json.loads(line) for line in journal.read_text().splitlines()]
+    older = [{k: v for k, v in row.items() if k != "source"} for row in rows[:-1]]
+    assert any(row.get("error") for row in older)
+    journal.write_text("".join(json.dumps(row) + "\n" for row in older))
+    assert [row.frames for row in prepare(FILES, originals, out, SMALL)] == [20, 21, 22, 23, 24]
+    (originals / "4.avi").unlink()  # neither read nor known: tried again every time
+    (out / "4.mp4").unlink()
+    for _ in range(2):
+        assert prepare(FILES, originals, out, SMALL, max_damaged=0.2)[4].source is None
+
+
 def test_nearest_frames_of_an_uneven_video() -> None:
     """At 0, 1/3, 2/3 … after the first frame; of two equally near the earlier."""
     times = [Fraction(n, 12) for n in (5, 6, 8, 11, 15, 16)]  # after the first: 0 1 3 6 10 11
