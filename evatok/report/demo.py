@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -16,12 +15,13 @@ from pydantic import BaseModel, Field
 from evaluation.encoders.nano import NanoFeatures
 from evatok.core.compute.devices import resolve_device
 from evatok.core.config import Config, find_settings, load_config
+from evatok.core.errors import EvatokError
 from evatok.core.files import write_text
 from evatok.core.loading.records import read_record
 from evatok.core.paths import paths_in, refuse_overwrite, safe_names
 from evatok.generate.prompts import text_files
 from evatok.generate.reconstruct import reconstruct_files
-from evatok.generate.sample_set import MANIFEST, sample_set
+from evatok.generate.sample_set import CHUNKS, MANIFEST, sample_set
 from evatok.generate.samples import frame_condition, predict_clips, request_seed
 from evatok.generate.token_file import EncodeSettings
 from evatok.hub import Models, load
@@ -48,6 +48,8 @@ from video.writing import write_video
 Say = Callable[[str], None]
 
 SETTINGS = find_settings("games/demo")
+RESULT = "demo.json"
+OWN = ".demo"  # in a folder of samples that a demo has made, and makes anew
 PACKED = SHIPPED.parent / "footage" / "procgen"  # held-out clips
 
 
@@ -101,8 +103,9 @@ def run_demo(
     config = load_config(DemoConfig, settings)
     models = load(model, resolve_device(device))
     read = [settings, models.directory, *paths_in(config)]
-    refuse_overwrite([output, output / "index.html", output / "demo.json"], read, links=False)
+    refuse_overwrite([output, output / "index.html", output / RESULT], read, links=False)
     demo = Demo(config, models, output, say)
+    refuse_others_samples(demo.sample_dir, output)
     if config.games:
         say("recording games")
     demo.record()
@@ -135,7 +138,7 @@ def run_demo(
         "clips": {one.name: len(one) for one in sets},
         **tables,
     }
-    write_text(output / "demo.json", json.dumps(result, indent=1))
+    write_text(output / RESULT, json.dumps(result, indent=1))
     return result
 
 
@@ -148,6 +151,7 @@ class Demo:
         self.size = models.final.config.size
         self.sides = sides(self.size)
         self.num_frames = models.final.config.num_frames
+        self.sample_dir = output / "videos" / "samples"
 
     def record(self) -> None:
         """Fresh footage, if games are named; the same folder is used again."""
@@ -207,9 +211,9 @@ class Demo:
         page.section(
             "Clips generated from a class", f"One token names the class; guidance {scale:g}."
         )
-        folder = self.output / "videos" / "samples"
-        if (folder / MANIFEST).is_file():  # of an earlier page
-            shutil.rmtree(folder)
+        folder = self.sample_dir
+        remove_samples(folder)  # of an earlier page
+        write_text(folder / OWN, "`evatok demo` makes these samples anew\n")
         done = sample_set(
             self.models,
             (),
@@ -304,6 +308,53 @@ class Demo:
 
     def _link(self, path: str | Path) -> str:
         return Path(path).relative_to(self.output).as_posix()
+
+
+class _Sample(BaseModel):
+    """What the demo needs of a sample in a set's manifest."""
+
+    file: str
+
+
+class _Manifest(BaseModel):
+    """What the demo needs of a set's manifest."""
+
+    samples: list[_Sample]
+
+
+def refuse_others_samples(folder: Path, output: Path) -> None:
+    """Refuse to make samples where somebody else's are.
+
+    Args:
+        folder: of the demo's samples.
+        output: of the demo: with a result of an earlier one, the samples are its.
+
+    Raises:
+        EvatokError: there are others.
+    """
+    is_own = (folder / OWN).is_file() or (output / RESULT).is_file()
+    if (folder / MANIFEST).is_file() and not is_own:
+        raise EvatokError(
+            f"{folder} holds samples that no demo has made: move them elsewhere, or name another "
+            "folder for the page"
+        )
+
+
+def remove_samples(folder: Path) -> None:
+    """Remove the set of samples in a folder, if there is one, and nothing else from it.
+
+    Raises:
+        RecordError: its manifest is damaged.
+    """
+    path = folder / MANIFEST
+    if not path.is_file():
+        return
+    manifest = read_record(_Manifest, path, f"remove {folder}")
+    for name in dict.fromkeys(sample.file for sample in manifest.samples):
+        (folder / Path(name).name).unlink(missing_ok=True)
+    for record in (folder / CHUNKS).glob("*.json"):
+        record.unlink()
+    path.unlink()  # last: a demo that was killed finds what is left
 
 
 def report_of(folder: Path) -> Tables:

@@ -9,8 +9,17 @@ from pathlib import Path
 import pytest
 
 from evatok.core.config import find_settings, load_config
+from evatok.core.errors import EvatokError
 from evatok.core.loading.records import RecordError
-from evatok.report.demo import PACKED, DemoConfig, report_of, run_demo
+from evatok.generate.sample_set import MANIFEST
+from evatok.report.demo import (
+    PACKED,
+    DemoConfig,
+    refuse_others_samples,
+    remove_samples,
+    report_of,
+    run_demo,
+)
 from video.lists import read_ucf101
 from video.reading import read_frames
 
@@ -54,6 +63,42 @@ scored_clips: 4
     assert not list(out.rglob("*partial*"))
 
 
+def made_set(folder: Path) -> Path:
+    """A set of one sample, as `sample_set` leaves it, and a file that is none of it."""
+    (folder / "chunks").mkdir(parents=True)
+    (folder / "chunks" / "00000.json").write_text("[]")
+    (folder / "cat-7-000.mp4").write_text("a clip")
+    (folder / "notes.txt").write_text("mine")
+    (folder / MANIFEST).write_text(json.dumps({"samples": [{"file": "cat-7-000.mp4"}]}))
+    return folder
+
+
+def test_samples_that_somebody_else_made_stay(text_dir: Path, tmp_path: Path) -> None:
+    settings = tmp_path / "demo.yaml"
+    settings.write_text("games: [frogger]\n")
+    folder = made_set(tmp_path / "out" / "videos" / "samples")
+    before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    with pytest.raises(EvatokError, match="samples holds samples that no demo has made: move"):
+        run_demo(tmp_path / "out", str(text_dir), lambda text: None, settings)
+    assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
+    assert not (tmp_path / "out" / "arcade").exists()  # told before anything is made
+
+
+@pytest.mark.parametrize("mark", ["out/videos/samples/.demo", "out/demo.json"])
+def test_samples_of_an_earlier_page_are_removed(tmp_path: Path, mark: str) -> None:
+    """Pages of earlier versions have no mark among the samples, but a result."""
+    folder = made_set(tmp_path / "out" / "videos" / "samples")
+    (tmp_path / mark).write_text("")
+    refuse_others_samples(folder, tmp_path / "out")
+    remove_samples(folder)
+    left = {path.name for path in folder.rglob("*") if path.is_file()}
+    assert left - {".demo"} == {"notes.txt"}
+    remove_samples(folder)  # nothing is there
+    (folder / MANIFEST).write_text("[]")
+    with pytest.raises(RecordError, match=r"samples\.json should hold a JSON object"):
+        remove_samples(folder)
+
+
 def test_a_damaged_report_is_named(tmp_path: Path) -> None:
     for content in ("", "[]", "{}", '{"tables": {"levels": 3}}'):
         (tmp_path / "report.json").write_text(content)
@@ -82,3 +127,6 @@ def test_demo_on_packed_clips(
     )
     result = run_demo(tmp_path / "out", str(text_dir), lambda text: None, settings)
     assert result["clips"] == {"procgen": 4}
+    folder = tmp_path / "out" / "videos" / "samples"
+    assert (folder / ".demo").is_file()
+    refuse_others_samples(folder, tmp_path / "other")  # also where the page was not finished
