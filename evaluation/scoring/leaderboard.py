@@ -12,6 +12,7 @@ from typing import Any, Literal
 from evaluation.scoring.records import Key, Record, read_records, write_records
 from evatok.core.errors import EvatokError
 from evatok.core.paths import printable
+from evatok.core.processes.locks import held
 
 PUBLISHED = Path(__file__).resolve().parent / "published.json"
 Format = Literal["table", "md", "csv", "html"]
@@ -24,10 +25,13 @@ def add(board: Path, records: Sequence[Record]) -> list[Record]:
     Raises:
         EvatokError: the board is no list of records.
     """
-    there = read_records(board) if board.is_file() else []
-    new = [record for record in records if record not in there]
-    if new:
-        write_records(board, [*there, *new])
+    board.parent.mkdir(parents=True, exist_ok=True)
+    # A second process would write a board without what this one adds.
+    with held(board.with_name(f".{board.name}.lock")):
+        there = read_records(board) if board.is_file() else []
+        new = [record for record in records if record not in there]
+        if new:
+            write_records(board, [*there, *new])
     return new
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import csv
 import json
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -45,6 +47,24 @@ def test_a_board_grows_and_holds_nothing_twice(tmp_path: Path) -> None:
     assert add(board, rows) == rows[1:]
     assert read_records(board) == rows
     assert not list(tmp_path.glob(".*"))
+
+
+def test_a_board_that_several_add_to_loses_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    board = tmp_path / "new" / "board.json"
+
+    def slowly(path: Path, records: list[Record]) -> None:
+        time.sleep(0.05)  # meanwhile the others read, if nothing keeps them from it
+        write_records(path, records)
+
+    monkeypatch.setattr("evaluation.scoring.leaderboard.write_records", slowly)
+    rows = [record(name, 1.0) for name in "abcdef"]
+    with ThreadPoolExecutor(len(rows)) as pool:
+        added = list(pool.map(lambda row: add(board, [row]), rows))
+    assert added == [[row] for row in rows]
+    assert sorted(row.name for row in read_records(board)) == list("abcdef")
+    assert [path.name for path in board.parent.iterdir()] == ["board.json"]
 
 
 def test_two_real_sets_are_two_tables() -> None:
