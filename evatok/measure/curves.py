@@ -65,6 +65,11 @@ class Choice:
     w_q: float | None = None
 
 
+def thresholds_of(quality: Tensor) -> list[float]:
+    """Quantiles of all qualities (N, M), at `THRESHOLDS`; torch.quantile takes 2^24 at most."""
+    return np.quantile(quality.double().cpu().numpy(), THRESHOLDS).tolist()
+
+
 def choices_of(
     clips: SearchedClips, router: Router, conditioned: Router | None = None
 ) -> Iterator[Choice]:
@@ -79,11 +84,9 @@ def choices_of(
     for level in clips.levels.values:
         index = clips.levels.index(torch.full((clips.num_blocks,), level))
         yield Choice("uniform", level, index.expand(count))
-    for value in torch.quantile(
-        clips.quality.double().flatten(), torch.tensor(THRESHOLDS).double()
-    ):
-        chosen = choose_by_threshold(clips.quality, clips.lengths, float(value))
-        yield Choice("threshold", float(value), chosen)
+    for value in thresholds_of(clips.quality):
+        chosen = choose_by_threshold(clips.quality, clips.lengths, value)
+        yield Choice("threshold", value, chosen)
     for w_q in WEIGHTS:
         chosen = choose_best(clips.quality, clips.lengths, clips.standard, w_q)
         yield Choice("max-reward", w_q, chosen, w_q)
