@@ -192,8 +192,14 @@ class Run:
         if path is not None:
             prefix = config_prefix(self.config, self.resolved)
             free = {prefix + name for name in MAY_CHANGE}
-            compare_settings(self.run_dir, self.resolved, free)
+            recorded = compare_settings(self.run_dir, self.resolved, free)
             self._restore(checkpoint.load(path), path)
+            planned = recorded.get(prefix + "steps", 0)
+            if self.config.steps < planned:  # the learning rate would jump
+                raise ConfigError(
+                    f"{self.run_dir}: the run is planned for {prefix}steps {planned}, now "
+                    f"{self.config.steps}: give {planned} or more, or train in another folder"
+                )
         wait_for_all()  # all have read before one writes
         if self.is_main:
             save_config(self.resolved, self.run_dir / SETTINGS)

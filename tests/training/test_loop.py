@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -189,6 +190,9 @@ def test_other_settings_are_refused(tmp_path: Path, toy_stage: Any) -> None:
     for expected in ("width (was 4, now 5)", "train.seed (was 0, now 1)", "train.optimizer.lr"):
         assert expected in message
     with pytest.raises(ConfigError, match=r"already at step 10, beyond train\.steps 6"):
+        go_on(steps=6)
+    with pytest.raises(ConfigError, match=r"planned for train\.steps 10, now 6: give 10 or more"):
+        shutil.rmtree(tmp_path / "checkpoints" / "step-00000010")
         go_on(steps=6)
     go_on(steps=12, log_every=1, save_every=0, validate_every=0, num_workers=0)
     assert rows(tmp_path, "train")[-1]["step"] == 12

@@ -56,7 +56,7 @@ def git_hash() -> str | None:
     return run.stdout.strip() if run.returncode == 0 else None
 
 
-def compare_settings(run_dir: Path, settings: Config, free: Collection[str]) -> None:
+def compare_settings(run_dir: Path, settings: Config, free: Collection[str]) -> dict[str, Any]:
     """Refuse to go on with settings other than those which the run was begun with.
 
     Keys that the code learnt after the run was begun count as their defaults.
@@ -65,6 +65,9 @@ def compare_settings(run_dir: Path, settings: Config, free: Collection[str]) -> 
         run_dir: has a config.yaml.
         settings: what the run would go on with.
         free: dotted keys that may differ.
+
+    Returns:
+        The settings in the folder, by dotted keys.
 
     Raises:
         ConfigError: names every key that differs, with both values.
@@ -94,6 +97,7 @@ def compare_settings(run_dir: Path, settings: Config, free: Collection[str]) -> 
             f"{run_dir} was begun with other settings: {', '.join(differ)}; "
             f"set them back or train in another folder"
         )
+    return old
 
 
 def config_prefix(part: Config, whole: Config) -> str:
