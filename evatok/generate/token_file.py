@@ -136,8 +136,8 @@ def encode_file(
     frames = partial(frames_of, source, settings, on_damage)
     if settings.start and next(frames(), None) is None:
         raise EvatokError(
-            f"{source}: no frame comes {settings.start:g} s after the first or later: the last "
-            f"comes after {_seconds_of(source):.2f} s"
+            f"{source}: no frame comes {_range_of(settings)} after the first: the last comes "
+            f"after {_seconds_of(source):.2f} s"
         )
     with tempfile.TemporaryDirectory(prefix="evatok-") as folder:
         track = Path(folder) / "sound.mka"
@@ -207,10 +207,20 @@ def require_all_encoded(result: dict[str, Any]) -> None:
     Raises:
         EvatokError: it does; they are named, each with its reason.
     """
-    out = [row["reason"] for row in result["refused"]]
+    out = [
+        row["reason"] if row["file"] in row["reason"] else f"{row['file']}: {row['reason']}"
+        for row in result["refused"]
+    ]
     if out:
         total = len(out) + len(result["files"])
         raise EvatokError(f"{len(out)} of {total} files could not be encoded: {'; '.join(out)}")
+
+
+def _range_of(settings: EncodeSettings) -> str:
+    """Name the part of a video that is asked for."""
+    if settings.end is None:
+        return f"{settings.start:g} s or later"
+    return f"{settings.start:g} to {settings.end:g} s"
 
 
 def _seconds_of(source: Path) -> float:
