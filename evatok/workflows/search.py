@@ -10,6 +10,7 @@ from datetime import timedelta
 from functools import partial
 from multiprocessing import get_context
 from multiprocessing.connection import Connection, wait
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any, Literal
 
@@ -30,7 +31,7 @@ from evatok.core.processes.pools import end_with_parent
 from evatok.hub import load_model
 from tokenizer.model import VideoTokenizer
 from tokenizer.search.candidates import Method, drawn_candidates
-from tokenizer.search.table import Recorded, curate
+from tokenizer.search.table import Recorded, curate, shard_path
 from video.dataset import ClipSampler, DataConfig, Window
 from video.lists import Split
 
@@ -126,7 +127,7 @@ def search_config(
             for done in _curate(config, run_dir / split, split, ours, groups):
                 tell(done if groups == 1 else _done(run_dir / split), total)
         else:
-            _share(config, run_dir / split, split, processes, tell, total)
+            _share(config, run_dir / split, split, processes, tell, num_batches, total)
         result[split] = {"table": str(run_dir / split), "clips": total}
     return result
 
@@ -202,9 +203,14 @@ def _share(
     split: Split,
     processes: int,
     tell: Callable[[int, int], None],
+    num_batches: int,
     total: int,
 ) -> None:
-    """Let several processes do a split; small operations gain more so than from threads."""
+    """Let several processes do a split; small operations gain more so than from threads.
+
+    Raises:
+        EvatokError: one of them could not do its part.
+    """
     place = rank_from_environment()
     ours, groups = place.rank, place.world
     threads = max(1, torch.get_num_threads() // processes)
@@ -223,19 +229,34 @@ def _share(
     try:
         while any(worker.is_alive() for worker in workers):
             wait([worker.sentinel for worker in workers if worker.is_alive()], timeout=2)
-            failed = [worker.exitcode for worker in workers if worker.exitcode]
-            if failed:
-                for trouble in troubles:
-                    if trouble.poll():
-                        raise trouble.recv()
-                raise EvatokError(
-                    f"a process of the search ended with status {failed[0]}: run the command again"
-                )
+            _refuse_failed(workers, troubles)
             tell(_done(folder), total)
+        _refuse_failed(workers, troubles)  # one may have ended while that was told
     finally:
         for worker in workers:
             worker.terminate()
             worker.join()
+    ranks = range(ours * processes, (ours + 1) * processes)
+    numbers = (n for n in range(num_batches) if n % (groups * processes) in ranks)
+    missing = [n for n in numbers if not shard_path(folder, n).is_file()]
+    if missing:
+        raise EvatokError(
+            f"{folder} lacks {len(missing)} shards of the search, {shard_path(folder, missing[0])} "
+            "for one: run the command again"
+        )
+
+
+def _refuse_failed(workers: Sequence[BaseProcess], troubles: Sequence[Connection]) -> None:
+    """Raise what ended a process, if one has failed."""
+    failed = [worker.exitcode for worker in workers if worker.exitcode]
+    if not failed:
+        return
+    for trouble in troubles:
+        if trouble.poll():
+            raise trouble.recv()
+    raise EvatokError(
+        f"a process of the search ended with status {failed[0]}: run the command again"
+    )
 
 
 def _batches(

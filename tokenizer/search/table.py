@@ -146,7 +146,7 @@ def curate(
     total = model.levels.num_candidates(model.num_blocks)
     done = 0
     for number in range(rank, num_batches, world):
-        path = directory / f"table-{number:05d}.parquet"
+        path = shard_path(directory, number)
         shard = _resumed(path) if path.exists() else None
         if shard is not None:
             _check_origin(path, shard, note)
@@ -161,6 +161,11 @@ def curate(
         _write_shard(path, number, names, found, note)
         done += len(names)
         yield done
+
+
+def shard_path(directory: Path, number: int) -> Path:
+    """Return where the shard of a batch is."""
+    return directory / f"table-{number:05d}.parquet"
 
 
 def _write_shard(

@@ -6,7 +6,9 @@ import json
 import os
 import subprocess
 import sys
+from multiprocessing import Pipe
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pyarrow as pa
@@ -14,6 +16,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
+from evatok.core.errors import EvatokError
 from evatok.workflows.search import Pace, SearchConfig, _done, run_search, search_config
 from tokenizer.model import TokenizerConfig, VideoTokenizer
 from tokenizer.qformer import QFormerConfig
@@ -63,6 +66,44 @@ def test_processes_share_the_work_and_change_nothing(
     absent = SearchConfig.model_validate(settings | {"model": str(tmp_path / "nothing")})
     with pytest.raises(FileNotFoundError, match="train the proxy first"):
         search_config(absent, tmp_path / "x")
+
+
+class Ending:
+    """A process of a search that ends with a status while the first one tells how far it is."""
+
+    status: int | None = None
+
+    def __init__(self, **given: Any) -> None:
+        self.sentinel, self.exitcode = 0, None
+
+    def is_alive(self) -> bool:
+        self.exitcode = type(self).status
+        return self.exitcode is None
+
+    def start(self) -> None:
+        """Do nothing; likewise below."""
+
+    terminate = join = start
+
+
+@pytest.mark.parametrize(
+    ("status", "told"),
+    [(-9, "a process of the search ended with status -9"), (0, "lacks 3 shards of the search")],
+)
+def test_a_search_that_is_not_complete_says_so(
+    settings: dict[str, Any],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    status: int,
+    told: str,
+) -> None:
+    context = SimpleNamespace(Process=Ending, Pipe=Pipe)
+    monkeypatch.setattr("evatok.workflows.search.get_context", lambda method: context)
+    monkeypatch.setattr("evatok.workflows.search.wait", lambda sentinels, timeout: [])
+    monkeypatch.setattr(Ending, "status", None)
+    config = SearchConfig.model_validate(settings | {"processes": 2})
+    with pytest.raises(EvatokError, match=told):
+        search_config(config, tmp_path / "out", lambda *row: setattr(Ending, "status", status))
 
 
 def test_some_candidates_of_training_clips(settings: dict[str, Any], tmp_path: Path) -> None:
