@@ -19,9 +19,10 @@ import hashlib
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from itertools import islice
 from pathlib import Path
+from threading import Lock
 
 import numpy as np
 import torch
@@ -31,12 +32,15 @@ from evaluation.fetch import file_sha256
 from evatok.core.errors import EvatokError, MissingFileError
 from evatok.core.loading.arrays import iter_npz, read_npy, read_torch
 from video.clips import Resizing, Size, fitted, to_clip, to_frames
+from video.decoding.container import VideoError
 from video.decoding.stills import PICTURES, read_picture
 from video.folder import SUFFIXES, files_under, is_video
 from video.reading import iter_frames, read_frames
 from video.seek import known_frames
 
 ARRAYS = (".npy", ".npz", ".pt")
+KEPT = 2**30  # bytes of arrays that stay in memory while their videos are gone through
+Stamp = tuple[int, int]  # size and time of change (ns) of a file
 
 
 @dataclass(frozen=True)
@@ -65,13 +69,13 @@ def find_videos(path: str | Path) -> list[Video]:
         FileNotFoundError: no such path.
         EvatokError: there is no video in it, or an array of another shape or range.
     """
-    path = Path(path)
+    path, arrays = Path(path), _Arrays()
     if not path.exists():
         raise MissingFileError(f"no file or folder {path}")
     if path.is_file():
         suffix = path.suffix.lower()
         if suffix in ARRAYS:
-            return list(_of_arrays(path, path.stem))
+            return list(_of_arrays(path, path.stem, arrays))
         if is_video(path):
             return [_of_file(path, path.name)]
         known = ", ".join(sorted((*SUFFIXES, *ARRAYS)))
@@ -86,7 +90,7 @@ def find_videos(path: str | Path) -> list[Video]:
         if is_video(file):
             found.append(_of_file(file, name))
         elif suffix in ARRAYS:
-            found += _of_arrays(file, name)
+            found += _of_arrays(file, name, arrays)
         elif suffix in PICTURES:
             pictures.setdefault(file.parent, []).append(file)
     for folder, files in pictures.items():
@@ -132,49 +136,102 @@ def _of_pictures(files: list[Path], name: str) -> Video:
     return Video(name, read, lambda most: len(files), digest)
 
 
-def _of_arrays(path: Path, name: str) -> Iterator[Video]:
+class _Arrays:
+    """Arrays of files, read when they are asked for; the last ones stay, up to `KEPT` bytes.
+
+    What is read at once is kept at once: one array of a .npz, all tensors of a .pt.
+    """
+
+    def __init__(self) -> None:
+        self._lock = Lock()  # videos are read by several threads
+        self._kept: dict[tuple[Path, str | None], dict[str, Tensor]] = {}  # oldest first
+
+    def keep(self, path: Path, arrays: dict[str, Tensor]) -> None:
+        """Hold what was just read."""
+        with self._lock:
+            self._put(_unit(path, next(iter(arrays))), arrays)
+
+    def one(self, path: Path, key: str, number: int, stamp: Stamp) -> Tensor:
+        """One video of an array, a copy; see `_frames`.
+
+        Raises:
+            OSError: the file is gone.
+            VideoError: it is another than it was when it was found, by size or time of change.
+        """
+        unit = _unit(path, key)
+        with self._lock:
+            arrays = self._kept.pop(unit, None)
+            if arrays is None:
+                if _stamp(path) != stamp:
+                    raise VideoError(f"{path} has changed since its videos were looked for")
+                arrays = {name: _frames(x, path, name) for name, x in _load(path, unit[1])}
+            self._put(unit, arrays)
+        return arrays[key][number].clone()  # a view would hold the whole array
+
+    def _put(self, unit: tuple[Path, str | None], arrays: dict[str, Tensor]) -> None:
+        self._kept[unit] = arrays
+        sizes = [sum(x.nbytes for x in kept.values()) for kept in self._kept.values()]
+        while len(sizes) > 1 and sum(sizes) > KEPT:
+            del self._kept[next(iter(self._kept))], sizes[0]
+
+
+def _unit(path: Path, key: str) -> tuple[Path, str | None]:
+    """What is read together with an array."""
+    return path, key if path.suffix.lower() == ".npz" else None
+
+
+def _stamp(path: Path) -> Stamp:
+    about = path.stat()
+    return about.st_size, about.st_mtime_ns
+
+
+def _of_arrays(path: Path, name: str, arrays: _Arrays) -> Iterator[Video]:
+    stamp, found = _stamp(path), dict[str, Tensor]()
+    is_apart = path.suffix.lower() == ".npz"
     is_empty = True
     for key, array in _load(path):
-        for number, frames in enumerate(_frames(array, path, key)):
-            is_empty = False
+        frames = _frames(array, path, key)
+        is_empty = False
+        found = {key: frames} if is_apart else found | {key: frames}
+        arrays.keep(path, found)
+        for number, one in enumerate(frames):
+            get = partial(arrays.one, path, key, number, stamp)
+            count = one.shape[1 if one.is_floating_point() else 0]
             yield Video(
                 f"{name}/{key}/{number:06d}",
-                _reader(frames),
-                partial(_length, frames),
-                _hasher(frames),
+                partial(_read_array, get),
+                partial(_told, count),
+                cache(partial(_digest_of, get)),
             )
     if is_empty:
         raise EvatokError(f"{path} holds no arrays")
 
 
-def _reader(frames: Tensor) -> Callable[[int | None, Size, Resizing], Tensor]:
-    def read(count: int | None, size: Size, resizing: Resizing) -> Tensor:
-        if resizing == "float" and frames.is_floating_point():  # (3, F, H, W) in [−1, 1]
-            given = ((frames.permute(1, 2, 3, 0) + 1) / 2).clamp(0, 1)
-        else:
-            given = _as_bytes(frames)
-        return fitted(given[:count], size, resizing)
-
-    return read
-
-
-def _length(frames: Tensor, most: int | None) -> int:
-    return frames.shape[1 if frames.is_floating_point() else 0]
+def _read_array(
+    get: Callable[[], Tensor], count: int | None, size: Size, resizing: Resizing
+) -> Tensor:
+    frames = get()
+    if resizing == "float" and frames.is_floating_point():  # (3, F, H, W) in [−1, 1]
+        given = ((frames.permute(1, 2, 3, 0) + 1) / 2).clamp(0, 1)
+    else:
+        given = _as_bytes(frames)
+    return fitted(given[:count], size, resizing)
 
 
-def _hasher(frames: Tensor) -> Callable[[], str]:
+def _told(count: int, most: int | None) -> int:
+    return count
+
+
+def _digest_of(get: Callable[[], Tensor]) -> str:
     """Of the pixels and their shape; floats that are bytes are the same as these."""
-
-    def digest() -> str:
-        pixels = _as_bytes(frames).contiguous()
-        whole = hashlib.sha256(str(tuple(pixels.shape)).encode() + pixels.numpy().tobytes())
-        if frames.is_floating_point() and not torch.allclose(
-            to_clip(pixels), frames, rtol=0, atol=1e-6
-        ):
-            whole.update(frames.contiguous().numpy().tobytes())
-        return whole.hexdigest()
-
-    return digest
+    frames = get()
+    pixels = _as_bytes(frames).contiguous()
+    whole = hashlib.sha256(str(tuple(pixels.shape)).encode() + pixels.numpy().tobytes())
+    if frames.is_floating_point() and not torch.allclose(
+        to_clip(pixels), frames, rtol=0, atol=1e-6
+    ):
+        whole.update(frames.contiguous().numpy().tobytes())
+    return whole.hexdigest()
 
 
 def _as_bytes(frames: Tensor) -> Tensor:
@@ -182,11 +239,12 @@ def _as_bytes(frames: Tensor) -> Tensor:
     return frames if frames.dtype == torch.uint8 else to_frames(frames)
 
 
-def _load(path: Path) -> Iterator[tuple[str, Tensor]]:
-    """Arrays of a file, by name."""
+def _load(path: Path, only: str | None = None) -> Iterator[tuple[str, Tensor]]:
+    """Arrays of a file, by name; of a .npz perhaps one of them."""
     suffix = path.suffix.lower()
     if suffix != ".pt":
-        for key, array in iter_npz(path) if suffix == ".npz" else [("clips", read_npy(path))]:
+        is_npz = suffix == ".npz"
+        for key, array in iter_npz(path, only) if is_npz else [("clips", read_npy(path))]:
             if array.dtype.kind not in "uif" or array.dtype.itemsize > 8:
                 raise EvatokError(f"{path}: {key} is {array.dtype}, no array of numbers")
             yield key, torch.from_numpy(array.astype(array.dtype.newbyteorder("="), copy=False))

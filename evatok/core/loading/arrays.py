@@ -54,8 +54,12 @@ def read_npy(path: Path) -> np.ndarray:
     raise ArrayError(f"{path} holds no plain array ({reason})")
 
 
-def iter_npz(path: Path) -> Iterator[tuple[str, np.ndarray]]:
+def iter_npz(path: Path, only: str | None = None) -> Iterator[tuple[str, np.ndarray]]:
     """Yield name and array of each array of a .npz file, sorted by name, one at a time.
+
+    Args:
+        path: of the file.
+        only: name of the one array to read; all if None.
 
     Raises:
         FileNotFoundError: no such file.
@@ -67,7 +71,7 @@ def iter_npz(path: Path) -> Iterator[tuple[str, np.ndarray]]:
             names = sorted(archive.namelist())
             if len(set(names)) < len(names) or not all(name.endswith(".npy") for name in names):
                 raise EvatokError("not an archive of arrays, each with a name of its own")
-            for name in names:
+            for name in names if only is None else [f"{only}.npy"]:
                 info = archive.getinfo(name)
                 if info.file_size > DEFLATE * info.compress_size + 64:
                     raise EvatokError(f"{name} declares more bytes than its part can hold")

@@ -6,6 +6,7 @@ import io
 import pickle
 import resource
 import zipfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ import pytest
 import torch
 from imageio.v3 import imwrite
 
+from evaluation.scoring import readers
 from evaluation.scoring.readers import find_videos
 from evatok.cli.errors import message_for_user
 from video.decoding.container import VideoError
@@ -47,6 +49,41 @@ def test_the_same_pixels_however_they_come(tmp_path: Path) -> None:
         "bytes.pt/clips/000000", "floats.pt/made/000000", "frames/one",
         "several.npz/videos/000000", "several.npz/videos/000001", "single.npz/video/000000",
     ]  # fmt: skip
+
+
+def test_arrays_do_not_pile_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One array is held at a time, and each is read once while all are gone through."""
+    sets = {key: noise(3, 4, 8, 8, 3) + np.uint8(n) for n, key in enumerate("abcde")}
+    np.savez(tmp_path / "one.npz", a=sets["a"], b=sets["b"])
+    np.save(tmp_path / "three.npy", sets["c"])
+    torch.save({k: torch.from_numpy(sets[k]) for k in "de"}, tmp_path / "two.pt")
+    monkeypatch.setattr(readers, "KEPT", 1)
+    videos = find_videos(tmp_path)
+    loaded: list[tuple[str, str | None]] = []
+    load = readers._load
+
+    def counted(path: Path, only: str | None = None) -> Iterator[tuple[str, torch.Tensor]]:
+        loaded.append((path.name, only))
+        return load(path, only)
+
+    monkeypatch.setattr(readers, "_load", counted)
+    for video in videos:
+        _, key, number = video.name.split("/")
+        expected = sets["c" if key == "clips" else key][int(number)]
+        assert torch.equal(video.read(None, 8, "bytes"), torch.from_numpy(expected))
+        assert video.count(None) == 4
+    assert loaded == [("one.npz", "a"), ("one.npz", "b"), ("three.npy", None), ("two.pt", None)]
+    digests = [video.digest() for video in videos]
+    assert len(loaded) == 8 and digests == [video.digest() for video in videos]
+    assert len(loaded) == 8  # which they know by now
+    np.save(tmp_path / "three.npy", sets["a"][:2])
+    changed = next(video for video in videos if video.name.startswith("three"))
+    with pytest.raises(VideoError, match=r"three\.npy has changed since"):
+        changed.read(None, 8, "bytes")
+    monkeypatch.setattr(readers, "KEPT", 2**20)
+    for video in [*(videos := find_videos(tmp_path / "one.npz")), *videos[::-1]]:
+        video.read(None, 8, "bytes")
+    assert loaded[-1] == ("one.npz", None) and len(loaded) == 9  # all are held
 
 
 def test_refusals(tmp_path: Path) -> None:
