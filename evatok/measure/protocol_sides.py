@@ -304,10 +304,7 @@ def fake_side(
             rows = zip(*columns.values(), strict=True)
             return out, tokens, [dict(zip(columns, row, strict=True)) for row in rows]
 
-        parts: tuple[torch.nn.Module, ...] = (models.final,)
-        if settings.assignment.split(":")[0] in ("router", "best"):
-            parts = (models.final, models.router, models.conditioned_router)
-        origin: dict[str, Any] = {"assignment": settings.assignment}
+        parts, origin = _assignment_origin(models, settings.assignment)
         if settings.refine_steps:
             origin["refine"] = [METHOD, settings.refine_steps]
         if lpips is not None:
@@ -344,6 +341,26 @@ def fake_side(
         return out, tokens, notes
 
     return FakeSide(real, predict, _origin(kind, parts, origin))
+
+
+def _assignment_origin(
+    models: Models, spec: str
+) -> tuple[tuple[torch.nn.Module, ...], dict[str, Any]]:
+    """Parts and settings that decide reconstructions with an assignment; see `Models.assigner`."""
+    name, _, value = spec.partition(":")
+    parts: tuple[torch.nn.Module, ...] = (models.final,)
+    more: dict[str, Any] = {"assignment": spec}
+    if name in ("router", "best"):
+        parts += (models.router, models.conditioned_router)
+    if name in ("best", "threshold") and "proxy" in models.parts:
+        parts += (models.proxy,)
+    # The weights do not tell what the router's config does.
+    if name == "best":
+        fields = {"standard", "quality"} if value else {"w_q", "standard", "quality"}
+        more["reward"] = models.router.config.model_dump(mode="json", include=fields)
+    elif name == "router" and not value and models.router.config.preference:
+        more["w_q"] = models.router.config.w_q
+    return parts, more
 
 
 def _origin(kind: ProtocolKind, parts: Sequence[torch.nn.Module], more: dict[str, Any]) -> str:
