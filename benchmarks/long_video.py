@@ -29,7 +29,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from evatok.generate.token_file import decode_file, encode_file
+from evatok.generate.decoding import decode_file
+from evatok.generate.token_file import encode_file
 from evatok.generate.token_rate import Rate
 from evatok.hub import load, save_model
 from tokenizer.evt.reader import EvtReader

@@ -21,7 +21,8 @@ from typing import Any, get_args
 import numpy as np
 
 from evatok.core.errors import EvatokError
-from evatok.generate.token_file import EncodeSettings, decode_file, encode_file
+from evatok.generate.decoding import decode_file
+from evatok.generate.token_file import EncodeSettings, encode_file
 from evatok.generate.token_rate import Rate
 from evatok.hub import Models, load
 from tokenizer.evt.pictures import Fit

@@ -27,9 +27,9 @@ from evaluation.metrics.frechet import frechet_distance
 from evaluation.metrics.quality import SSIM_WINDOW, Quality
 from evatok.core.errors import EvatokError
 from evatok.core.paths import refuse_overwrite, short_name
+from evatok.generate.decoding import FileProgress
 from evatok.generate.token_file import (
     EncodeSettings,
-    FileProgress,
     encode_frames,
     frames_of,
     header_of_file,

@@ -35,7 +35,13 @@ WARM = tuple(
     f"evatok.{name}"
     for name in (
         *("cli.app", "generate.prompts", "generate.reconstruct", "generate.sample_set"),
-        *("generate.token_file", "measure.curves", "measure.evaluate", "plan.estimate"),
+        *(
+            "generate.decoding",
+            "generate.token_file",
+            "measure.curves",
+            "measure.evaluate",
+            "plan.estimate",
+        ),
         *("workflows.pipeline", "workflows.prepare", "workflows.search"),
     )
 )

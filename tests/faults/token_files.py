@@ -30,7 +30,8 @@ import torch
 from mutations import mutate
 
 from evatok.core.errors import EvatokError
-from evatok.generate.token_file import EncodeSettings, decode_file, encode_file, show_file
+from evatok.generate.decoding import decode_file, show_file
+from evatok.generate.token_file import EncodeSettings, encode_file
 from evatok.hub import Models, load, save_model
 from tokenizer.evt.reader import EvtReader
 from tokenizer.model import TokenizerConfig, VideoTokenizer

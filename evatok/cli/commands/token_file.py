@@ -155,7 +155,7 @@ def decode_command(
         evatok decode holiday.evt -o holiday-again.mp4 --start 60 --end 70
     """
     from evatok.core.compute.devices import resolve_device
-    from evatok.generate.token_file import decode_file, named_model
+    from evatok.generate.decoding import decode_file, named_model
     from evatok.hub import load
 
     result = decode_file(
@@ -183,7 +183,7 @@ def show_command(
     Example:
         evatok show holiday.evt
     """
-    from evatok.generate.token_file import show_file
+    from evatok.generate.decoding import show_file
 
     show(show_file(file), as_json)
 

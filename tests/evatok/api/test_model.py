@@ -15,7 +15,8 @@ import torch
 from torch.utils.data import DataLoader
 
 import evatok
-from evatok.generate.token_file import EncodeSettings, decode_file, encode_file
+from evatok.generate.decoding import decode_file
+from evatok.generate.token_file import EncodeSettings, encode_file
 from generator.gpt import GPT
 from generator.inference.optimize import prepare_for_inference
 from tokenizer.evt.format import EvtError

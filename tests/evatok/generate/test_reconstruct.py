@@ -15,8 +15,9 @@ import torch
 from evaluation.encoders.nano import NanoFeatures
 from evaluation.metrics.frechet import frechet_distance
 from evaluation.metrics.quality import flicker, mean_where_moving, moving_psnr, psnr, ssim
+from evatok.generate.decoding import decode_file
 from evatok.generate.reconstruct import reconstruct_files, require_all_read
-from evatok.generate.token_file import EncodeSettings, decode_file, encode_file
+from evatok.generate.token_file import EncodeSettings, encode_file
 from evatok.generate.token_rate import Rate
 from evatok.hub import Models
 from video.clips import resize_crop, to_clip

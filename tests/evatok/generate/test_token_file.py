@@ -20,15 +20,9 @@ import torch
 from evatok.cli.app import main
 from evatok.cli.commands.token_file import Pace
 from evatok.core.errors import EvatokError
+from evatok.generate.decoding import _decoded, decode_file, show_file
 from evatok.generate.reconstruct import reconstruct_files
-from evatok.generate.token_file import (
-    EncodeSettings,
-    _decoded,
-    decode_file,
-    encode_file,
-    show_file,
-    targets,
-)
+from evatok.generate.token_file import EncodeSettings, encode_file, targets
 from evatok.generate.token_rate import Rate
 from evatok.hub import Models, load, save_model
 from tokenizer.coding.exact import ExactEncoder
