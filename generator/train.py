@@ -25,6 +25,7 @@ from generator.gpt import GPT, GPTConfig
 from generator.grammar import LENGTH, Vocabulary
 from generator.inference.engine import sample
 from generator.inference.requests import Request, SamplingConfig, class_requests
+from generator.start import start_from
 from tokenizer.model import VideoTokenizer
 from tokenizer.tokens import Tokens
 from training.stage import StageBase, Validation
@@ -87,6 +88,7 @@ class GeneratorConfig(Config):
         tokenizer: folder of the tokenizer that wrote them; decodes the samples of a validation.
             None: no pictures.
         model: size of the GPT.
+        start_from: folder of a trained generator of this size to go on from; see `generator.start`.
         token_budget: most tokens of a step. None: `train.batch_size` times the mean length, so that
             a step has about so many clips.
         frame_share: share of frame-conditional sequences.
@@ -103,6 +105,7 @@ class GeneratorConfig(Config):
     tokens: Path
     tokenizer: Path | None = None
     model: GPTConfig
+    start_from: Path | None = None
     train: TrainConfig
     token_budget: int | None = Field(default=None, ge=1)
     frame_share: float = Field(default=0.0, ge=0, le=1)
@@ -121,8 +124,9 @@ class GeneratorStage(StageBase):
         """Open the shards and make the model.
 
         Raises:
-            FileNotFoundError: no shards, or no tokenizer.
-            EvatokError: shards that do not fit each other, or a budget under the longest sequence.
+            FileNotFoundError: no shards, no tokenizer, or no generator to start from.
+            EvatokError: shards that do not fit each other, a budget under the longest sequence, or
+                a generator of another size to start from.
         """
         self.config = config
         self.tokens = TokenSet(config.tokens / "train")
@@ -152,13 +156,16 @@ class GeneratorStage(StageBase):
             self.tokenizer = VideoTokenizer.from_pretrained(config.tokenizer).eval()
         with torch.random.fork_rng():
             torch.manual_seed(config.train.seed)
-            self.model: nn.Module = GPT(
+            model = GPT(
                 config.model,
                 self.tokens.vocabulary,
                 self.tokens.frames,
                 self.tokens.text,
                 config.sampling.guidance,
             )
+        if config.start_from is not None:
+            start_from(model, GPT.from_pretrained(config.start_from))
+        self.model: nn.Module = model
 
     def batch(self, step: int, rank: int, world: int) -> PackedBatch:
         """One rank's sequences of a step."""

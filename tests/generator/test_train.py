@@ -98,6 +98,16 @@ def test_learns_a_few_clips_by_heart(folder: Path, tmp_path: Path) -> None:
         )
 
 
+def test_training_goes_on_from_a_trained_one(folder: Path, tmp_path: Path) -> None:
+    config = settings(folder, train={"steps": 20})
+    model = train(GeneratorStage(config), config.train, tmp_path / "run", config)
+    assert isinstance(model, GPT)
+    model.save_pretrained(tmp_path / "trained")
+    stage = GeneratorStage(settings(folder, start_from=tmp_path / "trained"))
+    trained = stage.validate(model, 0).scalars["cross_entropy_class"]
+    assert stage.validate(stage.model, 0).scalars["cross_entropy_class"] == trained < 2
+
+
 @pytest.mark.parametrize("parts", [1, 2, 4])
 def test_parts_by_weight_make_the_whole_loss(folder: Path, parts: int) -> None:
     stage = GeneratorStage(settings(folder))

@@ -148,6 +148,42 @@ def initialise_from(model: VideoTokenizer, source: VideoTokenizer) -> None:
     model.load_state_dict({**model.state_dict(), **state})
 
 
+@torch.no_grad()
+def initialise_router_from(model: Router, source: Router) -> None:
+    """Start from a trained router, with or without w_q as an input.
+
+    One that has learned every w_q becomes one that knows its own w_q alone by adding what it says
+    of it to the [CLS] token; the reverse begins without saying anything of w_q.
+
+    Args:
+        model: to be filled.
+        source: the same but for `preference` and what the training writes.
+
+    Raises:
+        EvatokError: they differ in more.
+    """
+    free = {"preference", "w_q", "standard", "quality"}
+    names = [name for name in type(model.config).model_fields if name not in free]
+    ours, theirs = model.config, source.config
+    different = [name for name in names if getattr(ours, name) != getattr(theirs, name)]
+    if different:
+        raise EvatokError(f"start_from: that router has another {' and '.join(different)}")
+    state = source.state_dict()
+    said = {name: state.pop(name) for name in list(state) if name.startswith("preference.")}
+    if model.preference is not None:
+        if source.preference is None:
+            last = model.preference[-1]
+            assert isinstance(last, torch.nn.Linear)
+            last.weight.zero_()
+            last.bias.zero_()
+            said = {f"preference.{name}": x for name, x in model.preference.state_dict().items()}
+        state |= said
+    elif source.preference is not None:
+        own = state["cls_embedding"].new_tensor([theirs.w_q - 1])
+        state["cls_embedding"] = state["cls_embedding"] + source.preference(own)
+    model.load_state_dict(state)
+
+
 def check_same_tokens(ours: TokenizerConfig, theirs: TokenizerConfig) -> None:
     """Raise where a tokenizer that starts from another could write other tokens than it.
 

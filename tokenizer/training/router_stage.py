@@ -29,7 +29,7 @@ from tokenizer.search.reward import (
     rewards,
 )
 from tokenizer.search.table import check_clips, read_table
-from tokenizer.training.initialization import initialise_router
+from tokenizer.training.initialization import initialise_router, initialise_router_from
 from training.loop import StageBase, Validation
 from video.dataset import ClipSampler, DataConfig, Window
 
@@ -57,6 +57,8 @@ class RouterTraining(Config):
     target_temperature: float = Field(default=0.0, ge=0)
     # Start the patch layer from principal components.
     start_from_data: bool = False
+    # Folder of a trained router to start from instead; `preference` may differ.
+    start_from: Path | None = None
 
     @model_validator(mode="after")
     def _one_home(self) -> RouterTraining:
@@ -70,6 +72,8 @@ class RouterTraining(Config):
         own = type(self).model_fields
         if not self.model.preference and self.w_q_range != own["w_q_range"].default:
             raise EvatokError("w_q_range is for a router with model.preference")
+        if self.start_from is not None and self.start_from_data:
+            raise EvatokError("give start_from or start_from_data, one of the two")
         return self
 
 
@@ -124,6 +128,8 @@ class RouterStage(StageBase):
         self.samples = [number * config.search_batch + row for number, row in table.batch_rows]
         drawn = [self.sampler.window(sample, config.search_seed) for sample in self.samples]
         check_clips(config.table, table.names, [self.sampler.name(window) for window in drawn])
+        if config.start_from is not None:
+            initialise_router_from(router, Router.from_pretrained(config.start_from))
         if config.start_from_data:
             first = range(min(self.START_CLIPS, len(self.samples)))
             initialise_router(router, self.clips(first))

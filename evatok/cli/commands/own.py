@@ -15,10 +15,17 @@ from evatok.core.errors import EvatokError
 def init_command(
     name: Annotated[str, typer.Argument(help="Of the project: NAME.yaml, NAME.csv, runs/NAME.")],
     data: Annotated[Path, typer.Option(help="Folder of videos, a sub-folder for each class.")],
+    start_from: Annotated[
+        str | None,
+        typer.Option(help="Models to go on from: games, a run, a folder. Its sizes are taken."),
+    ] = None,
     size: Annotated[
-        str, typer.Option(help="Pixels, multiples of 8: 96, or WIDTHxHEIGHT such as 128x72.")
-    ] = "64",
-    frames: Annotated[int, typer.Option(help="Of a clip, a multiple of 4.")] = 16,
+        str | None,
+        typer.Option(help="Pixels, multiples of 8: 96, or WIDTHxHEIGHT: 128x72. Default: 64."),
+    ] = None,
+    frames: Annotated[
+        int | None, typer.Option(help="Of a clip, a multiple of 4. Default: 16.")
+    ] = None,
     levels: Annotated[str, typer.Option(help="Tokens of a block: 4,8,16. Default: by size.")] = "",
     captions: Annotated[Path | None, typer.Option(help="A csv: path,caption.")] = None,
     preset: Annotated[
@@ -32,6 +39,7 @@ def init_command(
     \b
     Example:
         evatok init mine --data videos --preset quick
+        evatok init mine --data videos --start-from games
     """
     from evatok.workflows.own.split import init
 
@@ -39,7 +47,9 @@ def init_command(
     if not all(word.isascii() and word.isdigit() for word in words):
         raise EvatokError(f"--levels {levels}: numbers with commas between, such as 4,8,16")
     chosen = tuple(int(word) for word in words) or None
-    show(init(name, data, size_of(size), frames, chosen, captions, preset, held_out), as_json)
+    pixels = None if size is None else size_of(size)
+    found = init(name, data, pixels, frames, chosen, captions, preset, held_out, start_from)
+    show(found, as_json)
 
 
 def export_command(

@@ -10,11 +10,14 @@ from pydantic import Field
 
 from evaluation.encoders.nano import MIN_FRAMES
 from evatok.core.config import Config, ConfigError, Frames, Level, PictureSize
+from evatok.workflows.own.start import Part, read_start
 from video.clips import Size, sides
 
 Preset = Literal["quick", "standard", "long"]
 PATCH = (4, 8, 8)  # frames, rows, columns
 MOST_CANDIDATES = 4096  # assignments that the search tries for each clip
+MOST_QUICK = 81  # of these, for the quick preset
+GOING_ON = 0.5  # learning rates of what starts trained, as a share of those from nothing
 
 
 class Amount(NamedTuple):
@@ -50,6 +53,8 @@ class OwnConfig(Config):
         compile: standard and long compile the tokenizer's layers, which is two to three times as
             fast; on a CPU that needs a C++ compiler.
         captions: the list has a caption of each video, which the generator learns.
+        start_from: models that every stage goes on from, whose size, frames and levels these are:
+            the name of shipped ones, a run, a folder. None: all is learned from these videos.
     """
 
     stage: Literal["own"] = "own"
@@ -62,6 +67,7 @@ class OwnConfig(Config):
     preset: Preset = "standard"
     compile: bool = True
     captions: bool = False
+    start_from: str | None = None
 
 
 def default_levels(size: Size, preset: Preset) -> tuple[int, ...]:
@@ -103,6 +109,9 @@ def derive(own: OwnConfig) -> dict[str, dict[str, Any]]:
     """The settings of every stage, by name, as `pipeline_settings.FILES` reads them."""
     check_shape(own.size, own.frames, own.levels)
     amount, run, levels = PRESETS[own.preset], own.run_dir, list(own.levels)
+    start = None if own.start_from is None else read_start(own.start_from, run)
+    if start is not None:
+        start.check(own.size, own.frames, own.levels)
     data = {
         "num_frames": own.frames,
         "size": own.size,
@@ -145,6 +154,7 @@ def derive(own: OwnConfig) -> dict[str, dict[str, Any]]:
             optimizer={"name": "muon", "lr": 2e-3, "muon_lr": 5e-3},
         ),
     }
+    proxy, final = tokenizer, tokenizer | {"router": run / "router" / "model"}
     search = {
         "data": data,
         "model": run / "proxy" / "model",
@@ -153,6 +163,8 @@ def derive(own: OwnConfig) -> dict[str, dict[str, Any]]:
         "batch_size": amount.batch,
         "seed": 1,
     }
+    if own.preset == "quick" and len(levels) ** (own.frames // PATCH[0]) > MOST_QUICK:
+        search["candidates"] = MOST_QUICK
     router = {
         "data": data,
         "model": shape | {"width": 128, "layers": 4, "heads": 2},
@@ -169,7 +181,11 @@ def derive(own: OwnConfig) -> dict[str, dict[str, Any]]:
         "model": router["model"] | {"preference": True},
         "w_q_range": [0.4, 2.0],
     }
-    given = None if own.frames < 8 else {"num_frames": 5, "prefix": [levels[-1], levels[-3:][0]]}
+    given: Any = {"num_frames": 5, "prefix": [levels[-1], levels[-3:][0]]}
+    if start is not None and start.frames is not None:
+        given = start.frames.model_dump(mode="json")
+    elif own.frames < 8:
+        given = None
     text = {"data": data, "captions": own.videos, "vocabulary_size": 512}
     tokens = {
         "data": data,
@@ -190,6 +206,11 @@ def derive(own: OwnConfig) -> dict[str, dict[str, Any]]:
         "sampling": {"guidance": 2.0},
         "train": train(amount.generator, ema_decay=0.9 if own.preset == "quick" else 0.999),
     }
+    if start is not None:
+        proxy, final = _going_on(proxy, start.proxy), _going_on(final, start.final)
+        router = _going_on(router, start.router)
+        preference = _going_on(preference, start.preference)
+        generator = _going_on(generator, start.generator)
     report = {
         "clips": amount.measured,
         "networks": ["nano"] if own.frames >= MIN_FRAMES else [],  # it needs as many frames
@@ -197,12 +218,29 @@ def derive(own: OwnConfig) -> dict[str, dict[str, Any]]:
     }
     return {
         "pipeline": {"run_dir": run, "gate": None, "report": report},
-        "proxy": tokenizer,
+        "proxy": proxy,
         "search": search,
         "router": router,
         "preference": preference,
-        "final": tokenizer | {"router": run / "router" / "model"},
+        "final": final,
         **({"text": text} if own.captions else {}),
         "tokens": tokens,
         "generator": generator,
     }
+
+
+def _going_on(stage: dict[str, Any], part: Part | None) -> dict[str, Any]:
+    """Settings of a stage that starts from a trained part, if there is one, with its sizes."""
+    if part is None:
+        return stage
+    made = dict(stage, model=dict(part.model), start_from=part.folder)
+    if "start_from_data" in stage:
+        made["start_from_data"] = False
+    if "table" in stage:  # a router, of which the training writes what it has learned
+        for name in ("w_q", "standard", "quality"):
+            del made["model"][name]
+        made["model"]["preference"] = stage["model"].get("preference", False)
+    optimizer = stage["train"]["optimizer"]
+    slower = {name: GOING_ON * optimizer[name] for name in ("lr", "muon_lr")}
+    made["train"] = stage["train"] | {"optimizer": optimizer | slower}
+    return made

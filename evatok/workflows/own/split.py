@@ -17,6 +17,7 @@ from evatok.core.config import ConfigError
 from evatok.core.files import write_text
 from evatok.workflows.own.settings import OwnConfig, Preset, check_shape, default_levels
 from evatok.workflows.own.sources import look
+from evatok.workflows.own.start import read_start
 from video.clips import Size
 from video.lists import Split
 from video.reading import VideoError, frame_times, probe
@@ -25,40 +26,52 @@ from video.reading import VideoError, frame_times, probe
 def init(
     name: str,
     data: Path,
-    size: Size = 64,
-    frames: int = 16,
+    size: Size | None = None,
+    frames: int | None = None,
     levels: tuple[int, ...] | None = None,
     captions: Path | None = None,
     preset: Preset = "standard",
     held_out: float = 0.1,
+    start_from: str | None = None,
 ) -> dict[str, Any]:
     """Look at a folder and write NAME.yaml and NAME.csv, the list with classes and splits.
 
     Args:
         name: of the project; results go to runs/NAME.
         data: folder, list or shards; see `evatok.workflows.own.sources`.
-        size: pixels of a side, or (height, width).
-        frames: of a clip.
+        size: pixels of a side, or (height, width); by default 64, or that of `start_from`.
+        frames: of a clip; by default 16, or those of `start_from`.
         levels: permitted tokens of a block; by default up to five, from the size.
         captions: .csv or .jsonl with path and caption; videos that it leaves out are left out.
         preset: how long everything is trained.
         held_out: share of each class that is kept for testing, one video at least.
+        start_from: models to go on from, see `OwnConfig`; their size, frames and levels are taken.
 
     Returns:
         JSON-able: classes, counts, sizes, lengths, damaged files, and the two files.
 
     Raises:
         ConfigError: a name that is no file name or is taken, or sizes that cannot be used.
+        FileNotFoundError: no models to start from.
         VideoError: no readable videos.
     """
     if not re.fullmatch(r"[A-Za-z0-9][\w.-]*", name):
         raise ConfigError(f"the name {name!r} is no file name: letters, digits, - and _")
     settings, listed = Path(f"{name}.yaml"), Path(f"{name}.csv")
+    run_dir = Path("runs") / name
     for path in (settings, listed):
         if path.exists():
             raise ConfigError(f"{path} is there already: choose another name, or remove it")
+    start = None if start_from is None else read_start(start_from, run_dir)
+    if start is not None:
+        size = start.shape.size if size is None else size
+        frames = frames or start.shape.num_frames
+        levels = levels or tuple(start.shape.levels)
+    size, frames = 64 if size is None else size, 16 if frames is None else frames
     chosen = levels or default_levels(size, preset)
     check_shape(size, frames, chosen)
+    if start is not None:
+        start.check(size, frames, chosen)
     if not 0 < held_out < 1:
         raise ConfigError(f"held-out share {held_out:g} is not between 0 and 1")
     found = look(data, captions, Path(f"{name}-videos"))
@@ -92,15 +105,17 @@ def init(
     own = OwnConfig(
         data=found.root,
         videos=listed,
-        run_dir=Path("runs") / name,
+        run_dir=run_dir,
         size=size,
         frames=frames,
         levels=chosen,
         preset=preset,
         captions=with_captions,
+        start_from=start_from,
     )
     write_text(listed, text.getvalue())
-    body = yaml.safe_dump(own.model_dump(mode="json"), sort_keys=False, default_flow_style=None)
+    told = own.model_dump(mode="json", exclude_none=True)
+    body = yaml.safe_dump(told, sort_keys=False, default_flow_style=None)
     write_text(settings, f"# evatok pipeline {name}\n{body}")
     splits = Counter(row[2] for row in rows)
     given = sum(name in found.splits for name in names)

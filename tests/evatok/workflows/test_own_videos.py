@@ -16,6 +16,7 @@ from evatok.cli.app import main
 from evatok.hub import load
 from evatok.workflows.own.time_estimate import Clock, in_words, time_of
 from evatok.workflows.pipeline import Pipeline
+from tokenizer.model import VideoTokenizer
 from video.writing import write_video
 
 
@@ -82,6 +83,78 @@ def test_bad_input_is_one_line(
     told = capsys.readouterr().err.strip()
     assert said in told and "\n" not in told
     assert not Path("mine.yaml").exists() and not Path("mine.csv").exists()
+
+
+def test_every_stage_goes_on_from_trained_models(videos: Path) -> None:
+    assert main(["init", "mine", "--data", "v", "--start-from", "games", "--preset", "quick"]) == 0
+    assert "start_from: games" in Path("mine.yaml").read_text()
+    settings = Pipeline(Path("mine.yaml")).settings
+    games = load("games")
+    sizes = {name: VideoTokenizer(settings[name].model).state_dict() for name in ("proxy", "final")}
+    for name, part in (
+        ("proxy", "proxy"),
+        ("final", "final"),
+        ("router", "preference"),  # `games` has no router for one w_q
+        ("preference", "preference"),
+        ("generator", "generator"),
+    ):
+        assert settings[name].start_from == games.folder(part)
+        assert settings[name].train.optimizer.lr <= 1e-3
+    assert {k: v.shape for k, v in sizes["final"].items()} == {
+        k: v.shape for k, v in games.final.state_dict().items()
+    }
+    assert sizes["proxy"].keys() != sizes["final"].keys()  # its decoder is not as deep
+    assert not settings["router"].model.preference and settings["preference"].model.preference
+    assert not settings["proxy"].start_from_data and not settings["router"].start_from_data
+    assert settings["tokens"].frames == games.generator.frames
+    assert settings["search"].candidates == 81  # of 625: it is to be quick
+    assert min(time_of(settings, torch.device("cpu")).values()) > 0
+
+
+def test_a_run_goes_on_from_another_one(videos: Path, toy_dir: Path) -> None:
+    """From its folders, with what it has: here neither a router for every w_q nor classes."""
+    for part in ("proxy", "router"):
+        (Path("runs") / "first" / part).mkdir(parents=True)
+        (Path("runs") / "first" / part / "model").symlink_to(toy_dir / part)
+    assert main(["init", "mine", "--data", "v", "--start-from", "runs/first"]) == 0
+    settings = Pipeline(Path("mine.yaml")).settings
+    toy = load(toy_dir)
+    assert settings["proxy"].model == toy.proxy.config
+    assert settings["final"].start_from == Path("runs/first/proxy/model")
+    assert settings["preference"].start_from == Path("runs/first/router/model")
+    assert settings["generator"].start_from is None and settings["generator"].model.width == 256
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--size", "96"], "start_from games has size 64x64, not 96x96: leave size as"),
+        (["--frames", "8"], "start_from games has frames 16, not 8"),
+        (["--levels", "4,16"], "start_from games has levels [4, 8, 16, 32, 64], not [4, 16]"),
+        (["--start-from", "gmes"], "no models 'gmes'"),
+        (["--start-from", "text"], "text has no tokenizer"),
+    ],
+)
+def test_models_that_own_videos_cannot_start_from(
+    videos: Path, words: list[str], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    generator = load("nano").folder("generator")
+    (videos.parent / "text").mkdir()
+    (videos.parent / "text" / "generator").symlink_to(generator)
+    start = [] if "--start-from" in words else ["--start-from", "games"]
+    assert main(["init", "mine", "--data", "v", *start, *words]) == 2
+    told = capsys.readouterr().err.strip()
+    assert said in told and "\n" not in told
+    assert not Path("mine.yaml").exists()
+
+
+def test_a_run_does_not_start_from_itself(
+    videos: Path, toy_dir: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Path("runs").mkdir()
+    Path("runs/mine").symlink_to(toy_dir)
+    assert main(["init", "mine", "--data", "v", "--start-from", "runs/mine"]) == 2
+    assert "runs/mine is where this run writes" in capsys.readouterr().err
 
 
 def test_parts_are_found_in_a_run(
