@@ -182,9 +182,10 @@ class GeneratorStage(StageBase):
     def loss(
         self, model: nn.Module, batch: PackedBatch, generator: torch.Generator
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """Mean cross-entropy of the targets, in nats."""
-        logits = model(batch.ids, batch.cu_seqlens, batch.target_positions)  # (P, V)
-        loss = F.cross_entropy(logits.float(), batch.targets)
+        """Mean cross-entropy of the targets, in nats; 0 without any."""
+        logits = model(batch.ids, batch.cu_seqlens, batch.target_positions).float()  # (P, V)
+        has_any = len(batch.targets) > 0  # the mean of nothing is not a number
+        loss = F.cross_entropy(logits, batch.targets) if has_any else logits.sum()
         return loss, {"cross_entropy": loss.detach()}
 
     @torch.no_grad()

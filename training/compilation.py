@@ -42,6 +42,11 @@ def any_length(dim: int, *tensors: Tensor) -> None:
         torch._dynamo.maybe_mark_dynamic(tensor, dim)
 
 
+def parts_of(module: nn.Module) -> list[Parted]:
+    """The modules that compile their own pieces: itself, or some in it."""
+    return [part for part in module.modules() if isinstance(part, Parted)]
+
+
 def compile_parts(module: nn.Module) -> bool:
     """Have a module compile its pieces; whether it, or a module in it, has any.
 
@@ -55,7 +60,7 @@ def compile_parts(module: nn.Module) -> bool:
             f"train.compile: there is no C++ compiler {name}; install one (CXX names another), "
             "or set train.compile=false (own videos: `compile: false` in their file)"
         )
-    parts = [part for part in module.modules() if isinstance(part, Parted)]
+    parts = parts_of(module)
     for part in parts:
         part.compile_parts()
     return bool(parts)

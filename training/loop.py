@@ -31,6 +31,7 @@ from evatok.core.processes.distributed import (
     share_changed,
     wait_for_all,
 )
+from training.compilation import parts_of
 from training.data_order import batches, to_device
 from training.layers import check_layers, checkpoint_activations
 from training.optimization.ema import EMA
@@ -66,6 +67,7 @@ MAY_CHANGE = frozenset(
     }
     | {"checkpoint_activations", "sharding"}
 )
+DATA_MAY_CHANGE = frozenset({"data.workers", "data.cache_dir", "data.max_damaged"})
 AFTER_STEP = -1  # in the place of a rank: the generator which all ranks share
 
 
@@ -95,8 +97,8 @@ def train(
         eval mode.
 
     Raises:
-        ConfigError: the run was begun with other settings (`MAY_CHANGE` may differ, `steps` only
-            upwards), or the batch cannot be cut evenly.
+        ConfigError: the run was begun with other settings (`MAY_CHANGE` and `DATA_MAY_CHANGE` may
+            differ, `steps` only upwards), or the batch cannot be cut evenly.
         TrainingError: the loss is not finite, or another process trains in this folder.
         CheckpointError: the checkpoint does not fit the model.
     """
@@ -149,6 +151,11 @@ class Run:
             check_layers(stage.model, "train.checkpoint_activations")
         if config.sharding == "fsdp":
             check_layers(stage.model, "train.sharding")
+            if config.compile and parts_of(stage.model):
+                raise ConfigError(
+                    "train.compile makes one piece of each of this model's layers, and "
+                    "train.sharding fsdp gathers their weights in between: set one of them off"
+                )
         self.weighted = stage if isinstance(stage, Weighted) else None
         self.step = 0
         self.seconds = 0.0  # spent on the run so far, over all processes that worked on it
@@ -191,7 +198,7 @@ class Run:
         path = checkpoint.latest(self.run_dir)
         if path is not None:
             prefix = config_prefix(self.config, self.resolved)
-            free = {prefix + name for name in MAY_CHANGE}
+            free = {prefix + name for name in MAY_CHANGE} | DATA_MAY_CHANGE
             recorded = compare_settings(self.run_dir, self.resolved, free)
             self._restore(checkpoint.load(path), path)
             planned = recorded.get(prefix + "steps", 0)

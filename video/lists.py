@@ -200,6 +200,29 @@ def read_ucf101(root: Path | str, split: Split = "train", fold: int = 1) -> list
     return items
 
 
+def listed_files(path: Path) -> list[str]:
+    """Paths of a list's videos from its folder on, in its order.
+
+    Args:
+        path: a list of UCF-101 (`.txt`, a path a line, perhaps with a label), or a csv with a
+            column `path` or the official columns of Kinetics.
+
+    Raises:
+        VideoError: not such a list, or it is empty.
+    """
+    if path.suffix.lower() == ".txt":
+        names = [line.split()[0] for line in read_list(path).splitlines() if line.strip()]
+    else:
+        rows = read_table(path)
+        if rows and "path" in rows[0].cells:
+            names = [row.text("path") for row in rows]
+        else:
+            names = [entry.file for entry in _kinetics(path, path.parent)]
+    if not names:
+        raise VideoError(f"{path}: the list names no video")
+    return names
+
+
 def read_kinetics_csv(
     path: Path | str, root: Path | str, others: Sequence[Path | str] = ()
 ) -> list[VideoItem]:

@@ -241,6 +241,13 @@ def survey(name: str, root: Path) -> Survey:
 
 
 def _compared(survey: Survey, there: Sequence[str]) -> Survey:
+    """A survey with what is missing and what is too much; each file once a split."""
+    first: dict[tuple[str, str], Entry] = {}
+    for entry in survey.entries:
+        first.setdefault((entry.file, entry.split), entry)
+    if again := len(survey.entries) - len(first):
+        survey.notes.append(f"{again} rows name a file that another row names: left out")
+        survey.entries = list(first.values())
     files = set(there)
     survey.missing = [entry for entry in survey.entries if entry.file not in files]
     survey.extra = sorted(files - {entry.file for entry in survey.entries})

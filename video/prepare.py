@@ -36,6 +36,7 @@ from video.writing import exact_rate, write_video
 log = logging.getLogger(__name__)
 
 JOURNAL = "prepared.jsonl"
+REPORT = "prepared.json"  # in a folder of copies that is whole
 CHUNK = 32  # frames resized together
 PRESETS = (
     "ultrafast", "superfast", "veryfast", "faster", "fast", "medium", "slow", "slower", "veryslow",

@@ -15,6 +15,8 @@ resized as floats |
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from evaluation.scoring.clips import Cut
 from evatok.core.config import Config
 from evatok.core.errors import EvatokError
@@ -28,11 +30,25 @@ class Preset(Config):
         cut: windows, size and count.
         biased: covariance by n, else by n − 1.
         network: the feature network that the papers took.
+        lists: of the split whose clips are drawn, and of the other one, in a folder of both.
     """
 
     cut: Cut
     biased: bool
     network: str
+    lists: tuple[str, str] | None = None
+
+    def check(self, path: Path) -> None:
+        """Refuse a folder of both splits: the papers draw from one of them.
+
+        Raises:
+            EvatokError: names the list to give instead.
+        """
+        if self.lists is not None and all((path / name).is_file() for name in self.lists):
+            raise EvatokError(
+                f"{path} has both splits, and this preset draws from one: give "
+                f"{path / self.lists[0]}"
+            )
 
 
 PRESETS: dict[str, Preset] = {
@@ -40,16 +56,19 @@ PRESETS: dict[str, Preset] = {
         cut=Cut(window="all", count=10_000, resize="float", short="skip"),
         biased=True,
         network="i3d",
+        lists=("trainlist01.txt", "testlist01.txt"),
     ),
     "larp-k600": Preset(
         cut=Cut(window="all", count=50_000, shrink=64, resize="float", order="name", short="skip"),
         biased=True,
         network="i3d",
+        lists=("k600_val.csv", "k600_train.csv"),
     ),
     "magvit-k600": Preset(
         cut=Cut(window="all", count=50_000, shrink=64, shrink_by="legacy", order="name"),
         biased=False,
         network="i3d",
+        lists=("k600_val.csv", "k600_train.csv"),
     ),
     "tats-2048": Preset(cut=Cut(window="random", count=2048), biased=False, network="i3d-tats"),
     "styleganv-2048": Preset(

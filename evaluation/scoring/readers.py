@@ -3,6 +3,7 @@
 | given | gives |
 | --- | --- |
 | a folder | its video files (see `video.folder`); each subfolder of pictures alone as one video |
+| a list, `.txt` or `.csv` | its videos, by paths from its folder on: `trainlist01.txt` of UCF-101 |
 | a video file | that video |
 | `.npz` | each of its arrays: uint8 (F, H, W, 3), or (N, F, H, W, 3) for N videos |
 | `.npy` | its array, likewise |
@@ -35,10 +36,12 @@ from video.clips import Resizing, Size, fitted, to_clip, to_frames
 from video.decoding.container import VideoError
 from video.decoding.stills import PICTURES, read_picture
 from video.folder import SUFFIXES, files_under, is_video
+from video.lists import listed_files
 from video.reading import iter_frames, read_frames
 from video.seek import known_frames
 
 ARRAYS = (".npy", ".npz", ".pt")
+LISTS = (".txt", ".csv")
 KEPT = 2**30  # bytes of arrays that stay in memory while their videos are gone through
 Stamp = tuple[int, int]  # size and time of change (ns) of a file
 
@@ -67,7 +70,8 @@ def find_videos(path: str | Path) -> list[Video]:
 
     Raises:
         FileNotFoundError: no such path.
-        EvatokError: there is no video in it, or an array of another shape or range.
+        EvatokError: there is no video in it, an array of another shape or range, or a list that
+            names what is not there.
     """
     path, arrays = Path(path), _Arrays()
     if not path.exists():
@@ -78,7 +82,9 @@ def find_videos(path: str | Path) -> list[Video]:
             return list(_of_arrays(path, path.stem, arrays))
         if is_video(path):
             return [_of_file(path, path.name)]
-        known = ", ".join(sorted((*SUFFIXES, *ARRAYS)))
+        if suffix in LISTS:
+            return list(_of_list(path))
+        known = ", ".join(sorted((*SUFFIXES, *ARRAYS, *LISTS)))
         raise EvatokError(f"{path} is none of {known}, nor a folder")
     found: list[Video] = []
     pictures: dict[Path, list[Path]] = {}
@@ -109,6 +115,17 @@ def find_videos(path: str | Path) -> list[Video]:
 def _natural(path: Path) -> list[str | int]:
     """Frame 2 before frame 10, zeros in front or not."""
     return [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", path.name)]
+
+
+def _of_list(path: Path) -> Iterator[Video]:
+    names = sorted(set(listed_files(path)))
+    missing = [name for name in names if not (path.parent / name).is_file()]
+    if missing:
+        raise EvatokError(
+            f"{path} names {missing[0]}, which is not in {path.parent} ({len(missing)} of "
+            f"{len(names)} are not): put the list where its paths begin"
+        )
+    return (_of_file(path.parent / name, name) for name in names)
 
 
 def _of_file(path: Path, name: str) -> Video:

@@ -342,12 +342,14 @@ def score_statistics(
         EvatokError: statistics of another network, or of clips of another kind.
     """
     found: dict[str, Moments] = {}
-    told: dict[str, Any] = {"statistics": {}}
+    told: dict[str, Any] = {"statistics": {}, "biased": biased}
     for side, path in (("real", real), ("fake", fake)):
         if is_statistics(path):
             statistics = read_statistics(path)
             statistics.check(network, cut)
             found[side] = statistics.moments(biased)
+            if statistics.count is None or statistics.biased is None:
+                told["biased"] = None  # as the file has it, by N or by N - 1
             told[f"num_{side}"] = statistics.count
             told["statistics"][side] = str(path)
             data = statistics.data
@@ -370,7 +372,6 @@ def score_statistics(
         value = distance_between(found["real"], found["fake"])
     return {
         f"fvd[{network.name}]": value,
-        "biased": biased,
         "networks": {network.name: network.checksum},
         "num_frames": cut.num_frames,
         "size": list(sides(cut.shrink or cut.size)),

@@ -117,6 +117,11 @@ def evaluate(
         )
     real = draw(protocol, data, settings.count, settings.window)
     made = fake_side(protocol, models, real, settings)
+    if protocol.resize == "float" and real.is_copied:
+        say(
+            f"{real.root} holds copies that were encoded anew: papers score the original files, "
+            "see docs/evaluation.md"
+        )
 
     process = joined_rank()
     mine = sum(map(len, real.chunks(process)))
@@ -158,6 +163,7 @@ def evaluate(
         result["given"] = protocol.given
     result |= {"split": protocol.split, "num_frames": real.cut.num_frames}
     result |= {"size": list(sides(real.cut.shrink or real.cut.size)), "data": real.fingerprint()}
+    result |= {"copies": True} if real.is_copied else {}
     result |= {"model": made.origin, **quality, **standing}
     if record is not None:
         extra = quality | _choices(protocol.kind, settings)

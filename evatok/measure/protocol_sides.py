@@ -33,14 +33,19 @@ from evatok.generate.samples import (
 from evatok.hub import Models
 from evatok.measure.clip_sets import standing, to_bytes
 from evatok.measure.protocols import Protocol, ProtocolKind
+from generator.gpt import GPT
 from generator.inference.requests import SamplingConfig
 from tokenizer.coding.refined import METHOD, refine
+from tokenizer.model import VideoTokenizer
+from tokenizer.router import Router
 from tokenizer.search.candidates import model_hash
 from tokenizer.tokens import Tokens
 from video.clips import WindowRule
 from video.dataset import ClipSampler, DataConfig, Window
+from video.prepare import REPORT
 
 T = TypeVar("T")
+MAKING = 1  # another number where the same weights and settings come to make other clips
 CHUNK = 32  # clips made at a time; the same in every run, so that the same bits come out
 
 
@@ -77,12 +82,26 @@ class EvaluationSettings:
 
 @dataclass
 class RealSide:
-    """The real side: clips of a sampler, at windows that a protocol draws."""
+    """The real side: clips of a sampler, at windows that a protocol draws.
+
+    Attributes:
+        sampler: reads them.
+        windows: where they are.
+        cut: what their pixels are.
+        root: folder of their videos.
+        digests: of the clips gone through, by their places.
+    """
 
     sampler: ClipSampler
     windows: list[Window]
     cut: Cut
-    digests: dict[int, str] = field(default_factory=dict)  # by process, of the clips gone through
+    root: Path
+    digests: dict[int, str] = field(default_factory=dict)
+
+    @property
+    def is_copied(self) -> bool:
+        """Whether the videos are copies that `evatok data` has encoded anew."""
+        return (self.root / REPORT).is_file()
 
     def load(self, start: int) -> Tensor:
         """The chunk of clips from a place on, (B, 3, F, H, W) float32 in [−1, 1]."""
@@ -141,13 +160,13 @@ class FakeSide:
 
     Attributes:
         real: the clips, gone through before.
-        make: (first process, real clips) → clips in [−1, 1], tokens, notes of each.
+        make: places of real clips → clips in [−1, 1], tokens, notes of each.
         origin: whatever decides a made clip beside the real one.
         notes: of each clip by its process, filled while the clips are gone through.
     """
 
     real: RealSide
-    make: Callable[[int, Tensor], tuple[Tensor, Tokens, list[dict[str, Any]]]]
+    make: Callable[[range], tuple[Tensor, Tokens, list[dict[str, Any]]]]
     origin: str
     notes: dict[int, dict[str, Any]] = field(default_factory=dict)
 
@@ -171,7 +190,7 @@ class FakeSide:
                     self.notes[number] = note
                     yield Item(number, str(number), key, None)
                 continue
-            clips, tokens, notes = self.make(chunk.start, self.real.load(chunk.start))
+            clips, tokens, notes = self.make(chunk)
             made = zip(chunk, keys, clips, tokens.blocks(), notes, strict=True)
             for number, key, clip, blocks, note in made:
                 ids = torch.cat(list(blocks)).tolist()
@@ -265,7 +284,7 @@ def draw(
         order="name" if protocol.order == "name" else "path",
         short=protocol.short,
     )
-    return RealSide(sampler, windows, cut)
+    return RealSide(sampler, windows, cut, sampler.sources[fitting[0]].root)
 
 
 def lpips_at_hand() -> PerceptualDistance | None:
@@ -286,11 +305,13 @@ def fake_side(
         lpips = lpips_at_hand()
 
         @torch.no_grad()
-        def reconstruct(start: int, clips: Tensor) -> tuple[Tensor, Tokens, list[dict[str, Any]]]:
+        def reconstruct(places: range) -> tuple[Tensor, Tokens, list[dict[str, Any]]]:
+            clips = real.load(places.start)
             there = clips.to(models.device)
             tokens = models.final.encode(there, assigner(there))
             tokens = refine(models.final, there, tokens, settings.refine_steps)
-            out = models.final.decode(tokens).float().clamp(-1, 1).cpu()
+            made = models.final.decode(tokens).float().clamp(-1, 1)
+            out = made.cpu()
             mse = (out - clips).square().double().mean((1, 2, 3, 4))
             columns = {
                 "psnr": psnr(out, clips).tolist(),
@@ -300,7 +321,7 @@ def fake_side(
                 "mse": mse.tolist(),
             }
             if lpips is not None:
-                columns["lpips"] = lpips(out, clips).tolist()
+                columns["lpips"] = lpips(made, there).tolist()
             rows = zip(*columns.values(), strict=True)
             return out, tokens, [dict(zip(columns, row, strict=True)) for row in rows]
 
@@ -317,8 +338,8 @@ def fake_side(
     if kind == "gfvd":
         labels, indices = labels_of(models, real.class_names())
 
-        def generate(start: int, clips: Tensor) -> tuple[Tensor, Tokens, list[dict[str, Any]]]:
-            rows = slice(start, start + len(clips))
+        def generate(places: range) -> tuple[Tensor, Tokens, list[dict[str, Any]]]:
+            rows = slice(places.start, places.stop)
             out, tokens = sample_labels(models, labels[rows], indices[rows], settings.seed, chosen)
             return out, tokens, [{} for _ in out]
 
@@ -327,8 +348,9 @@ def fake_side(
     if protocol.given == "kept":
         origin["given"] = protocol.given
 
-    def predict(start: int, clips: Tensor) -> tuple[Tensor, Tokens, list[dict[str, Any]]]:
-        seeds = [request_seed(settings.seed, start + i) for i in range(len(clips))]
+    def predict(places: range) -> tuple[Tensor, Tokens, list[dict[str, Any]]]:
+        clips = real.load(places.start)
+        seeds = [request_seed(settings.seed, place) for place in places]
         out, tokens = predict_clips(models, clips, seeds, chosen)
         if protocol.given == "kept":
             out[:, :, :given] = clips[:, :, :given]
@@ -363,7 +385,23 @@ def _assignment_origin(
     return parts, more
 
 
+def _settings_of(part: torch.nn.Module) -> dict[str, Any]:
+    if isinstance(part, VideoTokenizer):
+        return part.config.model_dump(mode="json")
+    assert isinstance(part, GPT)
+    about = {"size": part.size, "vocabulary": part.vocabulary, "frames": part.frames}
+    return {k: None if v is None else v.model_dump(mode="json") for k, v in about.items()}
+
+
 def _origin(kind: ProtocolKind, parts: Sequence[torch.nn.Module], more: dict[str, Any]) -> str:
-    """Hash of the weights and settings that decide what is made."""
-    text = json.dumps({"kind": kind, "weights": [model_hash(p) for p in parts], **more})
+    """Hash of the weights and settings that decide what is made.
+
+    A model's own settings count as its weights do: those say how given frames are padded, at what
+    base the positions turn. A router's w_q, reward and the like are in `more` where they count.
+    """
+    settings = [_settings_of(part) for part in parts if not isinstance(part, Router)]
+    weights = [model_hash(part) for part in parts]
+    text = json.dumps(
+        {"kind": kind, "making": MAKING, "weights": weights, "settings": settings, **more}
+    )
     return hashlib.sha256(text.encode()).hexdigest()[:16]

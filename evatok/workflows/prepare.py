@@ -14,9 +14,8 @@ from evatok.core.paths import refuse_overwrite
 from evatok.core.processes.pools import in_processes
 from video.lists import read_list
 from video.official import FOLDS, Entry, Survey, survey
-from video.prepare import Recipe, check_file, prepare, prepared_name
+from video.prepare import REPORT, Recipe, check_file, prepare, prepared_name
 
-REPORT = "prepared.json"
 Progress = Callable[[int, int], None]
 Lists = dict[str, str]  # the text of each, by its name below the folder of the copies
 

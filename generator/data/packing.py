@@ -45,15 +45,20 @@ class PackedBatch:
         tensors = (self.ids, self.cu_seqlens, self.target_positions, self.targets, self.conditions)
         return PackedBatch(*(x.to(device, non_blocking=non_blocking) for x in tensors))
 
+    def idle(self) -> PackedBatch:
+        """The first sequence with no targets: what a process computes that has none of its own."""
+        none = self.targets.new_zeros(0)
+        ids, ends = self.ids[: int(self.cu_seqlens[1])], self.cu_seqlens[:2]
+        return PackedBatch(ids, ends, none, none, self.conditions[:1])
+
     def split(self, parts: int) -> list[PackedBatch]:
         """Cut between sequences into parts of about equally many tokens.
 
-        Raises:
-            EvatokError: fewer sequences than parts.
+        Where there are fewer sequences, the last parts have one that nothing is learned from.
         """
         count = len(self.cu_seqlens) - 1
         if count < parts:
-            raise EvatokError(f"{count} sequences do not split into {parts} parts")
+            return [*self.split(count), *[self.idle()] * (parts - count)]
         ends = self.cu_seqlens[1:].tolist()
         out, first = [], 0
         for part in range(parts):
@@ -200,12 +205,9 @@ class Packer:
     def batch(self, step: int, rank: int = 0, world: int = 1) -> PackedBatch:
         """One rank's share of a step: a pure function of its arguments.
 
-        Raises:
-            EvatokError: fewer sequences than ranks.
+        Where a step has fewer sequences than ranks, some get one without targets.
         """
         items = self.items(step)
-        if len(items) < world:
-            raise EvatokError(f"{len(items)} sequences for {world} ranks: raise the token budget")
         lengths = [int(self._lengths[condition][clip]) for clip, condition, _ in items]
         # the longest first, each to the rank that has least: ranks end up nearly equal
         loads, shares = [0] * world, [[] for _ in range(world)]
@@ -213,12 +215,15 @@ class Packer:
             target = loads.index(min(loads))
             loads[target] += lengths[index]
             shares[target].append(index)
+        mine = shares[rank] or [min(range(len(items)), key=lengths.__getitem__)]
+        is_idle = not shares[rank]
         sequences, lengths, conditions = [], [], []
-        for clip, condition, is_null in (items[index] for index in shares[rank]):
+        for clip, condition, is_null in (items[index] for index in mine):
             sequence = np.array(self.tokens.sequence(clip, condition))
             if is_null:
                 sequence[0] = self.tokens.vocabulary.null
             sequences.append(sequence)
             lengths.append(self.tokens.condition_length(clip, condition))
             conditions.append(condition)
-        return pack(sequences, lengths, conditions)
+        batch = pack(sequences, lengths, conditions)
+        return batch.idle() if is_idle else batch

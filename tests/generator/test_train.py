@@ -123,6 +123,23 @@ def test_parts_by_weight_make_the_whole_loss(folder: Path, parts: int) -> None:
     torch.testing.assert_close(mean, whole)
 
 
+def test_more_parts_than_sequences_make_the_whole_loss(folder: Path) -> None:
+    stage = GeneratorStage(settings(folder))
+    torch.nn.init.normal_(stage.model.get_parameter("head.weight"))
+    batch = stage.batch(3, 0, 1)
+    whole, _ = stage.loss(stage.model, batch, torch.Generator())
+    whole.backward()
+    expected = {name: p.grad for name, p in stage.model.named_parameters()}
+    stage.model.zero_grad()
+    pieces = stage.split(batch, len(batch.conditions) + 2)
+    total = sum(map(stage.weight, pieces))
+    for piece in pieces:
+        loss, _ = stage.loss(stage.model, piece, torch.Generator())
+        (loss * (stage.weight(piece) / total)).backward()
+    for name, parameter in stage.model.named_parameters():
+        torch.testing.assert_close(parameter.grad, expected[name])
+
+
 def test_dropout_of_the_network_follows_the_seed(folder: Path, tmp_path: Path) -> None:
     config = settings(
         folder,

@@ -46,6 +46,13 @@ def test_a_model_without_layers(
         train(toy_stage(), settings(**{setting: value}), tmp_path)
 
 
+def test_compiled_pieces_are_not_sharded(tmp_path: Path, layered: Any) -> None:
+    stage = layered()
+    stage.model.compile_parts = lambda: None
+    with pytest.raises(ConfigError, match=r"train\.sharding fsdp gathers their weights in between"):
+        train(stage, settings(sharding="fsdp", compile=True), tmp_path)
+
+
 @pytest.mark.parametrize("accumulation", [1, 2])
 def test_same_bits(tmp_path: Path, layered: Any, accumulation: int) -> None:
     """With dropout, averaging and validation between steps."""

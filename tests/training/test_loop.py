@@ -173,14 +173,21 @@ def test_not_finite_stops_before_the_weights(tmp_path: Path, toy_stage: Any) -> 
     assert all(parameter.isfinite().all() for parameter in stage.model.parameters())
 
 
+class Source(Config):
+    workers: int = 2
+    cache_dir: str = "cache"
+    size: int = 64
+
+
 class Whole(Config):
     train: TrainConfig
     width: int = 4
+    data: Source = Source()
 
 
 def test_other_settings_are_refused(tmp_path: Path, toy_stage: Any) -> None:
-    def go_on(width: int = 4, **changes: Any) -> None:
-        config = Whole(train=settings(**changes), width=width)
+    def go_on(width: int = 4, data: Source | None = None, **changes: Any) -> None:
+        config = Whole(train=settings(**changes), width=width, data=data or Source())
         train(toy_stage(), config.train, tmp_path, config)
 
     go_on()
@@ -194,7 +201,10 @@ def test_other_settings_are_refused(tmp_path: Path, toy_stage: Any) -> None:
     with pytest.raises(ConfigError, match=r"planned for train\.steps 10, now 6: give 10 or more"):
         shutil.rmtree(tmp_path / "checkpoints" / "step-00000010")
         go_on(steps=6)
-    go_on(steps=12, log_every=1, save_every=0, validate_every=0, num_workers=0)
+    with pytest.raises(ConfigError, match=r"other settings: data\.size \(was 64, now 32\)"):
+        go_on(data=Source(size=32, workers=1))
+    moved = Source(workers=1, cache_dir="elsewhere")
+    go_on(steps=12, log_every=1, save_every=0, validate_every=0, num_workers=0, data=moved)
     assert rows(tmp_path, "train")[-1]["step"] == 12
 
 

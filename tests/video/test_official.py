@@ -153,6 +153,22 @@ def test_kinetics_in_both_layouts(
     assert read_kinetics_csv(out / "k600_train.csv", out)[0].path.is_file()
 
 
+def test_a_video_in_two_lists_is_one(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """LARP's list of the validation videos beside the official one."""
+    root, out = tmp_path / "k600", tmp_path / "out"
+    video(root / "val" / "abcdefghijk_000010_000020.mp4")
+    (root / "k600_val.csv").write_text(
+        "id,path,action,label\n1,abcdefghijk_000010_000020.mp4,yoga,1\n"
+    )
+    (root / "annotations").mkdir()
+    (root / "annotations" / "val.csv").write_text(
+        "label,youtube_id,time_start,time_end,split\nyoga,abcdefghijk,10,20,validate\n"
+    )
+    result = run(capsys, "data", "k600", str(root), "--out", str(out), "--size", "16")
+    assert any("1 rows name a file that another row names" in note for note in result["notes"])
+    assert len(read_kinetics_csv(out / "k600_val.csv", out)) == 1
+
+
 def test_webvid_keeps_its_captions(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     root = tmp_path / "webvid"
     video(root / "000001_000050" / "17.mp4", 50)

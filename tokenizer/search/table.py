@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import zip_longest
 from pathlib import Path
@@ -66,11 +66,20 @@ class SearchTable:
             that a clip was not searched for, the same ones in every column.
         names: of the clips.
         batch_rows: (batch, row) of each clip in that search.
+        levels: of the model that was searched, as the shards tell them; "" where they do not.
     """
 
     measures: dict[str, Tensor]
     names: list[str]
     batch_rows: list[tuple[int, int]]
+    levels: str = ""
+
+    def check_levels(self, levels: Sequence[int], directory: Path) -> None:
+        """Refuse a table whose candidates are of other levels, as many as they may be."""
+        if self.levels not in ("", str(list(levels))):
+            raise EvatokError(
+                f"{directory} was searched with levels {self.levels}, not {list(levels)}"
+            )
 
     def quality(self, name: Quality = "psnr") -> Tensor:
         """(N, M) float32, higher is better: a PSNR in dB, or minus a perceptual distance.
@@ -302,7 +311,8 @@ def read_table(directory: Path, whole: bool = False) -> SearchTable:
             "another folder without"
         )
     batch_rows = list(zip(table["batch"].to_pylist(), table["row"].to_pylist(), strict=True))
-    return SearchTable(measures, table["clip"].to_pylist(), batch_rows)
+    told = (tables[0].schema.metadata or {}).get(b"levels", b"").decode(errors="replace")
+    return SearchTable(measures, table["clip"].to_pylist(), batch_rows, told)
 
 
 def check_clips(directory: Path, recorded: list[str], drawn: list[str]) -> None:

@@ -110,6 +110,7 @@ class RouterStage(StageBase):
         )
         self.lengths = levels.candidates(blocks).sum(1)
         table = read_table(config.table)
+        table.check_levels(levels.values, config.table)
         self.quality = table.quality(config.quality)
         if self.quality.shape[1] != len(self.lengths):
             raise EvatokError(
@@ -136,6 +137,7 @@ class RouterStage(StageBase):
         self.held_out: HeldOut | None = None
         if config.held_out_table is not None:
             held = read_table(config.held_out_table, whole=True)
+            held.check_levels(levels.values, config.held_out_table)
             sampler = ClipSampler(config.data, "test")
             wanted = sampler.eval_clips(len(held.batch_rows))  # the same draw as that search
             rows = [number * config.search_batch + row for number, row in held.batch_rows]

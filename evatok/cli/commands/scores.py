@@ -68,6 +68,17 @@ def cut_of(preset: Preset | None, **given: int | str | None) -> Cut:
     return Cut.model_validate(base.model_dump() | said)
 
 
+def preset_for(name: str, *sides: Path) -> Preset | None:
+    """The preset of that name, if one is named, which these sides fit."""
+    from evaluation.scoring.presets import preset
+
+    chosen = preset(name) if name else None
+    if chosen is not None:
+        for side in sides:
+            chosen.check(side)
+    return chosen
+
+
 def open_cache(path: Path | None, without: bool) -> AbstractContextManager[FeatureCache | None]:
     """Open the cache that the options ask for, to be closed by a `with`."""
     from evaluation.scoring.feature_cache import FeatureCache, default_cache
@@ -119,7 +130,6 @@ def fvd_command(
 
     import torch
 
-    from evaluation.scoring.presets import preset as preset_of
     from evaluation.scoring.records import write_records
     from evaluation.scoring.score import records_of, score_folders
     from evaluation.scoring.statistics import is_statistics, network_of, score_statistics
@@ -130,7 +140,7 @@ def fvd_command(
     from evatok.hub import feature_networks
 
     started = time.monotonic()
-    chosen = preset_of(preset) if preset else None
+    chosen = preset_for(preset, real, fake)
     cut = cut_of(
         chosen, num_frames=frames, size=size, window=window, count=count, seed=seed, resize=resize
     )
@@ -198,7 +208,6 @@ def statistics_command(
     """
     import torch
 
-    from evaluation.scoring.presets import preset as preset_of
     from evaluation.scoring.statistics import check_suffix, statistics_of
     from evatok.core.compute.devices import resolve_device
     from evatok.core.files import check_writable
@@ -209,7 +218,7 @@ def statistics_command(
     check_suffix(output)
     refuse_overwrite([output], [real, *([cache] if cache else [])])
     check_writable(output)
-    chosen = preset_of(preset) if preset else None
+    chosen = preset_for(preset, real)
     cut = cut_of(
         chosen, num_frames=frames, size=size, window=window, count=count, seed=seed, resize=resize
     )

@@ -18,6 +18,7 @@ KERNELS = {
     "varlen": ("torch.nn.attention.varlen", "varlen_attn"),
     "xformers": ("xformers.ops", "memory_efficient_attention"),
 }
+AMPERE = (8, 0)  # compute capability of the oldest GPUs that FlashAttention-2 runs on
 
 
 @cache
@@ -52,7 +53,8 @@ def installed(device: str, dtype: torch.dtype) -> str | None:
     if device != "cuda":
         return None
     is_half = dtype in (torch.float16, torch.bfloat16)  # all that the first two know
-    names = ("flash", "varlen", "xformers") if is_half else ("xformers",)
+    is_new = not torch.cuda.is_available() or torch.cuda.get_device_capability() >= AMPERE
+    names = ("flash", "varlen", "xformers") if is_half and is_new else ("xformers",)
     return next((name for name in names if optional_function(name) is not None), None)
 
 

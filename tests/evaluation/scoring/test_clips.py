@@ -426,6 +426,17 @@ def test_order_of_a_draw(tmp_path: Path) -> None:
     assert preset("larp-ucf").cut.order == "path"
 
 
+def test_presets_of_one_split_refuse_a_folder_of_both(tmp_path: Path) -> None:
+    both = preset("larp-ucf")
+    both.check(tmp_path)
+    for name in ("trainlist01.txt", "testlist01.txt"):
+        (tmp_path / name).touch()
+    with pytest.raises(ValueError, match=r"draws from one: give .*trainlist01\.txt"):
+        both.check(tmp_path)
+    both.check(tmp_path / "trainlist01.txt")
+    preset("tats-2048").check(tmp_path)
+
+
 @pytest.mark.parametrize("window", ["first", "random", "all"])
 def test_short_videos_are_left_out(folder: Path, tmp_path: Path, window: str) -> None:
     """And told, with a draw or without, from a cache as from the files."""

@@ -18,6 +18,7 @@ from evaluation.scoring import readers
 from evaluation.scoring.readers import find_videos
 from evatok.cli.errors import message_for_user
 from video.decoding.container import VideoError
+from video.writing import write_video
 
 
 def noise(*shape: int) -> np.ndarray:
@@ -86,6 +87,24 @@ def test_arrays_do_not_pile_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     assert loaded[-1] == ("one.npz", None) and len(loaded) == 9  # all are held
 
 
+def test_lists_of_videos(tmp_path: Path) -> None:
+    """Of UCF-101 and of Kinetics: what they name, sorted, with the names of the whole folder."""
+    for name in ("b/2.mp4", "b/1.mp4", "a/3.mp4"):
+        write_video(tmp_path / name, np.zeros((2, 16, 16, 3), np.uint8), 8)
+    whole = {video.name: video.digest() for video in find_videos(tmp_path)}
+    (tmp_path / "trainlist01.txt").write_text("b/2.mp4 1\nb/1.mp4 1\n")
+    (tmp_path / "val.csv").write_text("id,path,action,label\n1,a/3.mp4,yoga,0\n")
+    for name, files in (("trainlist01.txt", ["b/1.mp4", "b/2.mp4"]), ("val.csv", ["a/3.mp4"])):
+        found = find_videos(tmp_path / name)
+        assert {video.name: video.digest() for video in found} == {k: whole[k] for k in files}
+        assert [video.name for video in found] == files
+    (tmp_path / "val.csv").write_text("path\na/3.mp4\na/4.mp4\n")
+    with pytest.raises(
+        ValueError, match=r"val\.csv names a/4\.mp4, which is not in .*\(1 of 2 are"
+    ):
+        find_videos(tmp_path / "val.csv")
+
+
 def test_refusals(tmp_path: Path) -> None:
     cases = {
         "range.pt": (torch.rand(2, 3, 4, 8, 8), r"reach from .* must be in \[-1, 1\]"),
@@ -104,9 +123,10 @@ def test_refusals(tmp_path: Path) -> None:
     for name in ("evil.pt", "evil.npz", "torn.npz"):
         with pytest.raises(ValueError, match=f"{name} holds no plain (arrays|tensors)"):
             find_videos(tmp_path / name)
-    (tmp_path / "notes.txt").write_text("nothing")
-    with pytest.raises(ValueError, match=r"notes\.txt is none of"):
-        find_videos(tmp_path / "notes.txt")
+    for name, match in (("notes.md", r"notes\.md is none of"), ("empty.txt", "names no video")):
+        (tmp_path / name).write_text("")
+        with pytest.raises(ValueError, match=match):
+            find_videos(tmp_path / name)
     (tmp_path / "frames").mkdir()
     (tmp_path / "frames" / "0.png").write_bytes(b"no picture")
     with pytest.raises(VideoError, match=r"0\.png: no readable picture"):

@@ -264,6 +264,9 @@ def test_windows_of_larp(tmp_path: Path, footage: Path) -> None:
     )  # fmt: skip
     protocol = PROTOCOLS["ucf101-gfvd"].model_copy(update={"data": DataSet(name="any")})
     drawn = draw(protocol, config, 4)
+    assert not drawn.is_copied
+    (tmp_path / "prepared.json").touch()
+    assert drawn.is_copied
     every = [f"{name}#{start}" for name in sorted(listed) for start in (0, 16)]
     expected = [every[i] for i in random.Random(42).sample(range(6), 4)]
     assert [drawn.sampler.name(window) for window in drawn.windows] == expected
@@ -350,7 +353,7 @@ def test_given_frames_are_kept_or_decoded(
     real = draw(protocol, load_config(DataFile, data).data, None)
     clips = real.load(0)
     count = frame_condition(models).num_frames
-    made, *_ = module.fake_side(protocol, models, real, settings).make(0, clips)
+    made, *_ = module.fake_side(protocol, models, real, settings).make(range(len(clips)))
     assert torch.equal(made[:, :, :count], clips[:, :, :count]) == (given == "kept")
     assert not torch.equal(made[:, :, count:], clips[:, :, count:])
     face.PROTOCOLS["arcade-fp"] = protocol

@@ -51,6 +51,19 @@ def test_keys_of_reconstructions(toy_dir: Path, tmp_path: Path, spec: str) -> No
     assert (key(copy, spec) != before) == ("proxy" in ROUTER[spec])
 
 
+def test_settings_of_a_generator_are_in_the_key(toy_dir: Path, tmp_path: Path) -> None:
+    """How given frames are continued is no weight."""
+    keys = set()
+    for number, repredicts in enumerate((True, False)):
+        copy = tmp_path / str(number)
+        shutil.copytree(toy_dir, copy)
+        frames = json.loads((copy / "generator" / "config.json").read_text())["frames"]
+        change_config(copy / "generator", frames=frames | {"repredict_partial": repredicts})
+        models = load(copy)
+        keys.add(_origin("fp", (models.final, models.generator), {}))
+    assert len(keys) == 2
+
+
 @pytest.mark.parametrize("spec", ["router", "router:1.3", "uniform:1"])
 def test_keys_of_a_router_and_of_none_are_those_of_before(toy_dir: Path, spec: str) -> None:
     models = load(toy_dir)

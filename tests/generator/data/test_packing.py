@@ -187,8 +187,20 @@ def test_ranks_get_about_equally_many_tokens(tokens: TokenSet) -> None:
 def test_errors_name_the_rule(tokens: TokenSet) -> None:
     with pytest.raises(ValueError, match="a budget of 5 tokens"):
         Packer(tokens, 5, seed=0)
+
+
+def test_fewer_sequences_than_ranks_or_parts(tokens: TokenSet) -> None:
+    """A step is so many tokens, not so many clips: some ranks then learn from nothing."""
     packer = Packer(tokens, 60, seed=0)
-    with pytest.raises(ValueError, match="sequences for 50 ranks"):
-        packer.batch(0, 0, 50)
-    with pytest.raises(ValueError, match="do not split"):
-        packer.batch(0).split(50)
+    whole = packer.batch(0)
+    shares = [packer.batch(0, rank, 50) for rank in range(50)]
+    parts = whole.split(50)
+    for pieces in (shares, parts):
+        assert len(pieces) == 50 and all(len(piece.ids) for piece in pieces)
+        assert sum(len(piece.targets) for piece in pieces) == len(whole.targets)
+        idle = [piece for piece in pieces if not len(piece.targets)]
+        assert len(idle) == 50 - len(whole.conditions)
+        assert all(len(piece.cu_seqlens) == 2 and not len(piece.target_positions) for piece in idle)
+    assert [s for piece in parts if len(piece.targets) for s in sequences_of(piece)] == (
+        sequences_of(whole)
+    )

@@ -86,6 +86,11 @@ def test_the_choice_depends_on_device_and_packages(monkeypatch: pytest.MonkeyPat
     assert default_backend("cuda", torch.float32) == "padded"
     assert default_backend("mps", torch.float32) == "padded"
     default_backend.cache_clear()
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    for capability, backend in (((7, 0), "padded"), ((8, 0), "varlen")):  # a V100, an A100
+        monkeypatch.setattr(torch.cuda, "get_device_capability", lambda found=capability: found)
+        assert default_backend("cuda", torch.bfloat16) == backend
+        default_backend.cache_clear()
 
 
 def test_an_unknown_or_missing_backend_is_named(

@@ -72,6 +72,16 @@ def test_a_damaged_shard_is_named(name: str, tmp_path: Path) -> None:
     assert str(path) in message and "\n" not in message and "run `evatok search` again" in message
 
 
+def test_a_table_of_other_levels(model: VideoTokenizer, clips: Tensor, tmp_path: Path) -> None:
+    """As many candidates as another router has: only the levels tell."""
+    list(curate(model, lambda number: (clips[:1], ["clip"]), 1, tmp_path))
+    table = read_table(tmp_path)
+    levels = model.levels.values
+    table.check_levels(levels, tmp_path)
+    with pytest.raises(ValueError, match=r"was searched with levels \[.*\], not \["):
+        table.check_levels([level + 1 for level in levels], tmp_path)
+
+
 def test_shards_of_two_searches(tmp_path: Path) -> None:
     shard(tmp_path / "table-00000.parquet")
     shard(tmp_path / "table-00001.parquet", lpips=lists(1, 2, 3, 4, 5, 6))
