@@ -70,6 +70,8 @@ def test_captions_reach_the_generator(videos: Path) -> None:
     [
         (["--size", "50"], "size 50 is not a multiple of 8 from 16 on: give 48"),
         (["--size", "128x70"], "size 128x70 is not a multiple of 8 from 16 on: give 128x72"),
+        (["--size", "0"], "size 0 is not a multiple of 8 from 16 on: give 16"),
+        (["--frames", "0"], "frames 0 is not a multiple of 4: give 4"),
         (["--frames", "10"], "frames 10 is not a multiple of 4: give 8"),
         (["--levels", "8,4"], "levels [8, 4] do not rise"),
         (["--frames", "64"], "give fewer of both"),
@@ -83,6 +85,15 @@ def test_bad_input_is_one_line(
     told = capsys.readouterr().err.strip()
     assert said in told and "\n" not in told
     assert not Path("mine.yaml").exists() and not Path("mine.csv").exists()
+
+
+@pytest.mark.parametrize(("name", "near"), [("u7.yaml", "u7"), ("v1.5", "v1-5"), ("a b", "a-b")])
+def test_a_name_has_no_suffix(
+    videos: Path, name: str, near: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["init", name, "--data", "v"]) == 2
+    assert f"letters, digits, - and _; give {near}" in capsys.readouterr().err
+    assert not list(Path().glob("*.yaml"))
 
 
 def test_every_stage_goes_on_from_trained_models(videos: Path) -> None:
