@@ -189,6 +189,7 @@ def test_options_of_encode_are_taken_as_they_are_or_refused(
 
 def test_whole_numbers_of_every_kind(model: evatok.Model) -> None:
     wanted = torch.tensor([[4, 2, 1, 1]] * 2)
+    levels: Any
     for levels in (wanted[0], wanted[0].numpy(), wanted[0].double().numpy()):
         found = model.encode(clips(), assignment=list(levels)).assignment
         assert torch.equal(found, wanted)

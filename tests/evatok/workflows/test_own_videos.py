@@ -14,6 +14,7 @@ import torch
 
 from evatok.cli.app import main
 from evatok.hub import load
+from evatok.plan.info import describe
 from evatok.workflows.own.time_estimate import Clock, in_words, time_of
 from evatok.workflows.pipeline import Pipeline
 from tokenizer.model import VideoTokenizer
@@ -52,6 +53,29 @@ def test_settings_follow_from_one_short_file(videos: Path) -> None:
         "tokens", "generator", "export", "report",
     ]  # fmt: skip
     assert main(["init", "mine", "--data", "v"]) == 2  # nothing is written over
+
+
+def test_the_short_file_is_described_and_not_planned(
+    videos: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Path("captions.csv").write_text("path,caption\nleft/0.mp4,a ball\nleft/1.mp4,a box\n")
+    assert main(["init", "mine", "--data", "v", "--size", "32", "--frames", "8"]) == 0
+    assert main(["init", "told", "--data", "v", "--captions", "captions.csv"]) == 0
+    for name, text in (("mine", 0), ("told", 512)):
+        told = describe(f"{name}.yaml")
+        settings = Pipeline(Path(f"{name}.yaml")).settings
+        assert [row["part"] for row in told["parts"]] == [
+            "proxy", "router", "preference", "final", "generator",
+        ]  # fmt: skip
+        tokenizer = VideoTokenizer(settings["proxy"].model)
+        wanted = sum(parameter.numel() for parameter in tokenizer.parameters())
+        assert told["parts"][0]["parameters"] == wanted
+        assert told["generator"]["text_pieces"] == text
+    assert told["generator"]["class_names"] == ["0"]  # left
+    capsys.readouterr()
+    for command in ("plan", "train"):
+        assert main([command, "mine.yaml"]) == 2
+        assert "`evatok pipeline mine.yaml` tells how long" in capsys.readouterr().err
 
 
 def test_captions_reach_the_generator(videos: Path) -> None:
