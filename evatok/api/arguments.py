@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Iterable
+from contextlib import suppress
 from typing import Any, TypeVar
 
 import numpy as np
@@ -41,12 +42,12 @@ def whole(name: str, value: Any, least: int | None = None) -> int:
         EvatokError: a bool, another type, or less.
     """
     bound = "" if least is None else f" ≥ {least}"
-    if isinstance(value, float | np.floating) and value.is_integer():
-        value = int(value)
-    try:
-        number = None if isinstance(value, bool) else operator.index(value)
-    except TypeError:
-        number = None
+    number = None
+    if isinstance(value, float | np.floating):
+        number = int(value) if value.is_integer() else None
+    elif not isinstance(value, bool):
+        with suppress(TypeError):
+            number = operator.index(value)
     if number is None or (least is not None and number < least):
         raise EvatokError(f"{name} is {value!r}: give a whole number{bound}")
     return number
