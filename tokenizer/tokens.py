@@ -25,6 +25,10 @@ class Tokens:
     assignment: Tensor
 
     def __post_init__(self) -> None:
+        for name, part in (("ids", self.ids), ("assignment", self.assignment)):
+            if not isinstance(part, Tensor) or part.dtype not in (torch.int64, torch.int32):
+                kind = part.dtype if isinstance(part, Tensor) else type(part).__name__
+                raise EvatokError(f"{name}: give a tensor of int64, not {kind}")
         if self.assignment.ndim != 2 or int(self.assignment.sum()) != len(self.ids):
             raise EvatokError(
                 f"{len(self.ids)} ids do not fit assignments {tuple(self.assignment.shape)} "

@@ -95,7 +95,7 @@ def exact_rate(fps: float) -> Fraction:
     Raises:
         VideoError: not a finite number above 0.
     """
-    if not (math.isfinite(fps) and fps > 0):
+    if not (math.isfinite(fps) and fps > 0 and math.isfinite(1 / fps)):
         raise VideoError(f"{fps:g} frames a second: give a finite number above 0")
     if fps < 1:
         return 1 / Fraction(1 / fps).limit_denominator(1001)

@@ -14,7 +14,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal, NamedTuple, Protocol
 
-from pydantic import model_serializer
+from pydantic import Field, model_serializer
 from pydantic_core.core_schema import SerializerFunctionWrapHandler
 from torch import Tensor
 
@@ -59,7 +59,7 @@ class Cut(Config):
             window, as in LARP's draws and in StyleGAN-V's sets.
     """
 
-    num_frames: int = 16
+    num_frames: int = Field(default=16, ge=1)
     size: PictureSize = 128
     window: WindowRule = "first"
     seed: int = 42

@@ -1,4 +1,4 @@
-"""Refuse clips that a tokenizer would misread, with the line that mends them."""
+"""Refuse clips and tokens that a tokenizer would misread, with the line that mends them."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from evatok.core.errors import EvatokError
+from tokenizer.tokens import Tokens
 from video.clips import Size, sides
 
 RANGE_SLACK = 1e-3  # of what resizing overshoots
@@ -49,6 +50,28 @@ def check_clips(clips: Tensor, num_frames: int, size: Size) -> Tensor:
             remedy = "clips / 127.5 - 1" if low >= 0 and high <= 255 else "scale or clamp them"
         raise EvatokError(f"clips reach from {low:.4g} to {high:.4g}, not [−1, 1]: {remedy}")
     return clips.float()
+
+
+def check_tokens(tokens: Tokens, codebook_size: int) -> Tokens:
+    """Return tokens of at least one clip, if their ids are in [0, codebook_size).
+
+    Raises:
+        EvatokError: anything else.
+    """
+    if not isinstance(tokens, Tokens):
+        raise EvatokError(
+            f"a {type(tokens).__name__} cannot be decoded: give what encode returns, or "
+            "evatok.open(path) of a token file"
+        )
+    if not len(tokens.ids):
+        raise EvatokError("no tokens: give those of at least one clip")
+    low, high = (int(value) for value in torch.aminmax(tokens.ids))
+    if low < 0 or high >= codebook_size:
+        raise EvatokError(
+            f"there is an id {low if low < 0 else high}, where the codebook has 0 to "
+            f"{codebook_size - 1}: give the tokens of this model"
+        )
+    return tokens
 
 
 def _axes(shape: tuple[int, ...]) -> str:

@@ -6,14 +6,17 @@ Shape letters: B batch, F frames, T blocks, S pixels of a side, L packed tokens.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from numbers import Real
 from pathlib import Path
 from typing import overload
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from evaluation.scoring.records import Record
-from evatok.api.clip_checks import check_clips
+from evatok.api.arguments import settings_of, texts_of, whole
+from evatok.api.clip_checks import check_clips, check_tokens
 from evatok.api.token_files import VideoTokens, decode_video, encode_video
 from evatok.api.videos import Video
 from evatok.core.compute.devices import resolve_device
@@ -40,6 +43,7 @@ from tokenizer.tokens import Tokens
 from video.clips import resize_crop, to_clip, to_frames
 
 Assignment = str | Sequence[int] | Tensor
+WHOLE = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
 SAMPLE_RATE = 15.0  # frames a second of what is made from nothing
 
 
@@ -99,8 +103,12 @@ class Model(Models):
 
         Raises:
             EvatokError: clips of another shape, type or range, or options that exclude each other.
-            EvatokError: an assignment that this model does not have, or fewer than 0 steps.
+            EvatokError: an assignment that this model does not have, fewer than 0 steps, or a
+                number that is not whole.
         """
+        refine = whole("refine", refine)
+        if max_tokens is not None:
+            max_tokens = whole("max_tokens", max_tokens)
         if isinstance(video, Video):
             rate = Rate(_spec(quality, assignment), max_tokens)
             return encode_video(self, video, rate, refine)
@@ -120,7 +128,7 @@ class Model(Models):
     def _rows(self, assignment: Tensor, batch: int) -> Tensor:
         """Return (B, T) int64 token counts, if the tokenizer has them."""
         levels, wanted = self.final.levels.values, (batch, self.final.num_blocks)
-        if tuple(assignment.shape) != wanted or assignment.is_floating_point():
+        if tuple(assignment.shape) != wanted or assignment.dtype not in WHOLE:
             raise EvatokError(
                 f"the assignment is {tuple(assignment.shape)} {assignment.dtype}: give {wanted} "
                 "int64, the tokens of each block of each clip"
@@ -143,11 +151,13 @@ class Model(Models):
             A `Video` of `VideoTokens`; clips (B, 3, F, S, S) float32 in [−1, 1] of `Tokens`.
 
         Raises:
-            EvtError: the tokens are another model's.
+            EvtError: the `VideoTokens` are another model's; `Tokens` do not tell whose they are.
+            EvatokError: no tokens, or ids that the codebook does not have.
         """
         if isinstance(tokens, VideoTokens):
             return decode_video(self, tokens)
-        return decode(self.final.eval(), tokens)
+        checked = check_tokens(tokens, self.final.config.codebook_size)
+        return decode(self.final.eval(), checked)
 
     def sample(
         self,
@@ -177,26 +187,26 @@ class Model(Models):
 
         Raises:
             EvatokError: both or neither of classes and texts.
-            EvatokError: a class or text that the generator does not take.
+            EvatokError: a class or text that the generator does not take, or a number out of range.
         """
-        settings = SamplingConfig(
+        names, captions = texts_of("classes", classes), texts_of("texts", texts)
+        seed = whole("seed", seed, 0)
+        settings = settings_of(
+            SamplingConfig,
             guidance=guidance_of(self, guidance),
             temperature=temperature,
             top_k=top_k,
             top_p=top_p,
-            budget=BudgetConfig(max_tokens=max_tokens),
+            budget=settings_of(BudgetConfig, max_tokens=max_tokens),
         )
-        if isinstance(classes, str) or isinstance(texts, str):
-            raise EvatokError(f"{classes or texts!r} is one name: give a list, one for each video")
-        if (not classes) == (not texts):
+        if (not names) == (not captions):
             raise EvatokError("give classes or texts, a list with one for each video")
-        if classes:
-            names = self.generator.vocabulary.class_names
-            wanted = [names[label] for label in find_classes(names, classes)]
+        if names:
+            known = self.generator.vocabulary.class_names
+            wanted = [known[label] for label in find_classes(known, names)]
             clips, _ = sample_labels(self, *labels_of(self, wanted), seed, settings)
         else:
-            assert texts is not None
-            clips, _ = sample_texts(self, texts, text_seeds(texts, seed), settings)
+            clips, _ = sample_texts(self, captions, text_seeds(captions, seed), settings)
         return [Video(to_frames(clip), SAMPLE_RATE) for clip in clips]
 
     def predict(
@@ -226,24 +236,31 @@ class Model(Models):
             A video at the tokenizer's size, which begins with the given frames, reconstructed.
 
         Raises:
-            EvatokError: another number of frames given.
+            EvatokError: no `Video`, another number of frames given, or a number out of range.
             EvatokError: a generator that predicts no frames.
         """
+        if not isinstance(video, Video):
+            raise EvatokError(
+                f"a {type(video).__name__} cannot be continued: give a Video (of an array "
+                "evatok.Video(frames, rate), of a file evatok.read_video(path))"
+            )
+        seed = whole("seed", seed, 0)
         given = frame_condition(self).num_frames
         if len(video) != given:
             raise EvatokError(
                 f"a prediction starts from {given} frames, the video has {len(video)}: "
                 f"give video[:{given}]"
             )
-        settings = SamplingConfig(
+        settings = settings_of(
+            SamplingConfig,
             temperature=temperature,
             top_k=top_k,
             top_p=top_p,
-            budget=BudgetConfig(max_tokens=max_tokens),
+            budget=settings_of(BudgetConfig, max_tokens=max_tokens),
         )
         config = self.final.config
         clip = to_clip(resize_crop(video.frames, config.size))[None]
-        length = config.num_frames if frames is None else frames
+        length = config.num_frames if frames is None else whole("frames", frames)
         seeds = [request_seed(seed, 0)]
         done = continue_clips(
             self.generator, self.final, clip, length, seeds, settings, batch_size=BATCH
@@ -320,13 +337,20 @@ def load(name_or_path: str | Path = "nano", device: str = "auto") -> Model:
 def _spec(quality: float | None, assignment: Assignment | None) -> str:
     """Return the rule as `tokenizer.search.assigners` reads it."""
     if quality is not None:
-        if assignment not in (None, "router"):
+        if not (assignment is None or (isinstance(assignment, str) and assignment == "router")):
             raise EvatokError("quality is the router's: leave out the assignment")
+        if isinstance(quality, bool) or not isinstance(quality, Real | Tensor):
+            raise EvatokError(f"quality is {quality!r}: give a number in [0, 2]")
         if not 0 <= quality <= 2:
             raise EvatokError(f"quality {quality} is outside [0, 2]")
         return f"router:{quality:g}"
     if isinstance(assignment, Tensor):
         raise EvatokError("a video takes one assignment for all clips: give a list of T numbers")
     if assignment is None or isinstance(assignment, str):
-        return assignment or "router"
-    return ",".join(str(int(count)) for count in assignment)
+        return "router" if assignment is None else assignment
+    if not isinstance(assignment, Sequence | np.ndarray):
+        raise EvatokError(
+            f"assignment is {assignment!r}: give a rule such as 'uniform:32', or a list of the "
+            "token counts of the T blocks"
+        )
+    return ",".join(str(whole("a token count", count)) for count in assignment)

@@ -7,10 +7,11 @@ from pathlib import Path
 from evaluation.scoring.clips import Cut
 from evaluation.scoring.score import score_folders
 from evaluation.scoring.statistics import is_statistics, score_statistics
+from evatok.api.arguments import settings_of, whole
 from evatok.core.compute.devices import resolve_device
 from evatok.core.errors import EvatokError
 from evatok.hub import feature_networks
-from video.clips import WindowRule
+from video.clips import WindowRule, window_rule
 
 
 def fvd(
@@ -45,12 +46,20 @@ def fvd(
 
     Raises:
         EvatokError: not one network.
-        EvatokError: fewer than two clips on a side, or statistics of another network or cut.
+        EvatokError: fewer than two clips on a side, statistics of another network or cut, or a
+            number out of range.
     """
     networks = feature_networks(features, "nano", device=resolve_device(device))
     if len(networks) != 1:
         raise EvatokError(f"features {features!r}: give one network, such as 'i3d'")
-    cut = Cut(num_frames=num_frames, size=size, window=window, count=count, seed=seed)
+    cut = settings_of(
+        Cut,
+        num_frames=num_frames,
+        size=size,
+        window=window_rule(str(window)),
+        count=None if count is None else whole("count", count, 2),
+        seed=whole("seed", seed, 0),
+    )
     if is_statistics(Path(real)) or is_statistics(Path(fake)):
         result = score_statistics(Path(real), Path(fake), networks[0], cut=cut)
     else:

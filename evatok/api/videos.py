@@ -10,12 +10,14 @@ from dataclasses import dataclass
 from fractions import Fraction
 from itertools import islice, pairwise
 from math import lcm
+from numbers import Real
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from evatok.api.arguments import whole
 from evatok.core.errors import EvatokError
 from tokenizer.evt.format import COMMON_TICK, MAX_COUNT
 from video.decoding.container import VideoError
@@ -28,7 +30,8 @@ class Video:
     """Frames with the time of each.
 
     Attributes:
-        frames: (F, H, W, 3) uint8 RGB, on the CPU; a NumPy array is taken too.
+        frames: (F, H, W, 3) uint8 RGB, on the CPU; a NumPy array, or a list of frames (H, W, 3),
+            is taken too.
         rate: frames a second; the mean where they come at uneven times.
         times: F seconds, ascending; if left out, frames come at `rate` from 0 on.
     """
@@ -38,10 +41,16 @@ class Video:
     times: tuple[Fraction, ...] = ()
 
     def __post_init__(self) -> None:
-        frames = torch.from_numpy(self.frames) if _is_array(self.frames) else self.frames
-        object.__setattr__(self, "frames", _checked(frames).cpu())
-        rate = exact_rate(self.rate)
-        times = tuple(map(Fraction, self.times))
+        frames = _as_tensor(self.frames)
+        object.__setattr__(self, "frames", frames)
+        if isinstance(self.rate, bool) or not isinstance(self.rate, Real):
+            raise EvatokError(f"rate is {self.rate!r}: give a number of frames a second")
+        rate = exact_rate(self.rate if isinstance(self.rate, Fraction) else float(self.rate))
+        object.__setattr__(self, "rate", float(self.rate))
+        try:
+            times = tuple(map(Fraction, self.times))
+        except (TypeError, ValueError, OverflowError) as error:
+            raise EvatokError(f"times: {error}: give seconds, as floats or Fractions") from None
         if not times:
             times = tuple(index / rate for index in range(len(frames)))
         if len(times) != len(frames):
@@ -87,12 +96,33 @@ class Video:
         return zip(self.times, self.frames.numpy(), strict=True)
 
 
-def _is_array(frames: object) -> bool:
-    return isinstance(frames, np.ndarray)
+def _as_tensor(frames: object) -> Tensor:
+    """Return frames (F, H, W, 3) uint8, or a list of frames (H, W, 3), as a tensor on the CPU."""
+    if isinstance(frames, list | tuple) and frames and all(map(_is_array, frames)):
+        parts = [_as_tensor(frame[None]) for frame in frames]
+        if len({part.shape for part in parts}) > 1:
+            raise EvatokError("the frames have several sizes: resize them to one")
+        return torch.cat(parts)
+    if isinstance(frames, np.ndarray):
+        _check_frames(frames)
+        if min(frames.strides) < 0 or not frames.flags.writeable:
+            frames = frames.copy()  # torch cannot share it
+        return torch.from_numpy(frames)
+    if isinstance(frames, Tensor):
+        _check_frames(frames)
+        return frames.cpu()
+    raise EvatokError(
+        f"a {type(frames).__name__} is no video: give frames (F, H, W, 3) uint8 or a list of "
+        "frames (H, W, 3); evatok.read_video(path) reads a file"
+    )
 
 
-def _checked(frames: Tensor) -> Tensor:
-    """Return the frames, if they are (F, H, W, 3) uint8."""
+def _is_array(frame: object) -> bool:
+    return isinstance(frame, np.ndarray | Tensor)
+
+
+def _check_frames(frames: np.ndarray | Tensor) -> None:
+    """Refuse what is not (F, H, W, 3) uint8."""
     shape = tuple(frames.shape)
     if frames.ndim != 4 or 0 in shape or shape[-1] != 3:
         remedy = "frames are (F, H, W, 3) with F ≥ 1"
@@ -103,13 +133,12 @@ def _checked(frames: Tensor) -> Tensor:
         elif frames.ndim == 4 and shape[0] == 3:
             remedy = "channels come last: frames.permute(1, 2, 3, 0)"
         raise EvatokError(f"frames have shape {shape}: {remedy}")
-    if frames.dtype != torch.uint8:
-        name = str(frames.dtype).removeprefix("torch.")
+    name = str(frames.dtype).removeprefix("torch.")
+    if name != "uint8":
         raise EvatokError(
             f"frames are {name}, not uint8 in [0, 255]: for floats in [−1, 1] give "
             "((frames + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)"
         )
-    return frames
 
 
 def join(pictures: Sequence[tuple[Fraction, np.ndarray]], rate: float, name: str) -> Video:
@@ -149,6 +178,8 @@ def read_video(
         VideoError: the file cannot be read, or ends before `start`.
         EvatokError: a count below 1 or a start below 0.
     """
+    start = whole("start", start)
+    count = None if count is None else whole("count", count)
     if start < 0 or (count is not None and count < 1):
         raise EvatokError(f"start {start}, count {count}: give a start ≥ 0 and a count ≥ 1")
     stop = None if count is None else start + count

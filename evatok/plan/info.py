@@ -12,7 +12,7 @@ def describe(model_or_config: str) -> dict[str, Any]:
     """Describe trained parts by name or folder, or what a settings file would train.
 
     Settings are built on the meta device, see `evatok.plan.untrained`; torch is loaded for them
-    alone.
+    alone. The file of own videos stands for every network that its pipeline trains.
 
     Returns:
         JSON-able: `parts`, a row each, and for every part its parameters by module; for the

@@ -10,12 +10,15 @@ from torch import nn
 
 from evaluation.encoders.masked import MaskedConfig, masked_model
 from evaluation.encoders.nano import FeaturesConfig, NanoNet
+from evatok.hub import TEXT
 from evatok.plan.describe import LOOSE, facts_of, rows_of
 from evatok.plan.training_networks import training_only
-from evatok.workflows.train import load_training
+from evatok.workflows.pipeline_settings import read_settings
+from evatok.workflows.train import load_training, stage_name
+from generator.conditions import TextCondition
 from generator.data.token_set import TokenSet
 from generator.gpt import GPT
-from generator.train import GeneratorConfig
+from generator.train import ExpectedTokens, GeneratorConfig
 from tokenizer.model import VideoTokenizer
 from tokenizer.router import Router
 from tokenizer.training.router_stage import RouterTraining
@@ -24,6 +27,12 @@ from tokenizer.training.tokenizer_stage import FinalConfig, ProxyConfig, Tokeniz
 
 def describe_settings(path: Path) -> dict[str, Any]:
     """Describe what a settings file would train; see `evatok.plan.info.describe`."""
+    if stage_name(path) == "own":
+        with torch.device("meta"):
+            models = {name: model_of(stage) for name, stage in _own_trainings(path).items()}
+        counts = {name: _parameters(model) for name, model in models.items()}
+        facts = {name: _facts(model, path) for name, model in models.items()}
+        return {"config": str(path)} | rows_of(counts, facts)
     config: Any = load_training(path)
     with torch.device("meta"):
         model = model_of(config)
@@ -32,6 +41,34 @@ def describe_settings(path: Path) -> dict[str, Any]:
     if isinstance(config, TokenizerTraining):
         out["training_only"] = training_only(config)
     return out
+
+
+def _own_trainings(path: Path) -> dict[str, Any]:
+    """Settings of every training of own videos, by stage; before there are tokens, with theirs.
+
+    Raises:
+        ConfigError: a mistake in the file.
+        VideoError: a list of videos that cannot be used.
+    """
+    settings = read_settings(path, None)
+    trainings = {name: stage for name, stage in settings.items() if hasattr(stage, "train")}
+    generator, shape = settings["generator"], settings["final"].model
+    if (generator.tokens / "train").is_dir():
+        return trainings
+    videos = [item for source in settings["tokens"].data.sources for item in source.items("train")]
+    blocks = shape.num_frames // shape.patch[0]
+    pieces = settings[TEXT].vocabulary_size if TEXT in settings else 0
+    expected = ExpectedTokens(
+        codebook_size=shape.codebook_size,
+        levels=shape.levels,
+        num_blocks=blocks,
+        num_classes=len(videos[0].classes) if videos else 0,
+        mean_length=1 + blocks * (1 + sum(shape.levels) / len(shape.levels)),
+        frames=settings["tokens"].frames,
+        num_text=pieces,
+        text=TextCondition(digest="") if pieces else None,
+    )
+    return trainings | {"generator": generator.model_copy(update={"expect": expected})}
 
 
 def model_of(config: Any) -> nn.Module:

@@ -66,6 +66,11 @@ def load_training(path: Path, overrides: Sequence[str] = ()) -> Config:
         ConfigError: no such stage, or keys that it does not have.
     """
     name = stage_name(path, overrides)
+    if name == "own":
+        raise ConfigError(
+            f"{path} is for all stages of own videos: `evatok pipeline {path}` tells how long "
+            "each takes, and trains them"
+        )
     if name not in STAGES:
         raise ConfigError(f"{path}: stage: {name!r} is not trained; one of {', '.join(STAGES)}")
     return load_config(STAGES[name].schema, path, overrides)

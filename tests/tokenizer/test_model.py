@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -122,6 +123,10 @@ def test_what_does_not_fit_is_refused(model: VideoTokenizer, clips: Tensor) -> N
         model(clips, torch.full((5, 3), 3))
     with pytest.raises(ValueError, match="do not fit"):
         Tokens(torch.zeros(3, dtype=torch.int64), torch.tensor([[2, 2]]))
+    with pytest.raises(ValueError, match=r"ids: give a tensor of int64, not torch.float32"):
+        Tokens(torch.zeros(4), torch.tensor([[2, 2]]))
+    with pytest.raises(ValueError, match="assignment: give a tensor of int64, not ndarray"):
+        Tokens(torch.zeros(4, dtype=torch.int64), np.array([[2, 2]]))  # type: ignore[arg-type]
 
 
 def test_tokens_survive_taking_apart(model: VideoTokenizer, clips: Tensor) -> None:

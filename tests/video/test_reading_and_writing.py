@@ -79,7 +79,7 @@ def test_writing_refuses_what_is_no_video(tmp_path: Path) -> None:
         write_video(tmp_path / "a.mp4", torch.zeros(2, 8, 8, 3))
     with pytest.raises(VideoError, match=r"write \.mp4"):
         write_video(tmp_path / "a.txt", moving(1, 8, 8))
-    for fps in (0, -1, float("nan"), float("inf")):
+    for fps in (0, -1, 1e-320, float("nan"), float("inf")):
         with pytest.raises(VideoError, match="frames a second: give a finite number above 0"):
             write_video(tmp_path / "a.mp4", moving(1, 8, 8), fps)
     assert not list(tmp_path.iterdir())

@@ -81,7 +81,7 @@ def default_levels(size: Size, preset: Preset) -> tuple[int, ...]:
     return tuple(top >> down for down in halvings if top >> down)
 
 
-def check_shape(size: Size, frames: int, levels: tuple[int, ...]) -> None:
+def check_shape(size: Size, frames: int) -> None:
     """Refuse sizes that no model can be built with, in one line that names the nearest one."""
     near = [
         max(2 * part, round(side / part) * part)
@@ -92,9 +92,13 @@ def check_shape(size: Size, frames: int, levels: tuple[int, ...]) -> None:
         if isinstance(size, int):
             given, fits = str(size), str(near[0])
         raise ConfigError(f"size {given} is not a multiple of {PATCH[1]} from 16 on: give {fits}")
-    if frames % PATCH[0]:
+    if frames % PATCH[0] or frames < PATCH[0]:
         near = max(PATCH[0], round(frames / PATCH[0]) * PATCH[0])
         raise ConfigError(f"frames {frames} is not a multiple of {PATCH[0]}: give {near}")
+
+
+def check_levels(frames: int, levels: tuple[int, ...]) -> None:
+    """Refuse levels that do not rise, and more assignments than a search tries."""
     if any(a >= b for a, b in pairwise(levels)):
         raise ConfigError(f"levels {list(levels)} do not rise: give them in order, each once")
     blocks = frames // PATCH[0]
@@ -107,7 +111,8 @@ def check_shape(size: Size, frames: int, levels: tuple[int, ...]) -> None:
 
 def derive(own: OwnConfig) -> dict[str, dict[str, Any]]:
     """The settings of every stage, by name, as `pipeline_settings.FILES` reads them."""
-    check_shape(own.size, own.frames, own.levels)
+    check_shape(own.size, own.frames)
+    check_levels(own.frames, own.levels)
     amount, run, levels = PRESETS[own.preset], own.run_dir, list(own.levels)
     start = None if own.start_from is None else read_start(own.start_from, run)
     if start is not None:

@@ -15,7 +15,13 @@ import yaml
 
 from evatok.core.config import ConfigError
 from evatok.core.files import write_text
-from evatok.workflows.own.settings import OwnConfig, Preset, check_shape, default_levels
+from evatok.workflows.own.settings import (
+    OwnConfig,
+    Preset,
+    check_levels,
+    check_shape,
+    default_levels,
+)
 from evatok.workflows.own.sources import look
 from evatok.workflows.own.start import read_start
 from video.clips import Size
@@ -55,8 +61,10 @@ def init(
         FileNotFoundError: no models to start from.
         VideoError: no readable videos.
     """
-    if not re.fullmatch(r"[A-Za-z0-9][\w.-]*", name):
-        raise ConfigError(f"the name {name!r} is no file name: letters, digits, - and _")
+    if not re.fullmatch(r"[A-Za-z0-9][\w-]*", name):
+        raise ConfigError(
+            f"the name {name!r} is no file name: letters, digits, - and _{_near(name)}"
+        )
     settings, listed = Path(f"{name}.yaml"), Path(f"{name}.csv")
     run_dir = Path("runs") / name
     for path in (settings, listed):
@@ -65,11 +73,12 @@ def init(
     start = None if start_from is None else read_start(start_from, run_dir)
     if start is not None:
         size = start.shape.size if size is None else size
-        frames = frames or start.shape.num_frames
+        frames = start.shape.num_frames if frames is None else frames
         levels = levels or tuple(start.shape.levels)
     size, frames = 64 if size is None else size, 16 if frames is None else frames
+    check_shape(size, frames)
     chosen = levels or default_levels(size, preset)
-    check_shape(size, frames, chosen)
+    check_levels(frames, chosen)
     if start is not None:
         start.check(size, frames, chosen)
     if not 0 < held_out < 1:
@@ -137,6 +146,13 @@ def init(
         "list": str(listed),
         "next": f"evatok pipeline {name}",
     }
+
+
+def _near(name: str) -> str:
+    """Suggest a name without the suffix and with - for other letters, where there is one."""
+    plain = re.sub(r"\.ya?ml$", "", name)
+    near = re.sub(r"[^\w-]+", "-", plain).strip("-_")
+    return f"; give {near}" if near else ""
 
 
 def split_rows(

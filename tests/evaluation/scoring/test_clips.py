@@ -118,6 +118,8 @@ def test_folder_refusals(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="no videos under"):
         VideoClips(tmp_path)
     film(tmp_path / "a.mp4", 1, 4)
+    with pytest.raises(ValueError, match="num_frames"):
+        Cut(num_frames=0)
     with pytest.raises(ValueError, match="window"):
         clips_of(tmp_path, window="last")
     (tmp_path / "a.mp4").write_bytes(b"")

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -163,6 +164,62 @@ def test_wrong_clips_are_refused_with_a_remedy(
         model.encode(given)
 
 
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        ({"assignment": ""}, "assignment '': choose"),
+        ({"assignment": [4.5, 2, 1, 1]}, "a token count is 4.5: give a whole number"),
+        ({"assignment": [True] * 4}, "a token count is True"),
+        ({"assignment": 4}, "assignment is 4: give a rule"),
+        ({"quality": True}, r"quality is True: give a number in \[0, 2\]"),
+        ({"quality": "1"}, "quality is '1'"),
+        ({"quality": 1, "assignment": np.array([4, 2, 1, 1])}, "leave out the assignment"),
+        ({"max_tokens": 17.9}, "max_tokens is 17.9: give a whole number"),
+        ({"max_tokens": True}, "max_tokens is True"),
+        ({"refine": 1.5}, "refine is 1.5: give a whole number"),
+    ],
+)
+def test_options_of_encode_are_taken_as_they_are_or_refused(
+    model: evatok.Model, video: evatok.Video, options: dict[str, Any], told: str
+) -> None:
+    for given in (video, clips()):
+        with pytest.raises(evatok.EvatokError, match=told):
+            model.encode(given, **options)
+
+
+def test_whole_numbers_of_every_kind(model: evatok.Model) -> None:
+    wanted = torch.tensor([[4, 2, 1, 1]] * 2)
+    levels: Any
+    for levels in (wanted[0], wanted[0].numpy(), wanted[0].double().numpy()):
+        found = model.encode(clips(), assignment=list(levels)).assignment
+        assert torch.equal(found, wanted)
+    with pytest.raises(evatok.EvatokError, match=r"torch\.bool: give"):
+        model.encode(clips(), assignment=torch.ones(2, 4, dtype=torch.bool))
+
+
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        ("one.evt", r"a str cannot be decoded: .*evatok.open\(path\)"),
+        (torch.zeros(3), "a Tensor cannot be decoded"),
+        (None, "a NoneType cannot be decoded"),
+        (evatok.Tokens(torch.zeros(0).long(), torch.zeros(0, 4).long()), "no tokens"),
+    ],
+)
+def test_only_tokens_are_decoded(model: evatok.Model, given: Any, told: str) -> None:
+    with pytest.raises(evatok.EvatokError, match=told):
+        model.decode(given)
+
+
+def test_only_ids_of_the_codebook_are_decoded(model: evatok.Model) -> None:
+    assignment = torch.tensor([[1, 1, 1, 1]])
+    last = model.final.config.codebook_size - 1
+    assert model.decode(evatok.Tokens(torch.tensor([0, 0, 0, last]), assignment)).shape[0] == 1
+    for wrong in (-1, last + 1):
+        with pytest.raises(evatok.EvatokError, match=f"an id {wrong}, .* has 0 to {last}"):
+            model.decode(evatok.Tokens(torch.tensor([0, 0, 0, wrong]), assignment))
+
+
 def test_tokens_collate_in_a_loader(model: evatok.Model) -> None:
     rows = [model.encode(clips(4)[place : place + 1]) for place in range(4)]
     batches = list(DataLoader(rows, batch_size=3, collate_fn=evatok.Tokens.cat))  # type: ignore[arg-type]
@@ -182,6 +239,34 @@ def test_samples_do_not_depend_on_their_neighbours(model: evatok.Model) -> None:
         model.sample("Left")
     with pytest.raises(evatok.EvatokError, match="classes or texts"):
         model.sample()
+    for names in (("left", "Left"), np.array(["left", "Left"])):
+        taken = model.sample(names, guidance=2.0, seed=1)  # type: ignore[arg-type]
+        assert torch.equal(taken[0].frames, alone.frames)
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        ({"seed": -1}, "seed is -1: give a whole number ≥ 0"),
+        ({"temperature": -1}, "temperature: Input should be greater than or equal to 0, not -1"),
+        ({"temperature": float("nan")}, "temperature: Input should be a finite number"),
+        ({"top_k": -1}, "top_k: "),
+        ({"top_p": 0}, "top_p: "),
+        ({"max_tokens": 0}, "max_tokens: "),
+    ],
+)
+def test_numbers_out_of_range_are_one_line(
+    model: evatok.Model, video: evatok.Video, options: dict[str, Any], told: str
+) -> None:
+    for call in (lambda: model.sample(["left"], **options),
+                 lambda: model.predict(video[:5], **options)):  # fmt: skip
+        with pytest.raises(evatok.EvatokError, match=told) as caught:
+            call()
+        assert "\n" not in str(caught.value)
+    with pytest.raises(evatok.EvatokError, match="guidance: "):
+        model.sample(["left"], guidance=-1)
+    with pytest.raises(evatok.EvatokError, match="classes hold 3"):
+        model.sample(["left", 3])  # type: ignore[list-item]
 
 
 def test_texts(text_dir: Path) -> None:
@@ -195,6 +280,11 @@ def test_prediction_goes_on(model: evatok.Model, video: evatok.Video) -> None:
     assert torch.equal(rest.frames[:16], model.predict(video[:5]).frames)
     with pytest.raises(evatok.EvatokError, match=r"has 37: give video\[:5\]"):
         model.predict(video)
+    for wrong in ("clip.mp4", video.frames[:5]):
+        with pytest.raises(evatok.EvatokError, match=r"cannot be continued: .*read_video\(path\)"):
+            model.predict(wrong)  # type: ignore[arg-type]
+    with pytest.raises(evatok.EvatokError, match=r"frames is 16\.5"):
+        model.predict(video[:5], frames=16.5)  # type: ignore[arg-type]
 
 
 def test_other_models_tokens_are_refused(model: evatok.Model, video: evatok.Video) -> None:
@@ -228,10 +318,70 @@ def test_video_slices_saves_and_reads(video: evatok.Video, tmp_path: Path) -> No
         evatok.Video(part.frames[:2], 10, (Fraction(1), Fraction(1)))
 
 
+def test_arrays_in_any_order_and_lists_are_videos(square: Square) -> None:
+    frames = square(5, 8, 10, 0)
+    still = frames.copy()
+    still.flags.writeable = False
+    for array in (
+        frames[..., ::-1],  # BGR, as OpenCV reads
+        frames[::-1],
+        frames[:1][::-1],
+        frames[:, :, ::-1],
+        np.asfortranarray(frames),
+        still,
+    ):
+        made = evatok.Video(array)  # type: ignore[arg-type]
+        assert np.array_equal(made.frames.numpy(), array)
+    for listed in (list(frames), tuple(torch.from_numpy(frames)), list(frames[..., ::-1])):
+        made = evatok.Video(listed)  # type: ignore[arg-type]
+        assert np.array_equal(made.frames.numpy(), np.stack([np.asarray(one) for one in listed]))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        ((None,), r"a NoneType is no video: .*read_video\(path\)"),
+        (("clip.mp4",), "a str is no video"),
+        (([],), "a list is no video"),
+        (([np.zeros((8, 8, 3), np.uint8), np.zeros((8, 9, 3), np.uint8)],), "several sizes"),
+        ((np.zeros((2, 8, 8, 3), object),), "frames are object, not uint8"),
+        ((torch.zeros(2, 8, 8, 3, dtype=torch.uint8), 1e-320), "above 0"),
+        ((torch.zeros(2, 8, 8, 3, dtype=torch.uint8), "25"), "rate is '25'"),
+        ((torch.zeros(2, 8, 8, 3, dtype=torch.uint8), 25, (0, float("nan"))), "times: .*NaN"),
+        ((torch.zeros(2, 8, 8, 3, dtype=torch.uint8), 25, (0, float("inf"))), "times: "),
+    ],
+)
+def test_what_is_no_video_is_refused(arguments: tuple[Any, ...], told: str) -> None:
+    with pytest.raises(evatok.EvatokError, match=told):
+        evatok.Video(*arguments)
+
+
+def test_a_rate_may_be_a_fraction(square: Square) -> None:
+    video = evatok.Video(torch.from_numpy(square(3, 8, 10, 0)), Fraction(30000, 1001))  # type: ignore[arg-type]
+    assert repr(video) == "Video(3 frames, 10 × 8, 29.97 a second)"
+    assert video.times[1] == Fraction(1001, 30000) and isinstance(video.rate, float)
+
+
 def test_fvd_is_that_of_the_command(footage: Path) -> None:
     assert evatok.fvd(footage, footage, size=64, device="cpu") == pytest.approx(0, abs=1e-3)
     with pytest.raises(evatok.EvatokError, match="give one network"):
         evatok.fvd(footage, footage, features="nano,nano")
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        ({"size": 0}, "size: Input should be greater than or equal to 1, not 0"),
+        ({"window": "foo"}, "window 'foo' is none of first"),
+        ({"window": 0}, "window '0' is none of first"),
+        ({"num_frames": 0}, "num_frames: Input should be greater than or equal to 1, not 0"),
+        ({"count": -1}, "count is -1: give a whole number ≥ 2"),
+        ({"seed": -1}, "seed is -1: give a whole number ≥ 0"),
+    ],
+)
+def test_numbers_of_fvd_are_checked(footage: Path, options: dict[str, Any], told: str) -> None:
+    with pytest.raises(evatok.EvatokError, match=told):
+        evatok.fvd(footage, footage, device="cpu", **options)
 
 
 def test_run_folder_is_a_model(toy_dir: Path, tmp_path: Path) -> None:

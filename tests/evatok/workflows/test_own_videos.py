@@ -14,6 +14,7 @@ import torch
 
 from evatok.cli.app import main
 from evatok.hub import load
+from evatok.plan.info import describe
 from evatok.workflows.own.time_estimate import Clock, in_words, time_of
 from evatok.workflows.pipeline import Pipeline
 from tokenizer.model import VideoTokenizer
@@ -54,6 +55,29 @@ def test_settings_follow_from_one_short_file(videos: Path) -> None:
     assert main(["init", "mine", "--data", "v"]) == 2  # nothing is written over
 
 
+def test_the_short_file_is_described_and_not_planned(
+    videos: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Path("captions.csv").write_text("path,caption\nleft/0.mp4,a ball\nleft/1.mp4,a box\n")
+    assert main(["init", "mine", "--data", "v", "--size", "32", "--frames", "8"]) == 0
+    assert main(["init", "told", "--data", "v", "--captions", "captions.csv"]) == 0
+    for name, text in (("mine", 0), ("told", 512)):
+        told = describe(f"{name}.yaml")
+        settings = Pipeline(Path(f"{name}.yaml")).settings
+        assert [row["part"] for row in told["parts"]] == [
+            "proxy", "router", "preference", "final", "generator",
+        ]  # fmt: skip
+        tokenizer = VideoTokenizer(settings["proxy"].model)
+        wanted = sum(parameter.numel() for parameter in tokenizer.parameters())
+        assert told["parts"][0]["parameters"] == wanted
+        assert told["generator"]["text_pieces"] == text
+    assert told["generator"]["class_names"] == ["0"]  # left
+    capsys.readouterr()
+    for command in ("plan", "train"):
+        assert main([command, "mine.yaml"]) == 2
+        assert "`evatok pipeline mine.yaml` tells how long" in capsys.readouterr().err
+
+
 def test_captions_reach_the_generator(videos: Path) -> None:
     text = "path,caption\n" + "".join(f"left/{n}.mp4,ball {n} goes left\n" for n in range(4))
     Path("captions.csv").write_text(text)
@@ -70,6 +94,8 @@ def test_captions_reach_the_generator(videos: Path) -> None:
     [
         (["--size", "50"], "size 50 is not a multiple of 8 from 16 on: give 48"),
         (["--size", "128x70"], "size 128x70 is not a multiple of 8 from 16 on: give 128x72"),
+        (["--size", "0"], "size 0 is not a multiple of 8 from 16 on: give 16"),
+        (["--frames", "0"], "frames 0 is not a multiple of 4: give 4"),
         (["--frames", "10"], "frames 10 is not a multiple of 4: give 8"),
         (["--levels", "8,4"], "levels [8, 4] do not rise"),
         (["--frames", "64"], "give fewer of both"),
@@ -83,6 +109,15 @@ def test_bad_input_is_one_line(
     told = capsys.readouterr().err.strip()
     assert said in told and "\n" not in told
     assert not Path("mine.yaml").exists() and not Path("mine.csv").exists()
+
+
+@pytest.mark.parametrize(("name", "near"), [("u7.yaml", "u7"), ("v1.5", "v1-5"), ("a b", "a-b")])
+def test_a_name_has_no_suffix(
+    videos: Path, name: str, near: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["init", name, "--data", "v"]) == 2
+    assert f"letters, digits, - and _; give {near}" in capsys.readouterr().err
+    assert not list(Path().glob("*.yaml"))
 
 
 def test_every_stage_goes_on_from_trained_models(videos: Path) -> None:
