@@ -39,6 +39,7 @@ from tokenizer.evt.pictures import Fit, coded_size, shown_size
 from tokenizer.evt.writer import EvtWriter, sound_size
 from tokenizer.search.candidates import model_hash
 from video.clips import sides
+from video.decoding.container import VideoError
 from video.decoding.stills import is_still
 from video.reading import OnDamage, first_time, frame_times, iter_timed, probe
 from video.timed import SOUND_FORMAT, copy_sound, time_base_of
@@ -330,9 +331,15 @@ def part_of(source: Path, settings: EncodeSettings) -> tuple[Fraction | None, Fr
 def frames_of(
     source: Path, settings: EncodeSettings, on_damage: OnDamage | None
 ) -> Iterator[Timed]:
-    """Frames of the wanted part, with their times."""
-    origin = first_time(source)
+    """Frames of the wanted part, with their times.
+
+    Raises:
+        VideoError: the source cannot be read, or its pictures have several sizes.
+    """
+    origin, info = first_time(source), probe(source)
     for time, picture in iter_timed(source, on_damage, settings.start):
+        if picture.shape[:2] != (info.height, info.width):
+            raise VideoError(f"{source}: changes its size on the way; convert it to one size")
         if settings.end is not None and time - origin >= settings.end - ROUNDING:
             return
         if time - origin >= settings.start - ROUNDING:

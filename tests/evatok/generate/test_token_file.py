@@ -631,6 +631,33 @@ def test_one_bad_file_does_not_stop_the_others(
     assert "of 1 files" not in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("frames", [10, 64])
+def test_a_video_that_changes_its_size_is_refused(
+    toy: Models, square: Square, tmp_path: Path, frames: int
+) -> None:
+    """In a chunk of frames and between two; a part behind the change too."""
+    path, content = tmp_path / "a.h264", b""
+    for side, count in ((32, frames), (48, 20)):
+        with av.open(str(tmp_path / "part.h264"), "w", format="h264") as container:
+            stream = container.add_stream("libx264", rate=25)
+            stream.width = stream.height = side
+            stream.pix_fmt = "yuv420p"
+            for picture in square(count, side, side, 0):
+                frame = av.VideoFrame.from_ndarray(picture, format="rgb24")
+                container.mux(stream.encode(frame))
+            container.mux(stream.encode())
+        content += (tmp_path / "part.h264").read_bytes()
+    path.write_bytes(content)
+    with pytest.raises(VideoError, match=r"a\.h264: changes its size on the way; convert it"):
+        encode_file(toy, path, tmp_path / "a.evt")
+    with pytest.raises(VideoError, match="changes its size"):
+        encode_file(toy, path, tmp_path / "b.evt", None, EncodeSettings(start=frames / 25))
+    write_video(tmp_path / "good.mp4", square(16, 32, 32, 0))
+    result = reconstruct_files(toy, [path, tmp_path / "good.mp4"], tmp_path / "out")
+    assert [row["file"] for row in result["damaged"]] == [str(path)] and result["num_files"] == 1
+    assert not (tmp_path / "a.evt").exists()
+
+
 def test_a_picture_of_a_long_file_is_refused_at_its_second_frame(
     toy: Models, video: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
