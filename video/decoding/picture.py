@@ -30,7 +30,7 @@ from video.clips import resize
 # Chroma of more than 8 bits goes through another path of swscale, which smears it by default. So
 # set, ten bits come out as eight do.
 DEEP = Interpolation.POINT | Interpolation.ACCURATE_RND
-# Kinds of side data that FFmpeg has and PyAV has no name for: EXIF (31), views of 3D, and later ones.
+# Kinds of side data that FFmpeg has and PyAV has no name for: EXIF (31), views of 3D, later ones.
 UNNAMED = range(max(kind.value for kind in Type) + 1, 40)
 
 _of_thread = threading.local()

@@ -295,6 +295,16 @@ def test_sound_is_carried_unchanged(toy: Models, square: Square, tmp_path: Path)
     assert not encode_file(toy, tmp_path / "in.mp4", tmp_path / "s.evt", settings=silent)["sound"]
 
 
+@pytest.mark.parametrize("name", ["b.gif", "b.png"])
+def test_a_target_without_sound_is_told_to_have_none(
+    toy: Models, square: Square, tmp_path: Path, name: str
+) -> None:
+    with_sound(tmp_path / "in.mp4", square(4, 32, 32, 0))
+    encode_file(toy, tmp_path / "in.mp4", tmp_path / "a.evt", Rate("uniform:1"))
+    told = decode_file(toy, tmp_path / "a.evt", tmp_path / name, end=0.02)
+    assert told["frames"] == 1 and not told["sound"]
+
+
 def sound_times(path: Path) -> list[float]:
     """When each packet of the sound begins, in seconds."""
     with av.open(str(path)) as container:
@@ -315,6 +325,11 @@ def test_a_part_carries_its_own_sound_at_its_own_time(
         assert times_of(tmp_path / name)[0] == pytest.approx(0.4)
         assert sound_times(tmp_path / name) == pytest.approx(wanted, abs=0.002)
         assert packets(tmp_path / name) in whole
+    encode_file(toy, source, tmp_path / "whole.evt", Rate("uniform:1"))
+    told = decode_file(toy, tmp_path / "whole.evt", tmp_path / "c.mkv", start=0.4, end=0.72)
+    assert told["sound"] and sound_times(tmp_path / "c.mkv") == pytest.approx(wanted, abs=0.002)
+    assert times_of(tmp_path / "c.mkv") == pytest.approx(times_of(tmp_path / "b.mkv"))
+    assert not decode_file(toy, tmp_path / "whole.evt", tmp_path / "d.mp4", start=1.2)["sound"]
     late = EncodeSettings(start=1.2)
     assert not encode_file(toy, source, tmp_path / "late.evt", settings=late)["sound"]
     rows = reconstruct_files(toy, [source], tmp_path / "out", settings=part)["files"]
@@ -629,6 +644,25 @@ def test_one_bad_file_does_not_stop_the_others(
     assert sorted(file.name for file in (tmp_path / "out").iterdir()) == ["in.evt", "last.evt"]
     assert main(["encode", files[1], *options]) == 2
     assert "of 1 files" not in capsys.readouterr().err
+
+
+def test_a_part_without_frames_is_refused_before_a_model_is_loaded(
+    toy: Models, square: Square, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_video(tmp_path / "a.mp4", square(8, 32, 32, 0), 25)
+    path, model = tmp_path / "a.evt", ["--model", str(tmp_path / "absent")]
+    encode_file(toy, tmp_path / "a.mp4", path, Rate("uniform:1"))
+    for options, told in (
+        (["--start", "50"], "a.evt: no frame comes 50 s or later after the first: the last "),
+        (["--start", "2", "--end", "1"], "from 2 to 1.0 seconds is no part of a video"),
+    ):
+        assert main(["decode", str(path), "-o", str(tmp_path / "b.mp4"), *options, *model]) == 2
+        assert told in capsys.readouterr().err
+    with pytest.raises(EvtError, match=r"no frame comes 0.05 to 0.06 s after the first"):
+        decode_file(toy, path, tmp_path / "b.mp4", start=0.05, end=0.06)
+    with pytest.raises(EvtError, match=r"b\.webm: write .*\.mkv, \.gif, or of one frame a picture"):
+        decode_file(toy, path, tmp_path / "b.webm")
+    assert not (tmp_path / "b.mp4").exists()
 
 
 @pytest.mark.parametrize("frames", [10, 64])
