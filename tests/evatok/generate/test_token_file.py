@@ -501,7 +501,7 @@ def test_budgets_are_met(conditioned: Models, video: Path, tmp_path: Path) -> No
         assert spent - 8 <= told["tokens"] <= spent + 1
     room = (low["bytes"] + high["bytes"]) // 2 + 20
     assert room - 16 <= tokens(Rate(max_bytes=room))["bytes"] <= room
-    with pytest.raises(ValueError, match="below the"):
+    with pytest.raises(EvatokError, match=r"max_bytes 300: this file takes \d+ at least: allow"):
         tokens(Rate(max_bytes=300))
     with pytest.raises(ValueError, match="reaches 90 dB"):
         tokens(Rate(min_psnr=90.0))
@@ -589,8 +589,29 @@ def test_budgets_of_the_best_assignments(toy: Models, video: Path, tmp_path: Pat
     assert encode(Rate("best", min_psnr=1.0))["tokens"] == low["tokens"]
     with pytest.raises(ValueError, match="reaches 90 dB"):
         encode(Rate("best", min_psnr=90.0))
-    with pytest.raises(ValueError, match="below the"):
+    with pytest.raises(EvatokError, match=r"max_bytes 300: this file takes \d+ at least: allow"):
         encode(Rate("best", max_bytes=300))
+
+
+def test_the_least_bytes_are_told_with_those_of_the_sound(
+    conditioned: Models, square: Square, tmp_path: Path
+) -> None:
+    source, path = tmp_path / "in.mp4", tmp_path / "a.evt"
+    with_sound(source, square(16, 32, 32, 0))
+    with pytest.raises(EvatokError, match=r"\d+ of them for its sound: .*--no-sound") as caught:
+        encode_file(conditioned, source, path, Rate(max_bytes=900))
+    least, sound = map(int, re.findall(r"takes (\d+) at least, (\d+) of", str(caught.value))[0])
+    assert encode_file(conditioned, source, path, Rate(max_bytes=least))["bytes"] > least - 64
+    silent = EncodeSettings(sound=False)
+    assert encode_file(conditioned, source, path, Rate(max_bytes=least - sound), silent)["tokens"]
+
+
+def test_an_overlap_of_more_than_half_a_tile_is_refused(
+    toy: Models, square: Square, tmp_path: Path
+) -> None:
+    write_video(tmp_path / "a.mp4", square(4, 32, 40, 0), 25)
+    with pytest.raises(EvatokError, match=r"^overlap 17: neighbouring tiles .* 0 to 16 pixels"):
+        encode_file(toy, tmp_path / "a.mp4", tmp_path / "a.evt", None, EncodeSettings(overlap=17))
 
 
 def test_rates_that_contradict_each_other_are_refused() -> None:
@@ -610,6 +631,14 @@ def test_targets_of_several_files(tmp_path: Path) -> None:
     assert targets([Path("a.mp4"), Path("b.mp4")], tmp_path, ".evt")[1] == tmp_path / "b.evt"
     with pytest.raises(ValueError, match="several files are called a"):
         targets([Path("a.mp4"), Path("d/a.avi")], tmp_path, ".evt")
+    with pytest.raises(EvatokError, match=r"x\.evt: several files need a folder"):
+        targets([Path("a.mp4"), Path("b.mp4")], tmp_path / "x.evt", ".evt")
+    (tmp_path / "there").touch()
+    for name in ("out.mp4", "out.PNG", "out.npy", "there"):
+        with pytest.raises(EvatokError, match=rf"{name}: name a file that ends in \.evt, or a fol"):
+            targets([Path("a.mp4")], tmp_path / name, ".evt")
+    (tmp_path / "set.mp4").mkdir()
+    assert targets([Path("a.mp4")], tmp_path / "set.mp4", ".evt") == [tmp_path / "set.mp4/a.evt"]
 
 
 def test_commands(
