@@ -18,6 +18,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from evaluation.scoring.readers import ARRAYS
 from evatok.core.compute.devices import device_of
 from evatok.core.errors import EvatokError
 from evatok.core.paths import printable, refuse_overwrite
@@ -25,7 +26,6 @@ from evatok.generate.decoding import ROUNDING, FileProgress, show_file
 from evatok.generate.token_rate import Rate, assigner_for, router_for, tiles_of
 from evatok.hub import Models
 from evatok.model_folders import FOR_PICTURES, FOR_VIDEOS
-from evaluation.scoring.readers import ARRAYS
 from tokenizer.coding.exact import ExactEncoder
 from tokenizer.evt.budget import BudgetAssigner
 from tokenizer.evt.codec import (
