@@ -27,7 +27,7 @@ class BudgetConfig(Config):
 
     max_tokens: int | None = Field(default=None, ge=1)
     lengths: tuple[int, ...] | None = None
-    length_bias: float = 0.0
+    length_bias: float = Field(default=0.0, ge=-10_000, le=10_000)
 
     @property
     def is_free(self) -> bool:

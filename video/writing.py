@@ -77,9 +77,9 @@ def write_video(
     with atomic_file(path) as partial:
         if path.suffix.lower() == ".gif":
             still = list(pictures)
-            lengths = (
-                1000 / fps if times is None else _lengths(list(islice(times, len(still))), fps)
-            )
+            lengths: float | list[float] = 1000 / fps
+            if times is not None and len(still) > 1:  # Pillow takes no list of one length
+                lengths = _lengths(list(islice(times, len(still))), fps)
             iio.imwrite(partial, np.stack(still), duration=lengths, loop=0)
         else:
             options = {"crf": str(crf), "preset": preset}

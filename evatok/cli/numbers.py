@@ -17,8 +17,9 @@ LIMITS = {
     **{"size": 8192, "frames": 100_000, "start": 10**9, "count": 1_000_000, "chunk": 100_000},
     **{"train_clips": 1_000_000, "test_clips": 1_000_000, "workers": 1024, "gpus": 1_000_000},
     **{"max_tokens": 2**31 - 1, "top_k": 2**31 - 1, "vocabulary_size": 2**24, "fps": 1000},
+    **{"end": 10**9, "guidance": 10_000, "temperature": 10_000, "length_bias": 10_000},
 }
-LARGEST = 2**63 - 1  # of any whole number: what a seed may be
+LARGEST = 2**63 - 1  # of a whole number: what a seed may be; other numbers may be larger
 
 
 def check_numbers(app: typer.Typer) -> None:
@@ -48,7 +49,7 @@ def check_number(option: str, value: Any, command: str = "") -> None:
     if isinstance(value, float) and not math.isfinite(value):
         raise EvatokError(f"{name} {value}: give a finite number")
     limit = LIMITS.get(f"{command} {option}", LIMITS.get(option, LARGEST))
-    if isinstance(value, int) and abs(value) > limit:
+    if abs(value) > limit and (isinstance(value, int) or limit < LARGEST):
         raise EvatokError(f"{name} {value} is beyond {limit}")
 
 

@@ -24,7 +24,8 @@ from tokenizer.evt.codec import ChunkDecoder
 from tokenizer.evt.format import EvtError
 from tokenizer.evt.reader import EvtReader
 from video.clips import resize
-from video.timed import write_timed
+from video.decoding.container import VideoError
+from video.timed import SUFFIXES, copy_sound, write_timed
 from video.writing import write_video
 
 IMAGES = (".png", ".jpg", ".jpeg", ".bmp", ".webp")
@@ -56,25 +57,27 @@ def decode_file(
         start: seconds after the first frame.
         end: likewise; None: to its end.
         native: at the coded size instead of the source's.
-        sound: with the sound track, where all of the file is decoded.
+        sound: with the sound track; of a part, its packets of that part. GIFs and pictures have
+            none.
         allow_damaged: decode what is intact; what is lost is told in `damage`.
         smooth: spread the jumps between clips (`tokenizer.evt.borders`).
         progress: told after every chunk.
 
     Raises:
-        EvtError: no token file, another model's, or damaged.
+        EvtError: no token file, another model's, or damaged; no frames in the wanted part; a
+            suffix that cannot be written.
     """
-    refuse_overwrite([target], [source])
+    check_decoding(source, target, start, end)
     with EvtReader(source) as reader, tempfile.TemporaryDirectory(prefix="evatok-") as folder:
         decoder = ChunkDecoder(reader.header, models.final.eval())
         track = None
-        if sound and reader.header.sound and start == 0 and end is None:
-            track = Path(folder) / "sound.mka"
-            with open(track, "wb") as file:
-                for piece in reader.sound():
-                    file.write(piece)
-            track = track if track.stat().st_size else None
+        if sound and reader.header.sound and target.suffix.lower() in SUFFIXES:
+            track = _sound(reader, Path(folder), start, end)
         pictures = _decoded(reader, decoder, start, end, native, progress, allow_damaged, smooth)
+        first = next(pictures, None)
+        if first is None and (start or end is not None):
+            raise _no_frames(reader, start, end)
+        pictures = pictures if first is None else chain([first], pictures)
         count = _write(target, pictures, reader.header.tick, track)
         return {
             "file": str(source),
@@ -83,6 +86,58 @@ def decode_file(
             "sound": track is not None,
             "damage": reader.damage,
         }
+
+
+def check_decoding(source: Path, target: Path, start: float, end: float | None) -> None:
+    """Check paths and the wanted part, before a model is loaded.
+
+    Args:
+        source: FILE.evt.
+        target: of `decode_file`.
+        start: likewise.
+        end: likewise.
+
+    Raises:
+        EvatokError: no token file, no frames in the wanted part, a suffix that cannot be written,
+            or the file itself as the target.
+    """
+    refuse_overwrite([target], [source])
+    if target.suffix.lower() not in (*SUFFIXES, ".gif", *IMAGES):
+        raise EvtError(
+            f"{target}: write {', '.join(SUFFIXES)}, .gif, or of one frame a picture: "
+            f"{', '.join(IMAGES)}"
+        )
+    if start < 0 or (end is not None and end <= start):
+        raise EvtError(f"from {start:g} to {end} seconds is no part of a video")
+    with EvtReader(source) as reader:
+        if start and reader.seconds is not None and start - ROUNDING > reader.seconds:
+            raise _no_frames(reader, start, end)
+
+
+def _no_frames(reader: EvtReader, start: float, end: float | None) -> EvtError:
+    part = f"{start:g} s or later" if end is None else f"{start:g} to {end:g} s"
+    last = reader.seconds
+    told = "" if last is None else f": the last comes after {float(last):.2f} s"
+    return EvtError(f"{reader.path}: no frame comes {part} after the first{told}")
+
+
+def _sound(reader: EvtReader, folder: Path, start: float, end: float | None) -> Path | None:
+    """Write the sound of the wanted part to a file below a folder; None if there is none."""
+    track = folder / "sound.mka"
+    with open(track, "wb") as file:
+        for piece in reader.sound():
+            file.write(piece)
+    if not track.stat().st_size:
+        return None
+    if start == 0 and end is None:
+        return track
+    origin, part = reader.first_tick * reader.header.tick, folder / "part.mka"
+    first = origin + Fraction(start) if start else None
+    last = None if end is None else origin + Fraction(end)
+    try:
+        return part if copy_sound(track, part, first, last) else None
+    except VideoError as error:
+        raise EvtError(str(error).replace(str(track), str(reader.path))) from error
 
 
 def _decoded(

@@ -176,12 +176,15 @@ def sample_set(
         JSON-able: `samples` of this share with class, file, tokens and assignment; means.
 
     Raises:
-        EvatokError: the folder holds samples of another command or model, or foreign files.
+        EvatokError: the folder holds samples of another command or model, or foreign files; a
+            limit on tokens that cannot be obeyed, before anything is written.
     """
     names = models.generator.vocabulary.class_names
     labels = tuple(find_classes(names, class_names))
     plan = Plan(names, labels, count, seed, settings, format, plain, fps, chunk)
     process = process or RankInfo()
+    vocabulary = models.generator.vocabulary
+    settings.budget.check(vocabulary, vocabulary.num_blocks)
     chunks = plan.chunks()
     _claim(plan, models, output)
     sweep(output)

@@ -18,6 +18,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from evaluation.scoring.readers import ARRAYS
 from evatok.core.compute.devices import device_of
 from evatok.core.errors import EvatokError
 from evatok.core.paths import printable, refuse_overwrite
@@ -39,12 +40,15 @@ from tokenizer.evt.pictures import Fit, coded_size, shown_size
 from tokenizer.evt.writer import EvtWriter, sound_size
 from tokenizer.search.candidates import model_hash
 from video.clips import sides
-from video.decoding.stills import is_still
+from video.decoding.container import VideoError
+from video.decoding.stills import PICTURES, is_still
+from video.folder import SUFFIXES
 from video.reading import OnDamage, first_time, frame_times, iter_timed, probe
 from video.timed import SOUND_FORMAT, copy_sound, time_base_of
 
 logger = logging.getLogger(__name__)
 
+LATEST = 1e9  # seconds of a video: thirty years
 DIGEST_BYTES = 1 << 20  # of each end of a source, to tell it from others
 
 
@@ -77,6 +81,8 @@ class EncodeSettings:
     def __post_init__(self) -> None:
         if self.start < 0 or (self.end is not None and self.end <= self.start):
             raise EvatokError(f"from {self.start} to {self.end} seconds is no part of a video")
+        if max(self.start, self.end or 0) > LATEST:
+            raise EvatokError(f"no video is longer than {LATEST:g} seconds: give less")
         if self.refine_steps < 0:
             raise EvatokError(f"{self.refine_steps} steps of refinement: give 0 or more")
 
@@ -284,9 +290,17 @@ def header_of(
         rate: how many tokens to spend.
         settings: see `EncodeSettings`.
         source: the video's name.
+
+    Raises:
+        EvatokError: tiles that would share more than half.
     """
     model = models.final
     config, size = model.config, model.config.size
+    half = min(sides(size)) // 2
+    if settings.overlap is not None and not 0 <= settings.overlap <= half:
+        raise EvatokError(
+            f"overlap {settings.overlap}: neighbouring tiles of this model share 0 to {half} pixels"
+        )
     coded_height, coded_width = coded_size(settings.fit, height, width, size)
     refined = f" refined {settings.refine_steps}" if settings.refine_steps else ""
     return Header(
@@ -330,9 +344,15 @@ def part_of(source: Path, settings: EncodeSettings) -> tuple[Fraction | None, Fr
 def frames_of(
     source: Path, settings: EncodeSettings, on_damage: OnDamage | None
 ) -> Iterator[Timed]:
-    """Frames of the wanted part, with their times."""
-    origin = first_time(source)
+    """Frames of the wanted part, with their times.
+
+    Raises:
+        VideoError: the source cannot be read, or its pictures have several sizes.
+    """
+    origin, info = first_time(source), probe(source)
     for time, picture in iter_timed(source, on_damage, settings.start):
+        if picture.shape[:2] != (info.height, info.width):
+            raise VideoError(f"{source}: changes its size on the way; convert it to one size")
         if settings.end is not None and time - origin >= settings.end - ROUNDING:
             return
         if time - origin >= settings.start - ROUNDING:
@@ -345,9 +365,20 @@ def default_model(source: Path) -> str:
 
 
 def targets(sources: Sequence[Path], output: Path, suffix: str) -> list[Path]:
-    """Output path of each file: in a folder, or one file under the given name."""
-    if len(sources) == 1 and output.suffix.lower() == suffix:
+    """Output path of each file: in a folder, or one file under the given name.
+
+    Raises:
+        EvatokError: two files of one name, several files and no folder, or a name that is another
+            kind of file's.
+    """
+    given = output.suffix.lower()
+    if len(sources) == 1 and given == suffix:
         return [output]
+    if not output.is_dir():
+        if len(sources) > 1 and (given == suffix or output.exists()):
+            raise EvatokError(f"{output}: several files need a folder")
+        if output.exists() or given in (*SUFFIXES, *PICTURES, *ARRAYS):
+            raise EvatokError(f"{output}: name a file that ends in {suffix}, or a folder")
     names = [source.stem for source in sources]
     if len(set(names)) < len(names):
         twice = sorted({name for name in names if names.count(name) > 1})

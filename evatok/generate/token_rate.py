@@ -22,7 +22,7 @@ from evatok.core.processes.threads import side_by_side
 from evatok.hub import Models
 from tokenizer.coding.exact import ExactEncoder
 from tokenizer.evt.bits import bit_width, write_varints
-from tokenizer.evt.budget import GRID, PARTS, BudgetAssigner, enclose
+from tokenizer.evt.budget import GRID, PARTS, BudgetAssigner, BudgetError, enclose
 from tokenizer.evt.codec import Assign, Timed, clips_of_chunk, in_batches, runs, ticks_of
 from tokenizer.evt.equal_slope import Frontier, PlannedAssigner, equal_slope, frontier
 from tokenizer.evt.format import CHUNK, MAX_PAYLOAD, Header, header_bytes, times_bytes
@@ -147,26 +147,25 @@ def assigner_for(
     if rate.min_psnr is not None:
         w_q = _w_q_of_psnr(encoder, header, rate.min_psnr, frames, batch_size)
         return partial(encoder.assign, w_q=w_q)
-    budget = _tokens_of(header, rate, frames, sound_bytes)
+    budget, extent = _tokens_of(header, rate, frames, sound_bytes)
     device = device_of(encoder.model)
-    return BudgetAssigner(
-        at,
-        fill,
-        *enclose(lambda: tiles_of(header, frames(), batch_size, device), at, budget),
-        budget,
-    )
+    try:
+        ends = enclose(lambda: tiles_of(header, frames(), batch_size, device), at, budget)
+    except BudgetError as error:
+        raise extent.refusal(error, header, rate, sound_bytes) from error
+    return BudgetAssigner(at, fill, *ends, budget)
 
 
 def _tokens_of(
     header: Header, rate: Rate, frames: Callable[[], Iterator[Timed]], sound_bytes: int
-) -> float:
+) -> tuple[float, _Extent]:
     """Tokens that a budget of tokens a second or of bytes leaves for the whole video."""
     extent = _Extent.from_frames(header, frames(), min(rate.max_bytes or MAX_PAYLOAD, MAX_PAYLOAD))
     if rate.tokens_per_second is not None:
-        return rate.tokens_per_second * extent.seconds
+        return rate.tokens_per_second * extent.seconds, extent
     assert rate.max_bytes is not None
     bits = 8 * (rate.max_bytes - sound_bytes - extent.fixed_bytes) - extent.level_bits
-    return bits / bit_width(header.codebook_size)
+    return bits / bit_width(header.codebook_size), extent
 
 
 def _planned(
@@ -192,7 +191,11 @@ def _planned(
             tiles += side_by_side(measured, parts)
             sizes += [blocks] * len(parts)
     if rate.min_psnr is None:
-        chosen = equal_slope(tiles, _tokens_of(header, rate, frames, sound_bytes))
+        budget, extent = _tokens_of(header, rate, frames, sound_bytes)
+        try:
+            chosen = equal_slope(tiles, budget)
+        except BudgetError as error:
+            raise extent.refusal(error, header, rate, sound_bytes) from error
     else:
         least = sum(float(tile.errors[-1]) for tile in tiles) / sum(sizes)
         wanted = 4 * 10 ** (-rate.min_psnr / 10)  # of values in [−1, 1]
@@ -214,16 +217,19 @@ class _Extent:
         seconds: its last frame lasts as long as the mean.
         fixed_bytes: of everything but tokens, levels and sound; a few too many.
         level_bits: of the blocks' levels.
+        num_chunks: runs of frames.
     """
 
     seconds: float
     fixed_bytes: int
     level_bits: int
+    num_chunks: int
 
     @staticmethod
     def from_frames(header: Header, frames: Iterator[Timed], longest: int) -> _Extent:
         """Measure in one pass over the frames; `longest`: bytes that no chunk exceeds."""
         fixed, blocks, count = len(header_bytes(header)) + FILE_OVERHEAD, 0, 0
+        chunks = 0
         first = last = Fraction(0)
         previous, begins = None, 0
         for run in runs(frames, header.frames_per_chunk):
@@ -234,9 +240,26 @@ class _Extent:
             previous, begins = ticks[-1], ticks[0]
             first, last = (first if count else run[0][0]), run[-1][0]
             count += len(run)
+            chunks += 1
         span = last - first
         seconds = float(span * Fraction(count, count - 1)) if span else 1.0
-        return _Extent(seconds, fixed, blocks * bit_width(len(header.levels)))
+        return _Extent(seconds, fixed, blocks * bit_width(len(header.levels)), chunks)
+
+    def refusal(
+        self, error: BudgetError, header: Header, rate: Rate, sound_bytes: int
+    ) -> EvatokError:
+        """Return the error of a budget that is too small, in the budget's own unit."""
+        if rate.max_bytes is None:
+            return error
+        bits = error.least * bit_width(header.codebook_size) + self.level_bits
+        longer = 4 * self.num_chunks + 16  # numbers of the index and header, of a larger budget
+        least = sound_bytes + self.fixed_bytes + longer + math.ceil(bits / 8)
+        sound = f", {sound_bytes} of them for its sound" if sound_bytes else ""
+        remedy = ", leave the sound out with --no-sound" if sound_bytes else ""
+        return EvatokError(
+            f"max_bytes {rate.max_bytes}: this file takes {least} at least{sound}: allow so many"
+            f"{remedy}, or encode a shorter part of it"
+        )
 
 
 def _w_q_of_psnr(

@@ -37,8 +37,8 @@ class SamplingConfig(Config):
         budget: how many tokens blocks may take.
     """
 
-    guidance: float = Field(default=1.0, ge=0)
-    temperature: float = Field(default=1.0, ge=0)
+    guidance: float = Field(default=1.0, ge=0, le=10_000)
+    temperature: float = Field(default=1.0, ge=0, le=10_000)
     top_k: int = Field(default=0, ge=0)
     top_p: float = Field(default=1.0, gt=0, le=1)
     guidance_schedule: Literal["constant", "linear", "cosine"] = "constant"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import os
+import shutil
 import wave
 from fractions import Fraction
 from pathlib import Path
@@ -17,7 +18,9 @@ import torch
 from PIL import Image
 
 from video.decoding.container import VideoError
+from video.decoding.stills import is_picture, is_still
 from video.reading import first_time, frame_times, iter_timed, probe, read_frames
+from video.seek import count_frames, known_frames
 from video.timed import copy_sound, write_timed
 from video.writing import exact_rate, write_video
 
@@ -203,13 +206,14 @@ def test_guessed_times_of_an_avi_are_put_in_order(tmp_path: Path) -> None:
     assert all(np.array_equal(a, b) for (_, a), (_, b) in zip(late, wanted, strict=True))
 
 
-@pytest.mark.parametrize("suffix", [".png", ".jpg", ".webp"])
+@pytest.mark.parametrize("suffix", [".png", ".jpg", ".webp", ".tif", ".tiff"])
 def test_pictures_are_videos_of_one_frame(tmp_path: Path, suffix: str) -> None:
     """Turned as EXIF asks; FFmpeg tells of EXIF in a way that PyAV cannot read."""
     path, upright = tmp_path / f"photo{suffix}", moving(1, 40, 60)[0].numpy()
     exif = Image.Exif()
     exif[0x112] = 6  # stored lying on its left side
-    options: dict[str, Any] = {"lossless": True} if suffix == ".webp" else {"quality": 98}
+    quality: dict[str, dict[str, Any]] = {".webp": {"lossless": True}, ".jpg": {"quality": 98}}
+    options = quality.get(suffix, {})
     Image.fromarray(np.ascontiguousarray(np.rot90(upright))).save(path, exif=exif, **options)
     ((time, picture),) = iter_timed(path)
     assert time == first_time(path) == 0 and picture.shape == (40, 60, 3)
@@ -217,6 +221,52 @@ def test_pictures_are_videos_of_one_frame(tmp_path: Path, suffix: str) -> None:
     info = probe(path)
     assert (info.width, info.height, info.num_frames) == (60, 40, 1)
     assert not copy_sound(path, tmp_path / "sound.mka")
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_a_jpeg_of_any_name_is_turned_as_exif_asks(tmp_path: Path, orientation: int) -> None:
+    exif, picture = Image.Exif(), moving(1, 16, 24)[0].numpy()
+    exif[0x112] = orientation
+    with (tmp_path / "a.jpg").open("wb") as file:
+        Image.fromarray(picture).save(file, "JPEG", exif=exif, quality=98, subsampling=0)
+    wanted = read_frames(tmp_path / "a.jpg")
+    for name in ("a.jpe", "a.JFIF", "a.mp4"):
+        shutil.copy(tmp_path / "a.jpg", tmp_path / name)
+        frames = read_frames(tmp_path / name)
+        assert frames.shape == wanted.shape
+        assert (frames.float() - wanted.float()).abs().mean() < 2
+        assert probe(tmp_path / name).height == wanted.shape[1]
+
+
+def test_pages_of_a_tiff_are_frames(tmp_path: Path) -> None:
+    path, pages = tmp_path / "a.tif", moving(3, 16, 24).numpy()
+    first, *rest = map(Image.fromarray, pages)
+    first.save(path, save_all=True, append_images=rest)
+    times, pictures = zip(*iter_timed(path), strict=True)
+    assert times == tuple(Fraction(n, 25) for n in range(3)) and probe(path).fps == 25
+    assert np.array_equal(np.stack(pictures), pages)
+    Image.fromarray(np.zeros((4, 4), np.float32)).save(path)
+    with pytest.raises(VideoError, match=r"a\.tif: .*pixels are floats"):
+        read_frames(path)
+
+
+def test_a_gif_without_control_blocks_keeps_its_frames(tmp_path: Path) -> None:
+    """FFmpeg finds one; they come ten a second, as it tells of a frame without a time."""
+    path, random = tmp_path / "a.gif", np.random.default_rng(0)
+    pictures = [Image.fromarray(random.integers(0, 256, (8, 8), np.uint8)) for _ in range(4)]
+    pictures[0].save(path, save_all=True, append_images=pictures[1:])
+    assert path.read_bytes().startswith(b"GIF87a")
+    timed = list(iter_timed(path))
+    assert [time for time, _ in timed] == [Fraction(n, 10) for n in range(4)]
+    for (_, got), want in zip(timed, pictures, strict=True):
+        assert np.array_equal(got, np.asarray(want.convert("RGB")))
+    assert probe(path).num_frames == count_frames(path) == 4 and known_frames(path) is None
+    assert not is_still(path)
+    path.write_bytes(path.read_bytes()[:1000])
+    with pytest.raises(VideoError, match=r"a\.gif: damaged"):
+        read_frames(path)
+    pictures[0].save(path, save_all=True, append_images=pictures[1:], duration=20)
+    assert not is_picture(path) and len(read_frames(path)) == 4
 
 
 def test_alpha_of_a_picture_lies_over_black(tmp_path: Path) -> None:

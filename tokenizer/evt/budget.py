@@ -27,6 +27,21 @@ AssignAt = Callable[[Tensor, float], Tensor]
 Fill = Callable[[Tensor, float, int], Tensor]
 
 
+class BudgetError(EvatokError):
+    """A budget below the shortest assignments.
+
+    Attributes:
+        least: their tokens.
+    """
+
+    def __init__(self, budget: float, least: int) -> None:
+        super().__init__(
+            f"a budget of {budget:.0f} tokens is below the {least} that the video takes at least: "
+            "allow more, or encode a shorter part of it"
+        )
+        self.least = least
+
+
 def curve(clips: Iterable[Tensor], assign: AssignAt, grid: Sequence[float]) -> list[int]:
     """Tokens of a whole video at each w_q of a grid; memory does not grow with its length.
 
@@ -56,14 +71,11 @@ def enclose(
         (w_q, tokens) at or under the budget, and above it; twice the same where all fit.
 
     Raises:
-        EvatokError: not even the shortest assignments fit.
+        BudgetError: not even the shortest assignments fit.
     """
     totals = curve(passes(), assign, GRID)
     if min(totals) > budget:
-        raise EvatokError(
-            f"a budget of {budget:.0f} tokens is below the {min(totals)} that the video takes at "
-            "least: allow more, or encode a shorter part of it"
-        )
+        raise BudgetError(budget, min(totals))
     low, high = _bracket(GRID, totals, budget)
     for _ in range(ROUNDS):
         if low == high:

@@ -16,6 +16,7 @@ import numpy as np
 from torch import Tensor
 
 from evatok.core.errors import EvatokError
+from tokenizer.evt.budget import BudgetError
 
 
 @dataclass(frozen=True)
@@ -71,14 +72,12 @@ def equal_slope(tiles: list[Frontier], tokens: float, error: float = 0.0) -> lis
         Numbers of N candidates.
 
     Raises:
-        EvatokError: not even the shortest candidates fit.
+        BudgetError: not even the shortest candidates fit.
     """
-    left = tokens - sum(int(tile.lengths[0]) for tile in tiles)
+    least = sum(int(tile.lengths[0]) for tile in tiles)
+    left = tokens - least
     if left < 0:
-        raise EvatokError(
-            f"a budget of {tokens:.0f} tokens is below the {tokens - left:.0f} that the video "
-            "takes at least: allow more, or encode a shorter part of it"
-        )
+        raise BudgetError(tokens, least)
     chosen = [0] * len(tiles)
     missing = sum(float(tile.errors[0]) for tile in tiles) - error
     steps = [

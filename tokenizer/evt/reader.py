@@ -8,6 +8,7 @@ import zlib
 from bisect import bisect_right
 from collections.abc import Iterator
 from dataclasses import dataclass
+from fractions import Fraction
 from pathlib import Path
 
 from tokenizer.evt.format import (
@@ -219,11 +220,21 @@ class EvtReader:
     @property
     def num_frames(self) -> int | None:
         """Frames of the file, from its index and its last chunk; None where they are damaged."""
+        chunk = self._last_chunk()
+        return None if chunk is None else chunk.first + len(chunk.times)
+
+    @property
+    def seconds(self) -> Fraction | None:
+        """Seconds from the first frame to the last; None where `num_frames` is."""
+        chunk = self._last_chunk()
+        return None if chunk is None else (chunk.times[-1] - self.first_tick) * self.header.tick
+
+    def _last_chunk(self) -> Chunk | None:
         raw = self._chunk_at(self._index[-1][0]) if self._index else None
         if raw is None or raw.kind != VIDEO:
             return None
         try:
-            return raw.number + len(parse_video(self.header, raw.number, raw.payload).times)
+            return parse_video(self.header, raw.number, raw.payload)
         except ValueError:
             return None
 

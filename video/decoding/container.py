@@ -26,6 +26,7 @@ from evatok.core.suggest import did_you_mean_file
 
 GROUPS = "closed groups of frames: "  # then their size: how files for random access are marked
 STILLS = ("mjpeg", "png", "bmp", "webp", "gif")  # codecs of cover pictures
+SCHEMES = ("http", "https", "ftp", "rtsp", "rtmp", "s3", "gs")
 HOLE = 256  # bytes of no stream, more than the headers between two packets take
 MOST_STRETCHED = 8  # pixels wider or higher than this are a damaged header
 
@@ -131,6 +132,9 @@ def open_video(path: Path) -> tuple[av.container.InputContainer, VideoStream]:
         VideoError: not a readable video.
     """
     if not path.is_file():
+        scheme, slash, rest = str(path).partition(":/")  # a path has lost the second slash
+        if slash and scheme in SCHEMES:
+            raise VideoError(f"{scheme}://{rest}: addresses are not read: download the file first")
         raise VideoError(f"{path}: {_no_file(path)}")
     if path.stat().st_size == 0:
         raise VideoError(f"{path}: the file is empty")

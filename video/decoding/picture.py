@@ -21,6 +21,7 @@ import av
 import av.filter
 import numpy as np
 import torch
+from av.sidedata.sidedata import Type
 from av.video.reformatter import Interpolation, VideoReformatter
 from av.video.stream import VideoStream
 
@@ -29,7 +30,8 @@ from video.clips import resize
 # Chroma of more than 8 bits goes through another path of swscale, which smears it by default. So
 # set, ten bits come out as eight do.
 DEEP = Interpolation.POINT | Interpolation.ACCURATE_RND
-
+# Kinds of side data that FFmpeg has and PyAV has no name for: EXIF (31), views of 3D, later ones.
+UNNAMED = range(max(kind.value for kind in Type) + 1, 40)
 
 _of_thread = threading.local()
 
@@ -75,11 +77,35 @@ def to_picture(frame: av.VideoFrame, shape: Fraction = Fraction(1)) -> np.ndarra
 
 def display_matrix(frame: av.VideoFrame) -> tuple[int, int, int, int] | None:
     """Return a, b, c, d: a stored (x, y) is shown at (a x + c y, b x + d y)."""
-    data = frame.side_data.get("DISPLAYMATRIX")
+    try:
+        data = frame.side_data.get("DISPLAYMATRIX")
+    except ValueError:  # of PyAV, where any of it has no name
+        data = _named_only(frame).side_data.get("DISPLAYMATRIX")
     if data is None:
         return None
     a, b, _, c, d, *_ = np.frombuffer(bytes(data), np.int32).tolist()
     return a, b, c, d
+
+
+def _named_only(frame: av.VideoFrame) -> av.VideoFrame:
+    """The same frame, without side data that PyAV has no name for."""
+    graph = av.filter.Graph()
+    last = graph.add_buffer(
+        width=frame.width,
+        height=frame.height,
+        format=frame.format,
+        time_base=frame.time_base or Fraction(1, 90000),
+    )
+    for kind in UNNAMED:
+        delete = graph.add("sidedata", f"mode=delete:type={kind}")
+        last.link_to(delete)
+        last = delete
+    last.link_to(graph.add("buffersink"))
+    graph.configure()
+    graph.push(frame)
+    named = graph.pull()
+    assert isinstance(named, av.VideoFrame)
+    return named
 
 
 def turned(picture: np.ndarray, matrix: tuple[int, int, int, int] | None) -> np.ndarray:

@@ -5,6 +5,7 @@ Shape letters: H W pixels.
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
@@ -15,9 +16,12 @@ from PIL import Image, ImageOps, ImageSequence, UnidentifiedImageError
 from video.decoding.container import Survey, VideoError
 from video.decoding.picture import over_black
 
-PICTURES = (".png", ".jpg", ".jpeg", ".bmp", ".webp")
-UNREADABLE = (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError)
+PICTURES = (".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".bmp", ".webp", ".tif", ".tiff")
+BROKEN = (OSError, ValueError, SyntaxError, EOFError, struct.error)
+UNREADABLE = (*BROKEN, Image.DecompressionBombError)
 SHORTEST = 10  # ms: a frame that is told to take no time
+UNTIMED = {"GIF": 100, "TIFF": 40}  # ms of a frame, in files that tell nothing of time
+CONTROL = b"\x21\xf9\x04"  # how a GIF's control block begins
 
 
 def read_picture(path: Path) -> np.ndarray:
@@ -34,6 +38,8 @@ def read_picture(path: Path) -> np.ndarray:
 
 
 def _rgb(image: Image.Image) -> np.ndarray:
+    if image.mode == "F":
+        raise ValueError("its pixels are floats, of no known range: convert it to 8 or 16 bits")
     if image.mode.startswith("I"):  # one channel of 16 bits, in 16 or 32
         deep = np.asarray(image).astype(np.int64).clip(0, 65535)
         return np.repeat(((deep + 128) // 257).astype(np.uint8)[..., None], 3, axis=2)
@@ -55,8 +61,25 @@ def is_animation(path: Path) -> bool:
 
 
 def is_picture(path: Path) -> bool:
-    """Whether a file is read by Pillow, not as video: a picture by its suffix, moving or not."""
-    return path.suffix.lower() in PICTURES and path.is_file() and path.stat().st_size > 0
+    """Whether a file is read by Pillow, not as video: a picture by its suffix, moving or not.
+
+    Also a GIF of several frames without control blocks: FFmpeg finds one frame in it.
+    """
+    if not path.is_file() or path.stat().st_size == 0:
+        return False
+    return path.suffix.lower() in PICTURES or _is_plain_gif(path)
+
+
+def _is_plain_gif(path: Path) -> bool:
+    if path.suffix.lower() != ".gif":
+        return False
+    try:
+        with Image.open(path) as image:
+            if image.format != "GIF" or "duration" in image.info:  # of a control block
+                return False
+            return getattr(image, "is_animated", False) and CONTROL not in path.read_bytes()
+    except UNREADABLE:  # whoever reads it says so
+        return False
 
 
 def is_still(path: Path) -> bool:
@@ -106,7 +129,8 @@ def survey_animation(path: Path) -> Survey:
 
 
 def _duration(image: Image.Image) -> int:
-    return max(round(image.info.get("duration", 0)), SHORTEST)
+    untold = UNTIMED.get(image.format or "", 0)
+    return max(round(image.info.get("duration", untold)), SHORTEST)
 
 
 def _one_line(error: BaseException) -> str:

@@ -155,9 +155,10 @@ def decode_command(
         evatok decode holiday.evt -o holiday-again.mp4 --start 60 --end 70
     """
     from evatok.core.compute.devices import resolve_device
-    from evatok.generate.decoding import decode_file, named_model
+    from evatok.generate.decoding import check_decoding, decode_file, named_model
     from evatok.hub import load
 
+    check_decoding(file, output, start, end)
     result = decode_file(
         load(model or named_model(file), resolve_device(device)),
         file,

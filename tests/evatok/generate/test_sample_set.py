@@ -16,9 +16,11 @@ import numpy as np
 import pytest
 
 import evatok.generate.sample_set as sample_set_module
+from evatok.core.errors import EvatokError
 from evatok.core.processes.distributed import RankInfo
 from evatok.generate.sample_set import sample_set
 from evatok.hub import Models
+from generator.budget import BudgetConfig
 from generator.inference.requests import SamplingConfig
 from video.reading import read_frames
 
@@ -209,6 +211,13 @@ def test_another_command_is_refused(toy: Models, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="at least 1"):
         sample_set(toy, (), 0, 0, GUIDED, tmp_path / "none")
     assert not (tmp_path / "twice").exists() and not (tmp_path / "none").exists()
+
+
+def test_limits_that_cannot_be_obeyed_claim_no_folder(toy: Models, tmp_path: Path) -> None:
+    settings = SamplingConfig(budget=BudgetConfig(max_tokens=3))
+    with pytest.raises(EvatokError, match="the shortest clip has 4"):
+        sample_set(toy, (), 1, 0, settings, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.slow

@@ -295,6 +295,16 @@ def test_sound_is_carried_unchanged(toy: Models, square: Square, tmp_path: Path)
     assert not encode_file(toy, tmp_path / "in.mp4", tmp_path / "s.evt", settings=silent)["sound"]
 
 
+@pytest.mark.parametrize("name", ["b.gif", "b.png"])
+def test_a_target_without_sound_is_told_to_have_none(
+    toy: Models, square: Square, tmp_path: Path, name: str
+) -> None:
+    with_sound(tmp_path / "in.mp4", square(4, 32, 32, 0))
+    encode_file(toy, tmp_path / "in.mp4", tmp_path / "a.evt", Rate("uniform:1"))
+    told = decode_file(toy, tmp_path / "a.evt", tmp_path / name, end=0.02)
+    assert told["frames"] == 1 and not told["sound"]
+
+
 def sound_times(path: Path) -> list[float]:
     """When each packet of the sound begins, in seconds."""
     with av.open(str(path)) as container:
@@ -315,6 +325,11 @@ def test_a_part_carries_its_own_sound_at_its_own_time(
         assert times_of(tmp_path / name)[0] == pytest.approx(0.4)
         assert sound_times(tmp_path / name) == pytest.approx(wanted, abs=0.002)
         assert packets(tmp_path / name) in whole
+    encode_file(toy, source, tmp_path / "whole.evt", Rate("uniform:1"))
+    told = decode_file(toy, tmp_path / "whole.evt", tmp_path / "c.mkv", start=0.4, end=0.72)
+    assert told["sound"] and sound_times(tmp_path / "c.mkv") == pytest.approx(wanted, abs=0.002)
+    assert times_of(tmp_path / "c.mkv") == pytest.approx(times_of(tmp_path / "b.mkv"))
+    assert not decode_file(toy, tmp_path / "whole.evt", tmp_path / "d.mp4", start=1.2)["sound"]
     late = EncodeSettings(start=1.2)
     assert not encode_file(toy, source, tmp_path / "late.evt", settings=late)["sound"]
     rows = reconstruct_files(toy, [source], tmp_path / "out", settings=part)["files"]
@@ -486,7 +501,7 @@ def test_budgets_are_met(conditioned: Models, video: Path, tmp_path: Path) -> No
         assert spent - 8 <= told["tokens"] <= spent + 1
     room = (low["bytes"] + high["bytes"]) // 2 + 20
     assert room - 16 <= tokens(Rate(max_bytes=room))["bytes"] <= room
-    with pytest.raises(ValueError, match="below the"):
+    with pytest.raises(EvatokError, match=r"max_bytes 300: this file takes \d+ at least: allow"):
         tokens(Rate(max_bytes=300))
     with pytest.raises(ValueError, match="reaches 90 dB"):
         tokens(Rate(min_psnr=90.0))
@@ -574,8 +589,29 @@ def test_budgets_of_the_best_assignments(toy: Models, video: Path, tmp_path: Pat
     assert encode(Rate("best", min_psnr=1.0))["tokens"] == low["tokens"]
     with pytest.raises(ValueError, match="reaches 90 dB"):
         encode(Rate("best", min_psnr=90.0))
-    with pytest.raises(ValueError, match="below the"):
+    with pytest.raises(EvatokError, match=r"max_bytes 300: this file takes \d+ at least: allow"):
         encode(Rate("best", max_bytes=300))
+
+
+def test_the_least_bytes_are_told_with_those_of_the_sound(
+    conditioned: Models, square: Square, tmp_path: Path
+) -> None:
+    source, path = tmp_path / "in.mp4", tmp_path / "a.evt"
+    with_sound(source, square(16, 32, 32, 0))
+    with pytest.raises(EvatokError, match=r"\d+ of them for its sound: .*--no-sound") as caught:
+        encode_file(conditioned, source, path, Rate(max_bytes=900))
+    least, sound = map(int, re.findall(r"takes (\d+) at least, (\d+) of", str(caught.value))[0])
+    assert encode_file(conditioned, source, path, Rate(max_bytes=least))["bytes"] > least - 64
+    silent = EncodeSettings(sound=False)
+    assert encode_file(conditioned, source, path, Rate(max_bytes=least - sound), silent)["tokens"]
+
+
+def test_an_overlap_of_more_than_half_a_tile_is_refused(
+    toy: Models, square: Square, tmp_path: Path
+) -> None:
+    write_video(tmp_path / "a.mp4", square(4, 32, 40, 0), 25)
+    with pytest.raises(EvatokError, match=r"^overlap 17: neighbouring tiles .* 0 to 16 pixels"):
+        encode_file(toy, tmp_path / "a.mp4", tmp_path / "a.evt", None, EncodeSettings(overlap=17))
 
 
 def test_rates_that_contradict_each_other_are_refused() -> None:
@@ -595,6 +631,14 @@ def test_targets_of_several_files(tmp_path: Path) -> None:
     assert targets([Path("a.mp4"), Path("b.mp4")], tmp_path, ".evt")[1] == tmp_path / "b.evt"
     with pytest.raises(ValueError, match="several files are called a"):
         targets([Path("a.mp4"), Path("d/a.avi")], tmp_path, ".evt")
+    with pytest.raises(EvatokError, match=r"x\.evt: several files need a folder"):
+        targets([Path("a.mp4"), Path("b.mp4")], tmp_path / "x.evt", ".evt")
+    (tmp_path / "there").touch()
+    for name in ("out.mp4", "out.PNG", "out.npy", "there"):
+        with pytest.raises(EvatokError, match=rf"{name}: name a file that ends in \.evt, or a fol"):
+            targets([Path("a.mp4")], tmp_path / name, ".evt")
+    (tmp_path / "set.mp4").mkdir()
+    assert targets([Path("a.mp4")], tmp_path / "set.mp4", ".evt") == [tmp_path / "set.mp4/a.evt"]
 
 
 def test_commands(
@@ -629,6 +673,52 @@ def test_one_bad_file_does_not_stop_the_others(
     assert sorted(file.name for file in (tmp_path / "out").iterdir()) == ["in.evt", "last.evt"]
     assert main(["encode", files[1], *options]) == 2
     assert "of 1 files" not in capsys.readouterr().err
+
+
+def test_a_part_without_frames_is_refused_before_a_model_is_loaded(
+    toy: Models, square: Square, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_video(tmp_path / "a.mp4", square(8, 32, 32, 0), 25)
+    path, model = tmp_path / "a.evt", ["--model", str(tmp_path / "absent")]
+    encode_file(toy, tmp_path / "a.mp4", path, Rate("uniform:1"))
+    for options, told in (
+        (["--start", "50"], "a.evt: no frame comes 50 s or later after the first: the last "),
+        (["--start", "2", "--end", "1"], "from 2 to 1.0 seconds is no part of a video"),
+    ):
+        assert main(["decode", str(path), "-o", str(tmp_path / "b.mp4"), *options, *model]) == 2
+        assert told in capsys.readouterr().err
+    with pytest.raises(EvtError, match=r"no frame comes 0.05 to 0.06 s after the first"):
+        decode_file(toy, path, tmp_path / "b.mp4", start=0.05, end=0.06)
+    with pytest.raises(EvtError, match=r"b\.webm: write .*\.mkv, \.gif, or of one frame a picture"):
+        decode_file(toy, path, tmp_path / "b.webm")
+    assert not (tmp_path / "b.mp4").exists()
+
+
+@pytest.mark.parametrize("frames", [10, 64])
+def test_a_video_that_changes_its_size_is_refused(
+    toy: Models, square: Square, tmp_path: Path, frames: int
+) -> None:
+    """In a chunk of frames and between two; a part behind the change too."""
+    path, content = tmp_path / "a.h264", b""
+    for side, count in ((32, frames), (48, 20)):
+        with av.open(str(tmp_path / "part.h264"), "w", format="h264") as container:
+            stream = container.add_stream("libx264", rate=25)
+            stream.width = stream.height = side
+            stream.pix_fmt = "yuv420p"
+            for picture in square(count, side, side, 0):
+                frame = av.VideoFrame.from_ndarray(picture, format="rgb24")
+                container.mux(stream.encode(frame))
+            container.mux(stream.encode())
+        content += (tmp_path / "part.h264").read_bytes()
+    path.write_bytes(content)
+    with pytest.raises(VideoError, match=r"a\.h264: changes its size on the way; convert it"):
+        encode_file(toy, path, tmp_path / "a.evt")
+    with pytest.raises(VideoError, match="changes its size"):
+        encode_file(toy, path, tmp_path / "b.evt", None, EncodeSettings(start=frames / 25))
+    write_video(tmp_path / "good.mp4", square(16, 32, 32, 0))
+    result = reconstruct_files(toy, [path, tmp_path / "good.mp4"], tmp_path / "out")
+    assert [row["file"] for row in result["damaged"]] == [str(path)] and result["num_files"] == 1
+    assert not (tmp_path / "a.evt").exists()
 
 
 def test_a_picture_of_a_long_file_is_refused_at_its_second_frame(
