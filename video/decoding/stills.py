@@ -39,7 +39,7 @@ def read_picture(path: Path) -> np.ndarray:
 
 def _rgb(image: Image.Image) -> np.ndarray:
     if image.mode == "F":
-        raise ValueError("its pixels are floats, of no known range: convert it to 8 or 16 bits")
+        raise VideoError("its pixels are floats, of no known range: convert it to 8 or 16 bits")
     if image.mode.startswith("I"):  # one channel of 16 bits, in 16 or 32
         deep = np.asarray(image).astype(np.int64).clip(0, 65535)
         return np.repeat(((deep + 128) // 257).astype(np.uint8)[..., None], 3, axis=2)
