@@ -110,13 +110,13 @@ class RouterStage(StageBase):
         )
         self.lengths = levels.candidates(blocks).sum(1)
         table = read_table(config.table)
-        table.check_levels(levels.values, config.table)
         self.quality = table.quality(config.quality)
         if self.quality.shape[1] != len(self.lengths):
             raise EvatokError(
                 f"{config.table} has {self.quality.shape[1]} candidates a clip; a router of "
                 f"{blocks} blocks and levels {levels.values} has {len(self.lengths)}"
             )
+        table.check_levels(levels.values, config.table)
         self.standard = reward_stats(self.quality, self.lengths)
         torch.manual_seed(config.train.seed)
         router = Router(
