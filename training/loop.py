@@ -38,6 +38,8 @@ from training.optimization.ema import EMA
 from training.runs import checkpoint
 from training.runs.checkpoint import Checkpoint
 from training.runs.run_folder import (
+    DATA_MAY_CHANGE,
+    MAY_CHANGE,
     SETTINGS,
     TrainingError,
     compare_settings,
@@ -53,21 +55,6 @@ from training.trainee import Trainee
 
 __all__ = ["Adversarial", "Stage", "StageBase", "TrainingError", "Validation", "Weighted", "train"]
 
-# What may differ when a run is taken up again: it changes no step that was taken.
-MAY_CHANGE = frozenset(
-    {
-        "steps",
-        "device",
-        "num_workers",
-        "log_every",
-        "validate_every",
-        "save_every",
-        "keep_checkpoints",
-        "trackers",
-    }
-    | {"checkpoint_activations", "sharding"}
-)
-DATA_MAY_CHANGE = frozenset({"data.workers", "data.cache_dir", "data.max_damaged"})
 AFTER_STEP = -1  # in the place of a rank: the generator which all ranks share
 
 
@@ -97,8 +84,8 @@ def train(
         eval mode.
 
     Raises:
-        ConfigError: the run was begun with other settings (`MAY_CHANGE` and `DATA_MAY_CHANGE` may
-            differ, `steps` only upwards), or the batch cannot be cut evenly.
+        ConfigError: the run was begun with other settings (`run_folder.MAY_CHANGE` and
+            `DATA_MAY_CHANGE` may differ, `steps` only upwards), or the batch cannot be cut evenly.
         TrainingError: the loss is not finite, or another process trains in this folder.
         CheckpointError: the checkpoint does not fit the model.
     """

@@ -16,7 +16,7 @@ from pydantic import BaseModel, FiniteFloat, ValidationError, model_validator
 from evatok.core.config import Config, ConfigError
 from evatok.core.errors import EvatokError
 from evatok.core.files import write_text
-from training.loop import MAY_CHANGE
+from training.runs.run_folder import MAY_CHANGE
 
 # Settings that change no result; `steps` does.
 HARMLESS = MAY_CHANGE - {"steps"} | {"workers", "cache_dir", "processes"}

@@ -16,6 +16,23 @@ from evatok.core.loading.yaml_text import parse_yaml
 SETTINGS = "config.yaml"
 REMEDY = "put back the settings of this run, or train in another folder"
 
+# What may differ when a run is taken up again: it changes no step that was taken.
+MAY_CHANGE = frozenset(
+    {
+        "steps",
+        "device",
+        "num_workers",
+        "log_every",
+        "validate_every",
+        "save_every",
+        "keep_checkpoints",
+        "trackers",
+    }
+    | {"checkpoint_activations", "sharding"}
+)
+# Likewise of the data, by dotted keys: it changes no clip.
+DATA_MAY_CHANGE = frozenset({"data.workers", "data.cache_dir", "data.max_damaged"})
+
 
 class TrainingError(EvatokError):
     """A run that cannot go on."""
